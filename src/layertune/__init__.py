@@ -1,0 +1,1 @@
+"""layertune: training-free layer selection for partial fine-tuning of language models."""

@@ -1,0 +1,31 @@
+"""The configuration of a run: typed, checked before anything else happens, and its identity."""
+
+from layertune.config.schema import (
+    CheckpointSpec,
+    ConfigError,
+    HubSource,
+    MethodSpec,
+    ModelSpec,
+    ProtocolSpec,
+    RunConfig,
+    ScoringSpec,
+    TaskSpec,
+    TrackingSpec,
+    TrainDefaults,
+    TrainSpec,
+)
+
+__all__ = [
+    "CheckpointSpec",
+    "ConfigError",
+    "HubSource",
+    "MethodSpec",
+    "ModelSpec",
+    "ProtocolSpec",
+    "RunConfig",
+    "ScoringSpec",
+    "TaskSpec",
+    "TrackingSpec",
+    "TrainDefaults",
+    "TrainSpec",
+]

@@ -1,0 +1,311 @@
+"""The typed configuration of one run: frozen values, no behaviour beyond small derived properties.
+
+Every field that can change a number is part of the run's identity unless it carries `not_identity()`. The default of an
+identity field is its *neutral* value (today's behaviour): a field at its default is left out of the identity, so an option
+added later leaves the identities of old records as they are (`layertune.config.identity`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A request that cannot be run: one sentence that says what was given and what is allowed."""
+
+
+def not_identity(default: Any = None, factory: Any = None) -> Any:
+    """Return a field that does not enter the identity of a run (paths, devices, speed switches, titles)."""
+    if factory is not None:
+        return field(default_factory=factory, metadata={"identity": False})
+    return field(default=default, metadata={"identity": False})
+
+
+def always_identity(default: Any) -> Any:
+    """Return a field that enters the identity even at its default: what a reader expects to find there."""
+    return field(default=default, metadata={"identity": "always"})
+
+
+@dataclass(frozen=True)
+class TrainDefaults:
+    """Training values that a task, method, protocol or recipe proposes; None proposes nothing."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    betas: tuple[float, ...] | None = None
+    weight_decay: float | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    warmup_ratio: float | None = None
+    clip_norm: float | None = None
+    label_smoothing: float | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How the loop trains. The command line may leave a value None; `resolve_training` fills it."""
+
+    mode: Literal["published", "fast"] = "published"  # identity: `fast` changes numbers
+    epochs: int | None = None
+    batch_size: int | None = None  # the effective batch: micro_batch only splits it
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None  # None = the backbone's rate
+    betas: tuple[float, ...] | None = None
+    weight_decay: float | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    warmup_ratio: float | None = None
+    clip_norm: float | None = None  # None = no clipping
+    label_smoothing: float | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    micro_batch: int | None = not_identity()  # examples per forward pass; None = batch_size
+    eval_batch_size: int = not_identity(64)
+    deterministic: bool = not_identity(
+        False
+    )  # deterministic algorithms; an error where an operation has none
+    activation_checkpointing: bool = not_identity(False)
+    device: Literal["auto", "cpu", "cuda"] = not_identity("auto")
+    num_threads: int | None = not_identity()  # CPU threads; None = torch's default
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One pretrained language model (configs/model)."""
+
+    name: str = always_identity("")
+    title: str = not_identity("")
+    version: int = not_identity(1)
+    family: Literal["encoder", "decoder"] = not_identity("encoder")
+    source: str = not_identity("")  # hub id | "package:<import name>:<folder>" | "random"
+    revision: str | None = not_identity()
+    path: str | None = not_identity()  # a local folder that holds the same weights
+    num_layers: int = not_identity(0)  # verified when the weights are loaded
+    max_positions: int | None = not_identity()  # longest input, special tokens included
+    layers: str | None = (
+        not_identity()
+    )  # dotted path of the block list, only where finding it by structure fails
+    attention: str | None = (
+        not_identity()
+    )  # attn_implementation; None = sdpa where the architecture has it, else eager
+    precisions: tuple[str, ...] = not_identity(("fp32", "bf16"))
+    random_config: dict[str, Any] | None = not_identity()  # source "random": the architecture's configuration
+    pooler: bool = not_identity(False)  # build the unused pooler, only to match the paper's parameter count
+    representative: Literal["first", "last"] | None = (
+        None  # None = first for encoders, last real token for decoders
+    )
+    last_layer: Literal["library", "raw"] = (
+        "library"  # decoders: last state after (library) or before (raw) the final norm
+    )
+    head: Literal["concat", "pooled"] = "concat"
+    head_dropout: float = 0.3  # Paper: §4.3
+    rep_norm: Literal["none", "rms"] = "none"  # parameter-free normalisation of the representative vectors
+    train_final_norm: bool = (
+        False  # generation: also train the decoder's final norm, as the released code does
+    )
+
+    @property
+    def representative_token(self) -> str:
+        """Which token stands for a sequence: `first`, or the `last` real one."""
+        return self.representative or ("first" if self.family == "encoder" else "last")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where a task lives on the hub and how its rows read there."""
+
+    id: str = ""
+    config: str | None = None
+    revision: str | None = None  # None = no verified pin: counts are asserted instead
+    splits: dict[str, str] = field(default_factory=dict)  # our split -> the hub's split name or slice
+    data_files: dict[str, str] | None = None  # our split -> file pattern, where a plain load would be wrong
+    columns: dict[str, str] = field(default_factory=dict)  # our column -> the hub's
+    label_names: tuple[str, ...] = ()  # the hub's integer labels by name, in the hub's order
+    label_strings: dict[str, str] | None = None  # the hub's string labels -> our names
+    drop_labels: tuple[int, ...] = ()  # rows without a gold label (SNLI: -1)
+    where: dict[str, dict[str, str]] | None = None  # our split -> column values that select its rows
+    pool: tuple[str, ...] = ()  # hub splits to pool and redraw with `test_size` (no official split)
+    test_size: int | None = None
+    counts_checked: bool = True
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One data set, its metric, and how it is encoded (configs/task)."""
+
+    name: str = always_identity("")
+    title: str = not_identity("")
+    version: int = not_identity(1)
+    kind: Literal["classification", "regression", "generation"] = not_identity("classification")
+    source: Literal["hub", "synthetic"] = not_identity("hub")
+    hub: HubSource | None = not_identity()
+    columns: tuple[str, ...] = not_identity(("sentence",))  # sentence | sentence1, sentence2 | MR, reference
+    labels: tuple[str, ...] = not_identity(())  # canonical order: index = label id
+    metric: str = not_identity(
+        "accuracy"
+    )  # the number a table prints; also picks the best epoch unless `best_by`
+    best_by: str | None = not_identity()  # metric that picks the best epoch (the released code: accuracy)
+    metrics: tuple[str, ...] = not_identity(())
+    train_split: str = not_identity("train")
+    eval_split: str = not_identity("validation")
+    counts: dict[str, int] = not_identity(factory=dict)  # expected rows per split of the official data
+    label_counts: dict[str, dict[str, int]] | None = not_identity()  # split -> label name -> rows
+    max_length: int = 256
+    segment_ids: Literal["zeros", "standard"] = "zeros"
+    foreign: dict[str, TaskSpec] = not_identity(
+        factory=dict
+    )  # evaluated without adaptation (cross-domain); the name says it
+    train: TrainDefaults = not_identity(factory=TrainDefaults)
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether an example is two sentences."""
+        return self.kind != "generation" and len(self.columns) == 2
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the head: one per class, one for regression, none for generation."""
+        return {"classification": len(self.labels), "regression": 1, "generation": 0}[self.kind]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What is trained (configs/method). `options` holds every further key of the method's YAML, typed by its value there.
+
+    An option that is null or false is neutral and stays out of the identity.
+    """
+
+    name: str = always_identity("")
+    title: str = not_identity("")
+    version: int = not_identity(1)
+    kind: str = not_identity("")  # key of METHODS, or a dotted path
+    scorer: str | None = not_identity()  # key of SCORERS, or a dotted path; the name of the method says it
+    selector: str | None = not_identity()
+    k: int | None = None
+    head: Literal["concat", "pooled"] | None = None  # overrides the model's head
+    options: dict[str, Any] = field(default_factory=dict)
+    grids: dict[str, tuple[float, ...]] = not_identity(
+        factory=dict
+    )  # grid name -> learning rates, searched under protocol=search
+    grid_rates: dict[str, float] = not_identity(
+        factory=dict
+    )  # grid name -> the rate when nothing was searched
+    head_rates: dict[str, float] = not_identity(factory=dict)  # grid name -> the head's rate where it differs
+    train: TrainDefaults = not_identity(factory=TrainDefaults)
+
+
+@dataclass(frozen=True)
+class ProtocolSpec:
+    """How much data, which split, and where the record goes (configs/protocol)."""
+
+    name: str = always_identity("paper")
+    title: str = not_identity("")
+    train_examples: int | None = None  # at most so many training rows (seeded, stratified where labels allow)
+    eval_examples: int | None = None
+    holdout: int | None = (
+        None  # evaluate on a held-out tenth of train, at most so many rows, instead of the eval split
+    )
+    warmup_steps: int | None = None  # timing: untimed steps first
+    max_steps: int | None = None  # timing: then so many timed steps on fixed batches
+    evaluate: bool = True  # timing: no evaluation
+    tracked: bool = not_identity(True)  # results/runs (tracked by git) or outputs/records (scratch)
+    train: TrainDefaults = not_identity(factory=TrainDefaults)
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """How layers are scored."""
+
+    examples: int | Literal["all"] = "all"  # rows of the training split that are scored; all = the paper
+    batch_size: int = not_identity(64)
+    tokens: Literal["all", "representative"] = "all"  # I/O similarity and feature variance read these tokens
+
+
+@dataclass(frozen=True)
+class TrackingSpec:
+    """Where Weights & Biases mirrors the run (configs/tracking)."""
+
+    mode: Literal["online", "offline", "disabled"] = "offline"
+    project: str = "layertune"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """Resumable state of a run."""
+
+    every_steps: int | None = None  # None = no checkpoint
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, complete and checked. Made by `RunConfig.from_hydra` or `layertune.config.compose_run`."""
+
+    model: ModelSpec
+    task: TaskSpec
+    method: MethodSpec
+    protocol: ProtocolSpec
+    train: TrainSpec
+    scoring: ScoringSpec = field(default_factory=ScoringSpec)
+    grid: Literal["paper", "fair"] = not_identity(
+        "paper"
+    )  # its rates are in `train`, which is what identity holds
+    seed: int = always_identity(0)
+    stage: Literal["run", "score"] = not_identity("run")
+    tracking: TrackingSpec = not_identity(factory=TrackingSpec)
+    checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
+    force: bool = not_identity(False)
+    data_dir: str | None = not_identity()
+    results_dir: str = not_identity("results")
+    outputs_dir: str = not_identity("outputs")
+    origin: dict[str, str] = not_identity(factory=dict)  # train.* value -> where it came from
+    overrides: tuple[str, ...] = not_identity(())  # the command line, for reading
+
+    @classmethod
+    def from_hydra(cls, cfg: Any) -> RunConfig:
+        """Build a checked run from a composed Hydra configuration.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type, a value out of range or a combination that cannot run.
+        """
+        from layertune.config.build import run_from_hydra
+
+        return run_from_hydra(cfg)
+
+    @property
+    def head(self) -> str:
+        """The classification head in force: the method's where it names one, else the model's."""
+        return self.method.head or self.model.head
+
+    @property
+    def cache_dir(self) -> Path:
+        """Scratch folder for tokens, scores and hidden-state caches."""
+        return Path(self.outputs_dir) / "cache"
+
+    @property
+    def records_dir(self) -> Path:
+        """Where this run's record belongs: tracked results, or scratch."""
+        tracked = self.protocol.tracked and self.stage == "run"
+        return Path(self.results_dir) / "runs" if tracked else Path(self.outputs_dir) / "records"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change a number: nested, sorted, without any value at its neutral default."""
+        from layertune.config.identity import identity_of
+
+        return identity_of(self)
+
+    @property
+    def config_sha256(self) -> str:
+        """Hash of the identity; table cells match records on it alone."""
+        from layertune.config.identity import config_sha256
+
+        return config_sha256(self)
+
+    @property
+    def run_id(self) -> str:
+        """`<model>-<task>-<method>[-k<k>]-s<seed>-<hash8>`; the hash covers identity, data and weights."""
+        from layertune.config.identity import run_id
+
+        return run_id(self)
