@@ -1,4 +1,4 @@
-"""Shared fixtures: no network, one thread's worth of determinism, and the optional folder with real data and weights."""
+"""Shared fixtures: no network, and the optional folder with real data and weights."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The typed configuration of one run: frozen values, no behaviour beyond small derived properties.
 
-Every field that can change a number is part of the run's identity unless it carries `not_identity()`. The default of an
-identity field is its *neutral* value (today's behaviour): a field at its default is left out of the identity, so an option
-added later leaves the identities of old records as they are (`layertune.config.identity`).
+Every field that can change a number is part of the run's identity unless it carries `not_identity()`. The
+default of an identity field is its *neutral* value (today's behaviour): a field at its default is left out
+of the identity, so an option added later leaves the identities of old records as they are
+(`layertune.config.identity`).
 """
 
 from __future__ import annotations
@@ -63,9 +64,7 @@ class TrainSpec:
     precision: Literal["fp32", "bf16"] | None = None
     micro_batch: int | None = not_identity()  # examples per forward pass; None = batch_size
     eval_batch_size: int = not_identity(64)
-    deterministic: bool = not_identity(
-        False
-    )  # deterministic algorithms; an error where an operation has none
+    deterministic: bool = not_identity(False)  # an error where an operation has no deterministic form
     activation_checkpointing: bool = not_identity(False)
     device: Literal["auto", "cpu", "cuda"] = not_identity("auto")
     num_threads: int | None = not_identity()  # CPU threads; None = torch's default
@@ -84,27 +83,17 @@ class ModelSpec:
     path: str | None = not_identity()  # a local folder that holds the same weights
     num_layers: int = not_identity(0)  # verified when the weights are loaded
     max_positions: int | None = not_identity()  # longest input, special tokens included
-    layers: str | None = (
-        not_identity()
-    )  # dotted path of the block list, only where finding it by structure fails
-    attention: str | None = (
-        not_identity()
-    )  # attn_implementation; None = sdpa where the architecture has it, else eager
+    layers: str | None = not_identity()  # dotted path of the block list, where finding it by structure fails
+    attention: str | None = not_identity()  # attn_implementation; None = sdpa where it exists, else eager
     precisions: tuple[str, ...] = not_identity(("fp32", "bf16"))
     random_config: dict[str, Any] | None = not_identity()  # source "random": the architecture's configuration
     pooler: bool = not_identity(False)  # build the unused pooler, only to match the paper's parameter count
-    representative: Literal["first", "last"] | None = (
-        None  # None = first for encoders, last real token for decoders
-    )
-    last_layer: Literal["library", "raw"] = (
-        "library"  # decoders: last state after (library) or before (raw) the final norm
-    )
+    representative: Literal["first", "last"] | None = None  # None = first for encoders, last for decoders
+    last_layer: Literal["library", "raw"] = "library"  # decoders: last state after | before the norm
     head: Literal["concat", "pooled"] = "concat"
     head_dropout: float = 0.3  # Paper: §4.3
     rep_norm: Literal["none", "rms"] = "none"  # parameter-free normalisation of the representative vectors
-    train_final_norm: bool = (
-        False  # generation: also train the decoder's final norm, as the released code does
-    )
+    train_final_norm: bool = False  # generation: train the final norm too, as the released code does
 
     @property
     def representative_token(self) -> str:
@@ -143,20 +132,16 @@ class TaskSpec:
     hub: HubSource | None = not_identity()
     columns: tuple[str, ...] = not_identity(("sentence",))  # sentence | sentence1, sentence2 | MR, reference
     labels: tuple[str, ...] = not_identity(())  # canonical order: index = label id
-    metric: str = not_identity(
-        "accuracy"
-    )  # the number a table prints; also picks the best epoch unless `best_by`
+    metric: str = not_identity("accuracy")  # what a table prints; picks the best epoch unless `best_by` does
     best_by: str | None = not_identity()  # metric that picks the best epoch (the released code: accuracy)
     metrics: tuple[str, ...] = not_identity(())
-    train_split: str = not_identity("train")
-    eval_split: str = not_identity("validation")
+    train_split: str = "train"
+    eval_split: str = "validation"
     counts: dict[str, int] = not_identity(factory=dict)  # expected rows per split of the official data
     label_counts: dict[str, dict[str, int]] | None = not_identity()  # split -> label name -> rows
     max_length: int = 256
     segment_ids: Literal["zeros", "standard"] = "zeros"
-    foreign: dict[str, TaskSpec] = not_identity(
-        factory=dict
-    )  # evaluated without adaptation (cross-domain); the name says it
+    foreign: dict[str, TaskSpec] = not_identity(factory=dict)  # cross-domain evaluation; the name says it
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 
     @property
@@ -172,27 +157,24 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What is trained (configs/method). `options` holds every further key of the method's YAML, typed by its value there.
+    """What is trained (configs/method).
 
-    An option that is null or false is neutral and stays out of the identity.
+    `options` holds every further key of the method's YAML, typed by its value there. An option that is null
+    or false is neutral and stays out of the identity.
     """
 
     name: str = always_identity("")
     title: str = not_identity("")
     version: int = not_identity(1)
     kind: str = not_identity("")  # key of METHODS, or a dotted path
-    scorer: str | None = not_identity()  # key of SCORERS, or a dotted path; the name of the method says it
-    selector: str | None = not_identity()
+    scorer: str | None = None  # key of SCORERS, or a dotted path
+    selector: str | None = None  # key of SELECTORS, or a dotted path
     k: int | None = None
     head: Literal["concat", "pooled"] | None = None  # overrides the model's head
     options: dict[str, Any] = field(default_factory=dict)
-    grids: dict[str, tuple[float, ...]] = not_identity(
-        factory=dict
-    )  # grid name -> learning rates, searched under protocol=search
-    grid_rates: dict[str, float] = not_identity(
-        factory=dict
-    )  # grid name -> the rate when nothing was searched
-    head_rates: dict[str, float] = not_identity(factory=dict)  # grid name -> the head's rate where it differs
+    grids: dict[str, tuple[float, ...]] = not_identity(factory=dict)  # grid -> rates for a search
+    grid_rates: dict[str, float] = not_identity(factory=dict)  # grid -> rate without a search
+    head_rates: dict[str, float] = not_identity(factory=dict)  # grid -> the head's rate, if another
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 
 
@@ -204,9 +186,7 @@ class ProtocolSpec:
     title: str = not_identity("")
     train_examples: int | None = None  # at most so many training rows (seeded, stratified where labels allow)
     eval_examples: int | None = None
-    holdout: int | None = (
-        None  # evaluate on a held-out tenth of train, at most so many rows, instead of the eval split
-    )
+    holdout: int | None = None  # evaluate on a held-out tenth of train, at most so many rows
     warmup_steps: int | None = None  # timing: untimed steps first
     max_steps: int | None = None  # timing: then so many timed steps on fixed batches
     evaluate: bool = True  # timing: no evaluation
@@ -249,11 +229,9 @@ class RunConfig:
     protocol: ProtocolSpec
     train: TrainSpec
     scoring: ScoringSpec = field(default_factory=ScoringSpec)
-    grid: Literal["paper", "fair"] = not_identity(
-        "paper"
-    )  # its rates are in `train`, which is what identity holds
+    grid: Literal["paper", "fair"] = not_identity("paper")  # identity holds the rates that follow from it
     seed: int = always_identity(0)
-    stage: Literal["run", "score"] = not_identity("run")
+    stage: Literal["run", "score"] = "run"
     tracking: TrackingSpec = not_identity(factory=TrackingSpec)
     checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
     force: bool = not_identity(False)

@@ -1,0 +1,205 @@
+"""Typed merge: a composed Hydra configuration becomes a frozen `RunConfig`, or one clear sentence.
+
+Nothing after this module sees a `DictConfig`. The schema is `layertune.config.schema`; checks that involve
+several groups are in `layertune.config.checks`, and `train.*` values are resolved in
+`layertune.config.resolve`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
+
+GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe")
+_EXTRA_KEYS = {"recipe", "study"}  # composed beside the run, consumed while building it
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def describe(annotation: Any) -> str:
+    """Say in words which values an annotation allows."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if arg is type(None) else describe(arg) for arg in args)
+    if origin is Literal:
+        return " | ".join(str(arg) for arg in args)
+    if origin is tuple:
+        return f"a list of {describe(args[0])}"
+    if origin is dict:
+        return "a mapping"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def convert(annotation: Any, value: Any, where: str) -> Any:
+    """Return `value` as the annotated type, or raise a ConfigError with the place and what is allowed."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return _freeze(value)
+    if origin in (Union, types.UnionType):
+        return _convert_union(args, annotation, value, where)
+    if origin is Literal:
+        if value in args and type(value) in {type(arg) for arg in args}:
+            return value
+    elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if isinstance(value, Mapping):
+            return build_dataclass(annotation, value, where)
+    elif origin is tuple:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return tuple(convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return {str(key): convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is annotation:
+        return value
+    raise ConfigError(f"{where}={value!r} is not allowed: {where} takes {describe(annotation)}.")
+
+
+def _convert_union(args: tuple[Any, ...], annotation: Any, value: Any, where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    options = [arg for arg in args if arg is not type(None)]
+    if len(options) == 1:  # keep the precise message of the only alternative
+        return convert(options[0], value, where)
+    for option in options:
+        try:
+            return convert(option, value, where)
+        except ConfigError:
+            continue
+    raise ConfigError(f"{where}={value!r} is not allowed: {where} takes {describe(annotation)}.")
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _freeze(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_freeze(item) for item in value)
+    return value
+
+
+def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
+    """Build a frozen dataclass from a mapping; every key must be a field and every value of its type.
+
+    Raises:
+        ConfigError: an unknown key (the message lists the allowed ones and the nearest) or a wrong type.
+    """
+    hints = _hints(cls)
+    allowed = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    for key in mapping:
+        if key not in allowed:
+            raise unknown_key(f"{where}.{key}" if where else str(key), str(key), list(allowed))
+    values = {
+        key: convert(allowed[key], value, f"{where}.{key}" if where else key)
+        for key, value in mapping.items()
+    }
+    return cls(**values)
+
+
+def unknown_key(full: str, key: str, allowed: Sequence[str]) -> ConfigError:
+    """Return the error for a name that does not exist: it lists what does, and the likeliest meant."""
+    near = difflib.get_close_matches(key, allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{full} does not exist; allowed here: {', '.join(sorted(allowed))}.{hint}")
+
+
+def build_method(mapping: Mapping[str, Any], declared: Mapping[str, Any] | None = None) -> MethodSpec:
+    """Build a method; keys beyond the fields of `MethodSpec` are its options.
+
+    Args:
+        mapping: the composed group.
+        declared: the content of the method's own YAML: it says which options exist and of which type.
+    """
+    fields = {field.name for field in dataclasses.fields(MethodSpec)} - {"options"}
+    options: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key in fields:
+            continue
+        if declared is not None and key not in declared:
+            raise unknown_key(f"method.{key}", key, sorted(fields | set(declared)))
+        options[key] = _option(key, value, (declared or {}).get(key))
+    plain = {key: value for key, value in mapping.items() if key in fields}
+    spec: MethodSpec = build_dataclass(MethodSpec, plain, "method")
+    return dataclasses.replace(spec, options=options)
+
+
+def _option(key: str, value: Any, example: Any) -> Any:
+    if example is None or value is None:
+        return _freeze(value)
+    kind = type(_freeze(example))
+    if kind is float:
+        return convert(float, value, f"method.{key}")
+    frozen = _freeze(value)
+    if type(frozen) is not kind:
+        raise ConfigError(f"method.{key}={value!r} is not allowed: method.{key} takes {describe(kind)}.")
+    return frozen
+
+
+def run_from_hydra(cfg: Any) -> RunConfig:
+    """Build, resolve and check a run from a composed configuration (a `DictConfig` or a plain mapping)."""
+    from layertune.config.checks import check_run
+    from layertune.config.resolve import resolve_training
+
+    tree = dict(_container(cfg))
+    tree.pop("hydra", None)
+    recipe = tree.pop("recipe", None)
+    tree.pop("study", None)
+    method = tree.pop("method", None)
+    for group in ("model", "task"):
+        if not isinstance(tree.get(group), Mapping):
+            raise ConfigError(
+                f"No {group} given: say {group}=<name>, for example {group}={_EXAMPLES[group]}."
+            )
+    if not isinstance(method, Mapping):
+        raise ConfigError("No method given: say method=<name>, for example method=low_k.")
+    overrides = tuple(tree.pop("overrides", ()) or ())
+    declared = _declared_method(method)
+    run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
+    run = dataclasses.replace(run, method=build_method(method, declared), overrides=overrides)
+    run = resolve_training(run, _build_recipe(recipe))
+    check_run(run)
+    return run
+
+
+_EXAMPLES = {"model": "bert", "task": "sst2"}
+
+
+def _container(cfg: Any) -> Mapping[str, Any]:
+    if isinstance(cfg, Mapping) and not hasattr(cfg, "_metadata"):
+        return cfg
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(tree, Mapping)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _declared_method(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    from layertune.config.compose import group_file
+
+    return group_file("method", str(method.get("name", "")))
+
+
+def _build_recipe(recipe: Any) -> dict[str, dict[str, TrainDefaults]]:
+    """Read `configs/recipe/<model>.yaml`: task -> method -> training values (and the records behind them)."""
+    built: dict[str, dict[str, TrainDefaults]] = {}
+    for task, methods in (recipe or {}).items():
+        built[task] = {}
+        for method, values in methods.items():
+            chosen = {key: value for key, value in values.items() if key != "records"}
+            built[task][method] = build_dataclass(TrainDefaults, chosen, f"recipe.{task}.{method}")
+    return built

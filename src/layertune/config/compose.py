@@ -1,0 +1,115 @@
+"""Composition: the configs/ folder, the schema's defaults below it, and runs from a list of overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from layertune.config.schema import (
+    CheckpointSpec,
+    MethodSpec,
+    ModelSpec,
+    ProtocolSpec,
+    RunConfig,
+    ScoringSpec,
+    TaskSpec,
+    TrackingSpec,
+    TrainSpec,
+)
+
+CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs"
+
+_NODES = {
+    "model": ModelSpec,
+    "task": TaskSpec,
+    "method": MethodSpec,
+    "protocol": ProtocolSpec,
+    "train": TrainSpec,
+    "scoring": ScoringSpec,
+    "tracking": TrackingSpec,
+    "checkpoint": CheckpointSpec,
+}
+
+
+def register_schema() -> None:
+    """Store the schema's defaults as Hydra's node `base`: every field can be overridden without a `+`."""
+    from hydra.core.config_store import ConfigStore
+
+    base: dict[str, Any] = {name: _defaults(cls) for name, cls in _NODES.items()}
+    base.update(_defaults(RunConfig, leave_out={*_NODES, "origin", "overrides"}))
+    base["method"].pop("options")
+    ConfigStore.instance().store(name="base", node=base)
+
+
+def _defaults(cls: Any, leave_out: Sequence[str] | set[str] = ()) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.name in leave_out:
+            continue
+        default: Any = field.default
+        if default is dataclasses.MISSING:
+            assert field.default_factory is not dataclasses.MISSING, (
+                f"{cls.__name__}.{field.name} has no default"
+            )
+            default = field.default_factory()
+        values[field.name] = (
+            _defaults(type(default)) if dataclasses.is_dataclass(default) else _listed(default)
+        )
+    return values
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def group_file(group: str, name: str) -> Mapping[str, Any] | None:
+    """Return the content of `configs/<group>/<name>.yaml`, or None where there is no such file."""
+    import yaml
+
+    path = CONFIG_DIR / group / f"{name}.yaml"
+    if not path.is_file():
+        return None
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    assert isinstance(content, Mapping), f"{path} is not a mapping"
+    return content
+
+
+def group_names(group: str) -> list[str]:
+    """List the choices of a configuration group."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+@contextmanager
+def _hydra(config_dir: Path) -> Iterator[None]:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        yield
+
+
+def compose_tree(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> dict[str, Any]:
+    """Compose `config.yaml` with overrides into a plain, resolved mapping."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    with _hydra(config_dir):
+        tree = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def compose_run(*overrides: str, config_dir: Path = CONFIG_DIR) -> RunConfig:
+    """Build the run that `python run.py <overrides>` would execute.
+
+    Raises:
+        ConfigError: the request is wrong.
+    """
+    return RunConfig.from_hydra(compose_tree(overrides, config_dir) | {"overrides": list(overrides)})

@@ -1,0 +1,120 @@
+"""What makes two runs the same: the identity of a configuration, the keys of its data and weights, and the
+run id.
+
+`config_sha256` hashes what was asked for; the run id adds which data and which weights answered. Both are
+known before a row is read or a weight is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from layertune.config.files import file_sha256, local_split_file, resolved_data_dir, splits_needed
+from layertune.config.schema import RunConfig, TaskSpec
+from layertune.config.weights import weights_files, weights_folder
+
+SYNTHETIC_REVISION = "grammar-1"  # raised when the generated sentences change
+
+
+def identity_of(value: Any) -> dict[str, Any]:
+    """Return the identity of a dataclass: nested, sorted, without values at their neutral default."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        rule = field.metadata.get("identity", True)
+        if rule is False:
+            continue
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            item = identity_of(item)
+            if item:
+                result[field.name] = item
+        elif field.name == "options":
+            result.update(
+                {key: _plain(option) for key, option in item.items() if option not in (None, False)}
+            )
+        elif rule == "always" or item != _default(field):
+            result[field.name] = _plain(item)
+    return dict(sorted(result.items()))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return (
+        field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in sorted(value.items())}
+    return value
+
+
+def sha256_of(value: Any) -> str:
+    """Return the hash of a plain value through its canonical JSON form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_sha256(run: RunConfig) -> str:
+    """Hash of what was asked; the key on which a table cell finds its records."""
+    return sha256_of(identity_of(run))
+
+
+def data_key(run: RunConfig) -> str:
+    """Say which data answer this run: hub ids at their revisions, or the sha256 of the local files."""
+    if run.task.source == "synthetic":
+        return f"synthetic:{run.task.name}@{SYNTHETIC_REVISION}"
+    folder = resolved_data_dir(run.data_dir)
+    if folder is None:
+        return ",".join(_hub_key(task) for task in (run.task, *run.task.foreign.values()))
+    files = [local_split_file(folder, task, split) for task, split in splits_needed(run.task, run.protocol)]
+    return "sha256:" + sha256_of([_cached_sha256(path, run) for path in files])
+
+
+def _hub_key(task: TaskSpec) -> str:
+    hub = task.hub
+    assert hub is not None, f"task {task.name} has no hub source"
+    return f"hub:{hub.id}/{hub.config or 'default'}@{hub.revision or 'main'}"
+
+
+def weights_key(run: RunConfig) -> str:
+    """Say which weights answer this run: hub id and revision, sha256 of local files, or the random recipe."""
+    folder = weights_folder(run.model)
+    if folder is not None:
+        return "sha256:" + sha256_of([_cached_sha256(path, run) for path in weights_files(folder)])
+    if run.model.source == "random":
+        return "random:" + sha256_of(run.model.random_config)
+    return f"hub:{run.model.source}@{run.model.revision}"
+
+
+def _cached_sha256(path: Path, run: RunConfig) -> str:
+    """Hash a file once per content: the result is kept under the file's path, size and modification time."""
+    stat = path.stat()
+    name = sha256_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+    note = run.cache_dir / "file_sha256" / name
+    if note.is_file():
+        known = note.read_text()
+        if len(known) == 64:
+            return known
+    digest = file_sha256(path)
+    if stat.st_size > 1 << 24:  # small files are read faster than they are worth remembering
+        from layertune.config.files import write_atomic
+
+        write_atomic(note, digest.encode())
+    return digest
+
+
+def run_id(run: RunConfig) -> str:
+    """Return `<model>-<task>-<method>[-k<k>]-s<seed>-<hash8>`."""
+    digest = sha256_of([config_sha256(run), data_key(run), weights_key(run)])[:8]
+    k = f"-k{run.method.k}" if run.method.k is not None else ""
+    return f"{run.model.name}-{run.task.name}-{run.method.name}{k}-s{run.seed}-{digest}"
