@@ -1,8 +1,8 @@
 """Metrics of the classification and regression tasks: pure numpy functions of predictions and references.
 
 Every function takes two 1-d arrays of equal length, predictions first, and returns a fraction. Degenerate
-inputs: empty arrays, unequal lengths and non-finite values raise ValueError; where a ratio is 0 / 0 the value is
-scikit-learn's 0.0 (`f1_*`, `mcc`); a correlation with a constant side does not exist and is None, never an
+inputs: empty arrays, unequal lengths and non-finite values raise ValueError; where a ratio is 0 / 0 the value
+is scikit-learn's 0.0 (`f1_*`, `mcc`); a correlation with a constant side does not exist and is None, never an
 invented number. `evaluate_module` wraps any of them as an `evaluate.Metric` that needs no network.
 """
 
@@ -28,8 +28,8 @@ def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
 def f1_macro(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return the unweighted mean of the per-label F1 over the labels that occur on either side.
 
-    Choice: the paper prints an "F1" for MRPC and QQP without saying which; its numbers fit the macro form, while
-    the binary one would put a constant predictor level with full fine-tuning.
+    Choice: the paper prints an "F1" for MRPC and QQP without saying which; its numbers fit the macro form,
+    while the binary one would put a constant predictor level with full fine-tuning.
     """
     matched, predicted, actual = _confusion(predictions, references)
     # Every label counted here occurs on at least one side, so no denominator is zero.
@@ -75,7 +75,7 @@ def pearson(predictions: np.ndarray, references: np.ndarray) -> float | None:
 
 
 def spearman(predictions: np.ndarray, references: np.ndarray) -> float | None:
-    """Return Spearman's rho: Pearson's r of the ranks, ties sharing their mean rank; None as for `pearson`."""
+    """Return Spearman's rho: Pearson's r of the ranks, ties sharing their mean rank; None as `pearson`."""
     predictions, references = _checked(predictions, references)
     return pearson(_ranks(predictions), _ranks(references))
 
@@ -101,7 +101,7 @@ def compute(names: Iterable[str], predictions: np.ndarray, references: np.ndarra
 
 
 def evaluate_module(name: str, **kwargs: Any) -> evaluate.Metric:
-    """Return the metric as an `evaluate.Metric` built in place: no hub, no script; fit for `evaluate.combine`.
+    """Return the metric as an `evaluate.Metric` that needs no hub and no script, fit for `evaluate.combine`.
 
     Args:
         name: a key of `METRICS`; also the key of the result.
