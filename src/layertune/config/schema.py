@@ -109,7 +109,7 @@ class HubSource:
     config: str | None = None
     revision: str | None = None  # None = no verified pin: counts are asserted instead
     splits: dict[str, str] = field(default_factory=dict)  # our split -> the hub's split name or slice
-    data_files: dict[str, str] | None = None  # our split -> file pattern, where a plain load would be wrong
+    data_files: dict[str, str] | None = None  # hub split -> file pattern, where a plain load would be wrong
     columns: dict[str, str] = field(default_factory=dict)  # our column -> the hub's
     label_names: tuple[str, ...] = ()  # the hub's integer labels by name, in the hub's order
     label_strings: dict[str, str] | None = None  # the hub's string labels -> our names
@@ -117,7 +117,8 @@ class HubSource:
     where: dict[str, dict[str, str]] | None = None  # our split -> column values that select its rows
     pool: tuple[str, ...] = ()  # hub splits to pool and redraw with `test_size` (no official split)
     test_size: int | None = None
-    counts_checked: bool = True
+    counts: dict[str, int] = field(default_factory=dict)  # where this copy's row counts differ from the task's
+    status: str = "official"  # of the rows as we use them; anything else is marked in every table
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class TaskSpec:
     name: str = always_identity("")
     title: str = not_identity("")
     version: int = not_identity(1)
+    data: str | None = not_identity()  # whose rows are read, where not its own (sst2_imdb reads sst2)
     kind: Literal["classification", "regression", "generation"] = not_identity("classification")
     source: Literal["hub", "synthetic"] = not_identity("hub")
     hub: HubSource | None = not_identity()
@@ -139,10 +141,16 @@ class TaskSpec:
     eval_split: str = "validation"
     counts: dict[str, int] = not_identity(factory=dict)  # expected rows per split of the official data
     label_counts: dict[str, dict[str, int]] | None = not_identity()  # split -> label name -> rows
+    label_range: tuple[float, ...] = not_identity(())  # regression: lowest and highest gold score
     max_length: int = 256
     segment_ids: Literal["zeros", "standard"] = "zeros"
     foreign: dict[str, TaskSpec] = not_identity(factory=dict)  # cross-domain evaluation; the name says it
     train: TrainDefaults = not_identity(factory=TrainDefaults)
+
+    @property
+    def data_name(self) -> str:
+        """Whose rows are read: the folder below a local data folder, and the key of the in-domain metrics."""
+        return self.data or self.name
 
     @property
     def is_pair(self) -> bool:
