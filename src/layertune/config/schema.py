@@ -131,6 +131,7 @@ class TaskSpec:
     data: str | None = not_identity()  # whose rows are read, where not its own (sst2_imdb reads sst2)
     kind: Literal["classification", "regression", "generation"] = not_identity("classification")
     source: Literal["hub", "synthetic"] = not_identity("hub")
+    folder: str | None = not_identity()  # folder below data_dir; None = the task's name
     hub: HubSource | None = not_identity()
     columns: tuple[str, ...] = not_identity(("sentence",))  # sentence | sentence1, sentence2 | MR, reference
     labels: tuple[str, ...] = not_identity(())  # canonical order: index = label id
@@ -151,6 +152,11 @@ class TaskSpec:
     def data_name(self) -> str:
         """Whose rows are read: the folder below a local data folder, and the key of the in-domain metrics."""
         return self.data or self.name
+
+    @property
+    def data_name(self) -> str:
+        """Folder of this data set below a local data folder, and its name among evaluation results."""
+        return self.folder or self.name
 
     @property
     def is_pair(self) -> bool:

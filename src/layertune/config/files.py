@@ -1,0 +1,83 @@
+"""Files of a request: local splits, what a run needs, hashes, atomic writes. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from layertune.config.schema import ConfigError, ProtocolSpec, TaskSpec
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+
+
+def resolved_data_dir(data_dir: str | None) -> Path | None:
+    """Return the local data folder: `data_dir`, else the variable LAYERTUNE_DATA, else None (the hub).
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    name = data_dir or os.environ.get("LAYERTUNE_DATA")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        source = "data_dir" if data_dir else "LAYERTUNE_DATA"
+        raise ConfigError(f"{source}={name} is not a folder; it holds <task>/<split>.parquet, csv, tsv or jsonl.")
+    return folder
+
+
+def local_split_file(data_dir: Path, task: str, split: str) -> Path:
+    """Return the file of one split below a local data folder.
+
+    Raises:
+        ConfigError: there is none; the message lists what was looked for.
+    """
+    for suffix in SUFFIXES:
+        path = data_dir / task / f"{split}{suffix}"
+        if path.is_file():
+            return path
+    wanted = ", ".join(f"{split}{suffix}" for suffix in SUFFIXES)
+    raise ConfigError(f"No file for the {split} split of {task} in {data_dir / task}; looked for {wanted}.")
+
+
+def splits_needed(task: TaskSpec, protocol: ProtocolSpec) -> list[tuple[str, str]]:
+    """List the (folder, split) pairs a run reads: train, the evaluation split, the foreign evaluation splits.
+
+    Under `holdout` the evaluation split is not read at all.
+    """
+    own = task.data_name
+    needed = [(own, task.train_split)]
+    if protocol.holdout is None:
+        needed.append((own, task.eval_split))
+        needed += [(foreign.data_name, foreign.eval_split) for foreign in task.foreign.values()]
+    return needed
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed.
+
+    Raises:
+        OSError: the file cannot be written (no space left, no permission); nothing half-written stays behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
