@@ -117,7 +117,9 @@ class HubSource:
     where: dict[str, dict[str, str]] | None = None  # our split -> column values that select its rows
     pool: tuple[str, ...] = ()  # hub splits to pool and redraw with `test_size` (no official split)
     test_size: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)  # where this copy's row counts differ from the task's
+    counts: dict[str, int] = field(
+        default_factory=dict
+    )  # where this copy's row counts differ from the task's
     status: str = "official"  # of the rows as we use them; anything else is marked in every table
 
 
@@ -131,7 +133,6 @@ class TaskSpec:
     data: str | None = not_identity()  # whose rows are read, where not its own (sst2_imdb reads sst2)
     kind: Literal["classification", "regression", "generation"] = not_identity("classification")
     source: Literal["hub", "synthetic"] = not_identity("hub")
-    folder: str | None = not_identity()  # folder below data_dir; None = the task's name
     hub: HubSource | None = not_identity()
     columns: tuple[str, ...] = not_identity(("sentence",))  # sentence | sentence1, sentence2 | MR, reference
     labels: tuple[str, ...] = not_identity(())  # canonical order: index = label id
@@ -152,11 +153,6 @@ class TaskSpec:
     def data_name(self) -> str:
         """Whose rows are read: the folder below a local data folder, and the key of the in-domain metrics."""
         return self.data or self.name
-
-    @property
-    def data_name(self) -> str:
-        """Folder of this data set below a local data folder, and its name among evaluation results."""
-        return self.folder or self.name
 
     @property
     def is_pair(self) -> bool:
