@@ -117,9 +117,7 @@ class HubSource:
     where: dict[str, dict[str, str]] | None = None  # our split -> column values that select its rows
     pool: tuple[str, ...] = ()  # hub splits to pool and redraw with `test_size` (no official split)
     test_size: int | None = None
-    counts: dict[str, int] = field(
-        default_factory=dict
-    )  # where this copy's row counts differ from the task's
+    counts: dict[str, int] = field(default_factory=dict)  # where the copy's rows differ from the task's
     status: str = "official"  # of the rows as we use them; anything else is marked in every table
 
 
