@@ -1,0 +1,7 @@
+"""Task data: rows from the hub, a local folder or the generator, encoded once, in seeded batches."""
+
+from layertune.tasks.batches import epoch_batches, sorted_batches
+from layertune.tasks.encode import Batch, Split, TokenStore
+from layertune.tasks.rows import DataError
+
+__all__ = ["Batch", "DataError", "Split", "TokenStore", "epoch_batches", "sorted_batches"]

@@ -1,0 +1,203 @@
+"""Rows become token ids, once: a flat array per split that batches are gathered from.
+
+Second room of the flow (config -> tasks). Encoded splits are cached under their content, so that the runs of a table
+tokenise each split once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layertune.config import TaskSpec
+from layertune.tasks.rows import DataError, Rows
+
+log = logging.getLogger(__name__)
+
+ENCODER_VERSION = 1  # raised when the same rows would give other token ids
+MULTIPLE = 8  # padded lengths: few distinct shapes, and what tensor cores like
+_CHUNK = 2000  # rows per call of the tokenizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded tensors of one batch; lengths are rounded up to a multiple of 8.
+
+    Attributes:
+        input_ids: [B, T] int64.
+        attention_mask: [B, T] int64, 1 on real tokens.
+        labels: [B] int64 (classification) or [B] float32 (regression).
+        segment_ids: [B, T] int64; None stands for zeros.
+        indices: [B] row numbers within the split.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    segment_ids: Tensor | None
+    indices: np.ndarray
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """Return the batch on a device."""
+        segments = self.segment_ids
+        return Batch(
+            self.input_ids.to(device, non_blocking=non_blocking),
+            self.attention_mask.to(device, non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
+            None if segments is None else segments.to(device, non_blocking=non_blocking),
+            self.indices,
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """All examples of a split as one flat array of tokens.
+
+    Attributes:
+        ids: int32 [total tokens].
+        offsets: int64 [n + 1]; example i is `ids[offsets[i]:offsets[i + 1]]`.
+        segments: uint8 [total tokens], or None for zeros.
+        labels: [n] int64 or float32.
+        truncated: rows that were cut to max_length.
+        pad_id: token that fills up a batch.
+        max_length: no batch is padded beyond it; None = no limit.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    segments: np.ndarray | None
+    labels: np.ndarray
+    truncated: int
+    pad_id: int
+    max_length: int | None = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per example, special tokens included: [n] int64."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Gather the examples at these row numbers, padded to the longest, rounded up to a multiple of 8."""
+        indices = np.asarray(indices, dtype=np.int64)
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        width = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+        if self.max_length is not None:
+            width = min(width, self.max_length)
+        columns = np.arange(width)
+        mask = columns < lengths[:, None]  # [B, T]
+        positions = np.where(mask, starts[:, None] + columns, 0)
+        ids = np.where(mask, self.ids[positions], self.pad_id).astype(np.int64)
+        segments = None
+        if self.segments is not None:
+            segments = torch.from_numpy(np.where(mask, self.segments[positions], 0).astype(np.int64))
+        return Batch(
+            torch.from_numpy(ids),
+            torch.from_numpy(mask.astype(np.int64)),
+            torch.from_numpy(np.asarray(self.labels)[indices]),
+            segments,
+            indices,
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """One encoded split: the data set's name, which of its splits, and the tokens."""
+
+    name: str
+    split: str
+    store: TokenStore
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+
+def is_decoder(tokenizer: Any) -> bool:
+    """Whether a tokenizer has no separator and no classification token, as those of decoders."""
+    return tokenizer.sep_token_id is None and tokenizer.cls_token_id is None
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Return the id that fills up batches: the pad token, else the end-of-sequence token.
+
+    Raises:
+        DataError: the tokenizer has neither.
+    """
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    raise DataError(
+        f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has neither a pad token nor an eos "
+        "token, so batches cannot be padded: set pad_token in its tokenizer_config.json."
+    )
+
+
+def encode(rows: Rows, tokenizer: Any, spec: TaskSpec) -> TokenStore:
+    """Tokenise rows as the task says; longer ones are cut to `max_length` and counted.
+
+    Encoders see a pair as `[CLS] a [SEP] b [SEP]`, decoders as "a<newline>b".
+    """
+    ids: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    segments: list[np.ndarray] = []
+    truncated = 0
+    for encodings in _tokenised(rows, tokenizer, spec.max_length):
+        tokens = [encoding.ids or [_stand_in(tokenizer)] for encoding in encodings]
+        lengths.append(np.fromiter(map(len, tokens), np.int64, len(tokens)))
+        total = int(lengths[-1].sum())
+        ids.append(np.fromiter(chain.from_iterable(tokens), np.int32, total))
+        truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        if _keeps_segments(tokenizer, spec):
+            kinds = chain.from_iterable(encoding.type_ids or [0] for encoding in encodings)
+            segments.append(np.fromiter(kinds, np.uint8, total))
+    return TokenStore(
+        ids=np.concatenate(ids),
+        offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        segments=np.concatenate(segments) if segments else None,
+        labels=rows.labels,
+        truncated=truncated,
+        pad_id=padding_id(tokenizer),
+        max_length=spec.max_length,
+    )
+
+
+def _keeps_segments(tokenizer: Any, spec: TaskSpec) -> bool:
+    return spec.segment_ids == "standard" and "token_type_ids" in tokenizer.model_input_names
+
+
+def _tokenised(rows: Rows, tokenizer: Any, max_length: int) -> Iterator[list[Any]]:
+    columns: list[Any] = list(rows.texts)
+    if len(columns) == 2 and is_decoder(tokenizer):
+        columns = [[f"{first}\n{second}" for first, second in zip(*columns, strict=True)]]
+    for start in range(0, len(rows), _CHUNK):
+        chunk = [list(column[start : start + _CHUNK]) for column in columns]
+        encoded = tokenizer(
+            *chunk,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        yield encoded.encodings
+
+
+def _stand_in(tokenizer: Any) -> int:
+    """Return the one token of an empty sentence of a tokenizer that adds none: a last real token must exist."""
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return padding_id(tokenizer)
