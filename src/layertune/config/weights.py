@@ -45,7 +45,7 @@ def weights_folder(model: ModelSpec) -> Path | None:
     `model.path` comes before `model.source`.
 
     Raises:
-        ConfigError: the folder or the package that carries it is missing, or holds no config.json or no weights.
+        ConfigError: the folder or the package that carries it is missing, or is incomplete.
     """
     if model.path is not None:
         folder = Path(model.path).expanduser()
@@ -68,7 +68,7 @@ def _package_folder(model: ModelSpec) -> Path:
     parts = model.source.removeprefix(PACKAGE).split(":")
     if len(parts) != 2 or not parts[0].isidentifier():
         raise ConfigError(
-            f"model.source={model.source} is malformed: a package source reads package:<import name>:<folder>."
+            f"model.source={model.source} is malformed: it reads package:<import name>:<folder>."
         )
     name, sub_folder = parts
     found = importlib.util.find_spec(name)  # finds, does not import
@@ -95,7 +95,7 @@ def _weights_name(folder: Path) -> str | None:
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """Return the files that decide what the model computes: its weights, configuration and tokenizer, by name.
+    """Return the files that decide what a model computes: weights, configuration, tokenizer; sorted.
 
     Raises:
         ConfigError: the folder holds no weights.

@@ -1,0 +1,157 @@
+"""A pretrained language model behind one interface: its layers, one representative vector each (§3.1).
+
+The vectors are caught by hooks on the blocks while the model runs, so that a forward pass keeps [B, H] per
+layer and never the [B, T, H] of every layer that `output_hidden_states` would hold.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from layertune.models.blocks import FINAL_NORMS, find_layers
+
+if TYPE_CHECKING:
+    from layertune.tasks import Batch
+
+# Called once per layer, first to last: its number (1..L), the states entering and leaving it [B, T, H].
+OnBlock = Callable[[int, Tensor, Tensor], None]
+
+
+def full_precision(states: Tensor) -> Tensor:
+    """Return half-precision states as float32, others as they are: no statistic or loss is taken in bf16."""
+    return states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
+
+
+class Backbone(nn.Module):
+    """A model of transformers without its task head.
+
+    Args:
+        model: the headless model.
+        representative: the token that stands for a sequence: `first` ([CLS], <s>) or the `last` real
+            one; with `last`, padding must be on the right.
+        last_layer: what counts as the state of layer L: `library` = the model's `last_hidden_state`
+            (decoders: after the final norm), `raw` = the output of the last block. One thing for encoders.
+        layers: dotted path of the block list, only where it is not found by structure.
+
+    Raises:
+        ModelError: the block list cannot be found.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        representative: Literal["first", "last"],
+        last_layer: Literal["library", "raw"] = "library",
+        layers: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.representative_token = representative
+        self.last_layer = last_layer
+        self.layers_path = find_layers(model, layers)
+        self.num_layers: int = model.config.num_hidden_layers
+        self.hidden_size: int = model.config.hidden_size
+        accepted = inspect.signature(model.forward).parameters
+        # GPT-2 would look segment ids up among its words, and RoBERTa has one segment only.
+        segments = getattr(model.config, "type_vocab_size", None) or 0
+        self._takes_segments = "token_type_ids" in accepted and segments > 1
+        self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks; `layers[l - 1]` is layer l. Looked up each time, so that a replaced block is seen."""
+        return self.model.get_submodule(self.layers_path)
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm a decoder applies after its last block; None for encoders."""
+        return getattr(self.model, FINAL_NORMS.get(self.model.config.model_type, ""), None)
+
+    @property
+    def pooler(self) -> nn.Module | None:
+        """The pooler, if one was built: no forward pass here uses its output, so it gets no gradient."""
+        return getattr(self.model, "pooler", None)
+
+    def representative(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Pick the representative token of each sequence: [B, T, H] and its mask [B, T] -> [B, H]."""
+        return self.picker(mask)(hidden)
+
+    def picker(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return `representative` for one mask, its positions worked out once for all layers."""
+        if self.representative_token == "first":
+            return lambda hidden: hidden[:, 0]
+        rows = torch.arange(mask.shape[0], device=mask.device)
+        columns = mask.sum(1) - 1
+        return lambda hidden: hidden[rows, columns]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the representative vectors of layers 1..L, [B, L, H]; differentiable."""
+        kept: list[Tensor] = []
+        pick = self.picker(batch.attention_mask)
+        self.run(batch, lambda _, __, states: kept.append(full_precision(pick(states))))
+        return torch.stack(kept, dim=1)
+
+    def run(self, batch: Batch, on_block: OnBlock | None = None) -> Tensor:
+        """Run the model; return its last hidden state [B, T, H]. `on_block` sees the states around every
+        layer.
+
+        What layer L leaves behind follows `last_layer`. Nothing that `on_block` does not keep outlives the
+        call.
+        """
+        if on_block is None:
+            return self.model(**self.inputs(batch)).last_hidden_state
+        # A recomputed block must save the same tensors again, so nothing may be picked inside one (see
+        # _Watch).
+        recomputed = self.training and getattr(self.model, "is_gradient_checkpointing", False)
+        with _Watch(self.layers, on_block, raw=self.last_layer == "raw", defer=recomputed) as watch:
+            last = self.model(**self.inputs(batch)).last_hidden_state
+            watch.finish(last)
+        return last
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return the keyword arguments of the model for a batch."""
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self._constants}
+        if self._takes_segments and batch.segment_ids is not None:
+            inputs["token_type_ids"] = batch.segment_ids
+        return inputs
+
+
+class _Watch:
+    """Hooks on the blocks for the length of one forward pass."""
+
+    def __init__(self, layers: nn.ModuleList, on_block: OnBlock, raw: bool, defer: bool) -> None:
+        self.layers, self.on_block, self.raw, self.defer = layers, on_block, raw, defer
+        self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
+        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> _Watch:
+        for number, layer in enumerate(self.layers, start=1):
+            self.handles.append(layer.register_forward_hook(self._hook(number), with_kwargs=True))
+        return self
+
+    def _hook(self, number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            after = output[0] if isinstance(output, tuple) else output  # DeBERTa's blocks return tuples
+            if self.defer or number == len(self.layers):
+                self.seen.append((number, before, after))
+            else:
+                self.on_block(number, before, after)
+
+        return hook
+
+    def finish(self, last_hidden_state: Tensor) -> None:
+        for number, before, after in self.seen:
+            is_last = number == len(self.layers)
+            self.on_block(number, before, last_hidden_state if is_last and not self.raw else after)
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.seen.clear()

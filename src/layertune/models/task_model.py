@@ -1,0 +1,160 @@
+"""Backbone + head + loss: what is scored, trained and evaluated."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layertune.config import ModelSpec, RunConfig
+from layertune.models.backbone import Backbone, full_precision
+from layertune.models.errors import ModelError
+from layertune.models.heads import ConcatHead, PooledHead, initialise
+from layertune.models.loading import load_model
+
+if TYPE_CHECKING:
+    from layertune.tasks import Batch
+
+log = logging.getLogger(__name__)
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Output:
+    """Loss (a scalar) and logits: [B, C], regression [B, 1], generation [B, T, vocabulary]; at least fp32."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+class TaskModel(nn.Module):
+    """A backbone with the head of one task.
+
+    Args:
+        backbone: the pretrained model.
+        head: maps [B, L, H] to [B, C]; for generation the language model's own head, [B, T, H] to [B, T, V].
+        kind: `classification` (cross-entropy), `regression` (mean squared error on the raw score) or
+            `generation` (cross-entropy of the next token where the label is not -100).
+        label_smoothing: share of the target spread over all classes; ignored for regression.
+        causal_lm: generation only: the whole model of transformers; it shares its modules with backbone and
+        head.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        kind: str,
+        label_smoothing: float = 0.0,
+        causal_lm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.kind = kind
+        self.label_smoothing = label_smoothing
+        self._causal_lm = (causal_lm,)  # in a tuple: not a second registration of the same modules
+
+    @property
+    def causal_lm(self) -> nn.Module:
+        """The model with `generate`, for decoding.
+
+        Raises:
+            ModelError: this model does not generate.
+        """
+        (causal_lm,) = self._causal_lm
+        if causal_lm is None:
+            raise ModelError(f"a {self.kind} model has no language-model head to generate with.")
+        return causal_lm
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.parameters()).device
+
+    def representatives(self, batch: Batch) -> Tensor:
+        """Return the representative vector of every layer, [B, L, H]."""
+        return self.backbone(batch)
+
+    def forward(self, batch: Batch) -> Output:
+        """Return loss and logits of a batch."""
+        logits = full_precision(self._logits(batch))
+        return Output(self._loss(logits, batch.labels), logits)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self.kind != "generation":
+            return self.head(self.backbone(batch))
+        logits = self.head(self.backbone.run(batch))
+        cap = getattr(self.backbone.model.config, "final_logit_softcapping", None)  # Gemma-2
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.kind == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+        if self.kind == "generation":  # the state of token t predicts token t + 1
+            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return F.cross_entropy(
+            logits, labels, ignore_index=IGNORED_LABEL, label_smoothing=self.label_smoothing
+        )
+
+    def with_fresh_head(self, seed: int) -> TaskModel:
+        """Return a model with this backbone and a newly drawn head; for generation, the model itself."""
+        if self.kind == "generation":
+            return self
+        head = copy.deepcopy(self.head).cpu()
+        initialise(head, seed)
+        return TaskModel(self.backbone, head.to(self.device), self.kind, self.label_smoothing)
+
+
+def build_backbone(model: ModelSpec, causal_lm: bool = False) -> tuple[Backbone, nn.Module | None]:
+    """Load a model; with `causal_lm`, also return it with its language-model head (shared modules)."""
+    loaded = load_model(model, causal_lm)
+    headless = loaded.base_model if causal_lm else loaded
+    backbone = Backbone(headless, model.representative_token, model.last_layer, model.layers)
+    if backbone.pooler is not None:
+        backbone.pooler.requires_grad_(False)  # unused: it is only counted
+    return backbone, loaded if causal_lm else None
+
+
+def build_model(run: RunConfig, num_outputs: int, kind: str) -> TaskModel:
+    """Build the model of a run: pretrained weights, head drawn from `run.seed`, fp32, evaluation mode, on
+    the CPU.
+
+    Raises:
+        ModelError: the weights cannot be loaded, or the model cannot do the task.
+    """
+    spec = run.model
+    if kind == "generation":
+        backbone, causal_lm = build_backbone(spec, causal_lm=True)
+        head: nn.Module = causal_lm.get_output_embeddings()
+    else:
+        backbone, causal_lm = build_backbone(spec)
+        head = build_head(run.head, backbone, num_outputs, spec.head_dropout, spec.rep_norm == "rms")
+        initialise(head, run.seed)
+    model = TaskModel(backbone, head, kind, run.train.label_smoothing or 0.0, causal_lm).eval()
+    log.info(
+        "%s: %d layers of %d, %s parameters, head %s",
+        spec.name,
+        backbone.num_layers,
+        backbone.hidden_size,
+        f"{sum(p.numel() for p in model.parameters()):,}",
+        "language model" if kind == "generation" else run.head,
+    )
+    return model
+
+
+def build_head(
+    name: str, backbone: Backbone, num_outputs: int, dropout: float, rms: bool = False
+) -> nn.Module:
+    """Build a head by name (`concat` or `pooled`); its weights are not yet drawn from a seed."""
+    if name == "concat":
+        return ConcatHead(backbone.num_layers, backbone.hidden_size, num_outputs, dropout, rms)
+    if name == "pooled":
+        return PooledHead(backbone.hidden_size, num_outputs, dropout, rms)
+    raise ModelError(f"unknown head {name}: concat or pooled.")

@@ -1,0 +1,140 @@
+"""What a scorer returns, and the running statistics all scorers share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layertune.models.errors import ModelError
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+    from layertune.tasks import Batch
+
+
+class ScoreError(ModelError):
+    """Layers that cannot be scored; one sentence names the layer or what is missing."""
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """One score per layer, layer 1 first.
+
+    Attributes:
+        values: [L], the mean.
+        std: [L], population standard deviation of the terms the mean was taken over: examples for the
+            similarities, batches for the gradient norm, dimensions for the feature variance.
+        matrix: [L][L] mean similarity of each pair of layers, ones (cosine) or zeros (Euclidean) on the
+        diagonal;
+            None for scores that compare no layers.
+        examples: how many examples were read.
+        seconds: wall-clock time of the scoring pass.
+    """
+
+    values: tuple[float, ...]
+    std: tuple[float, ...]
+    matrix: tuple[tuple[float, ...], ...] | None
+    examples: int
+    seconds: float
+
+
+class Moments:
+    """Running mean and variance of rows, merged batch by batch in float64 (Welford; Chan et al.)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def update(self, rows: Tensor) -> None:
+        """Add rows [n, ...]; each is one term of the mean."""
+        rows = rows.double()
+        n = rows.shape[0]
+        mean = rows.mean(0)
+        delta = mean - self._mean
+        total = self.count + n
+        self._squares = (
+            self._squares + (rows - mean).square().sum(0) + delta.square() * (self.count * n / total)
+        )
+        self._mean = self._mean + delta * (n / total)
+        self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the rows, [...]."""
+        return torch.as_tensor(self._mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance of the rows (ddof 0), [...]."""
+        return torch.as_tensor(self._squares) / self.count
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start
+
+
+@contextmanager
+def scoring_mode(model: TaskModel) -> Iterator[None]:
+    """Switch dropout off for the length of a scoring pass; every module returns to the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def batches_on(model: TaskModel, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches on the model's device.
+
+    Raises:
+        ScoreError: there is none.
+    """
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch.to(model.device)
+    if empty:
+        raise ScoreError("no example to score the layers on: the data are empty.")
+
+
+def finished(
+    scorer: str, watch: Stopwatch, examples: int, values: Tensor, std: Tensor, matrix: Tensor | None = None
+) -> LayerScores:
+    """Turn tensors into LayerScores.
+
+    Raises:
+        ScoreError: a layer's score is not a finite number.
+    """
+    numbers: list[float] = values.tolist()
+    for layer, number in enumerate(numbers, start=1):
+        if not math.isfinite(number):
+            raise ScoreError(
+                f"the {scorer} score of layer {layer} is {number}: the model's states or gradients there are "
+                "not finite or all zero; check the weights, or score in fp32."
+            )
+    rows: Sequence[Any] | None = None if matrix is None else matrix.tolist()
+    return LayerScores(
+        values=tuple(numbers),
+        std=tuple(std.tolist()),
+        matrix=None if rows is None else tuple(tuple(row) for row in rows),
+        examples=examples,
+        seconds=watch.seconds,
+    )

@@ -1,0 +1,96 @@
+"""Scores that look at one layer at a time (§7.4): the norm of its gradient, the variance of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from layertune.models.backbone import full_precision
+from layertune.scoring.layer_scores import (
+    LayerScores,
+    Moments,
+    Stopwatch,
+    batches_on,
+    finished,
+    scoring_mode,
+)
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+    from layertune.tasks import Batch
+
+HEAD_SEED = 0
+
+
+def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
+    """Score each layer by the L2 norm of the gradient of all its parameters, averaged over batches (§7.4).
+
+    The loss is the one of training, at the pretrained weights, with dropout off. The only score that reads
+    labels and runs a backward pass, and the only one that depends on the batch size. The model is left
+    exactly as it was.
+
+    Choice: the head is drawn from seed 0 whatever the run's seed, so that one selection serves all seeds; for
+    generation it is the language model's own. `std` is taken over batches.
+    """
+    watch = Stopwatch()
+    norms = Moments()
+    examples = 0
+    layers = [list(layer.parameters()) for layer in model.backbone.layers]
+    wanted = [parameter for layer in layers for parameter in layer]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    scored = model.with_fresh_head(HEAD_SEED)
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        scored.head.requires_grad_(False)
+        with scoring_mode(scored), torch.enable_grad():
+            for batch in batches_on(scored, batches):
+                loss = scored(batch).loss
+                gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+                norms.update(torch.stack([_norm([next(gradients) for _ in layer]) for layer in layers])[None])
+                examples += len(batch)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+    return finished("gradient_norm", watch, examples, norms.mean, norms.variance.sqrt())
+
+
+def _norm(gradients: list[Tensor | None]) -> Tensor:
+    """L2 norm of several gradients as one vector; a parameter the loss does not reach counts as zero."""
+    return torch.stack([g.double().square().sum() for g in gradients if g is not None]).sum().sqrt()
+
+
+def feature_variance(
+    model: TaskModel, batches: Iterable[Batch], tokens: Literal["all", "representative"] = "representative"
+) -> LayerScores:
+    """Score each layer by the variance of its features over the examples, averaged over dimensions (§7.4).
+
+    The features are those of the representative token, or with `tokens="all"` of every real token. `std` is
+    the spread over dimensions. The score grows with the scale of the states: pre-norm decoders favour their
+    last layers.
+    """
+    watch = Stopwatch()
+    features = Moments()
+    examples = 0
+    with scoring_mode(model), torch.no_grad():
+        for batch in batches_on(model, batches):
+            if tokens == "representative":
+                features.update(model.representatives(batch))
+            else:
+                features.update(_real_tokens(model, batch))
+            examples += len(batch)
+    variance = features.variance  # [L, H]
+    return finished("feature_variance", watch, examples, variance.mean(1), variance.std(1, correction=0))
+
+
+def _real_tokens(model: TaskModel, batch: Batch) -> Tensor:
+    """States of every real token of a batch: [tokens, L, H]."""
+    real = batch.attention_mask.bool()
+    kept: list[Tensor] = []
+    model.backbone.run(batch, lambda _, __, states: kept.append(full_precision(states)[real]))
+    return torch.stack(kept, 1)
