@@ -90,7 +90,7 @@ def _check_stage(run: RunConfig) -> None:
     if run.stage == "score" and run.method.scorer is None:
         raise ConfigError(
             f"stage=score needs a method that scores layers and method={run.method.name} does not: "
-            "choose for example high_k, low_k, block_high, io_low_k, euclidean_low_k, grad_norm_k or variance_k."
+            "choose for example high_k, low_k, block_high, io_low_k, grad_norm_k or variance_k."
         )
 
 

@@ -113,3 +113,14 @@ def compose_run(*overrides: str, config_dir: Path = CONFIG_DIR) -> RunConfig:
         ConfigError: the request is wrong.
     """
     return RunConfig.from_hydra(compose_tree(overrides, config_dir) | {"overrides": list(overrides)})
+
+
+def schema_keys(parent: str) -> list[str] | None:
+    """List the keys below a dotted path of the configuration ("" = the top); None for a path without keys."""
+    if parent == "":
+        return sorted({*_NODES, *_defaults(RunConfig, leave_out={"origin", "overrides"}), "recipe", "study"})
+    group, _, rest = parent.partition(".")
+    tree: Any = _defaults(_NODES[group]) if group in _NODES else None
+    for key in rest.split(".") if rest else []:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return sorted(tree) if isinstance(tree, dict) else None

@@ -24,7 +24,9 @@ def resolved_data_dir(data_dir: str | None) -> Path | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         source = "data_dir" if data_dir else "LAYERTUNE_DATA"
-        raise ConfigError(f"{source}={name} is not a folder; it holds <task>/<split>.parquet, csv, tsv or jsonl.")
+        raise ConfigError(
+            f"{source}={name} is not a folder; it holds <task>/<split>.parquet, csv, tsv or jsonl."
+        )
     return folder
 
 

@@ -132,7 +132,7 @@ class CacheRecord:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How it trained, and what that cost: `seconds` is the loop alone, without selection, cache or evaluation."""
+    """How it trained, and its cost: `seconds` is the loop alone, without selection, cache or evaluation."""
 
     learning_rate: float
     head_learning_rate: float | None  # None = learning_rate
@@ -210,7 +210,7 @@ class Record:
 
     def to_json(self) -> str:
         """Return the record as JSON; numbers that are not finite become null."""
-        tree = _jsonable(dataclasses.asdict(self))
+        tree = jsonable(dataclasses.asdict(self))
         return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> Path:
@@ -245,11 +245,11 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

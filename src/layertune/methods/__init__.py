@@ -1,0 +1,24 @@
+"""All methods by name. A method acts through its hooks; none has a loop of its own."""
+
+from layertune.config import RunConfig
+from layertune.config.names import resolve_name
+from layertune.methods.base import Full, HeadOnly, Method, Preparation, count, optimised, train_only
+from layertune.methods.selected import SelectedLayers
+
+METHODS: dict[str, type[Method]] = {
+    "full": Full,
+    "head_only": HeadOnly,
+    "selected": SelectedLayers,
+}
+
+
+def build_method(run: RunConfig) -> Method:
+    """Return the method of a run.
+
+    Raises:
+        ConfigError: `method.kind` is neither a known name nor a dotted path.
+    """
+    return resolve_name(run.method.kind, METHODS, "method.kind")(run)
+
+
+__all__ = ["METHODS", "Method", "Preparation", "build_method", "count", "optimised", "train_only"]

@@ -1,0 +1,56 @@
+"""One run, top to bottom: the paper's Algorithm 1 between a configuration and a record."""
+
+from __future__ import annotations
+
+import logging
+
+from layertune.config import RunConfig
+from layertune.methods import build_method
+from layertune.models import build_model, load_tokenizer
+from layertune.records import Record, Store
+from layertune.records import sections as say
+from layertune.records.tracking import Tracker
+from layertune.records.writer import open_record
+from layertune.tasks import load_task
+from layertune.training import prepare_runtime, train
+from layertune.training.engagement import Engagement, parameter_facts
+
+log = logging.getLogger(__name__)
+
+
+def execute(run: RunConfig, store: Store) -> Record:
+    """Run a configuration and return its record; a run that is already done is not repeated.
+
+    Raises:
+        ConfigError: the request cannot be met (data, weights, device); no record is written.
+        RunFailed: the run failed; its record says why.
+        Interruption: the run was asked to stop and can be resumed.
+    """
+    if not run.force and (done := store.find(run)) is not None:
+        log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
+        return done
+    with open_record(run, store) as draft:
+        runtime = prepare_runtime(run)
+        tokenizer, tokenizer_key = load_tokenizer(run.model)
+        data = load_task(run, tokenizer, tokenizer_key)
+        model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
+        draft.put(env=runtime.env, data=say.data_section(data.provenance))
+
+        method = build_method(run)
+        prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
+        facts = parameter_facts(model, prep)
+        draft.put(selection=say.selection_section(run, prep), model=say.model_section(run, facts))
+        if run.stage == "score":
+            return draft.record
+
+        proof = Engagement(model)
+        with Tracker(run) as track:
+            outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
+            draft.put(
+                training=say.training_section(run, outcome),
+                metrics=say.metrics_section(outcome),
+                checks=proof.check(run, model, data, prep, outcome),
+                tracking=track.facts,
+            )
+            track.finish(draft.record)
+    return draft.record

@@ -1,0 +1,149 @@
+"""From the opening of a run to its record on disk: whatever happens in between, one record says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from layertune.config.schema import ConfigError, RunConfig
+from layertune.records.record import SCHEMA, IdentityRecord, Record, SpecRecord, Status
+from layertune.records.store import Store, versions_of
+
+log = logging.getLogger(__name__)
+
+_CODE = ("src", "configs", "run.py", "pyproject.toml", "constraints.txt")
+
+
+class RunFailed(RuntimeError):  # noqa: N818 - reads as a statement where it is raised
+    """A run that did not finish; its record holds the reason."""
+
+
+class RecordDraft:
+    """A record while its run is going on: sections are put in as they become known."""
+
+    def __init__(self, run: RunConfig) -> None:
+        self.run = run
+        self.record = Record(
+            schema=SCHEMA,
+            run_id=run.run_id,
+            status="interrupted",
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            error=None,
+            spec=_spec(run),
+            versions=versions_of(run),
+            config=printable_config(run),
+            identity=IdentityRecord(run.config_sha256, *git_state()),
+        )
+
+    def put(self, **sections: Any) -> None:
+        """Put sections into the record."""
+        self.record = dataclasses.replace(self.record, **sections)
+
+
+@contextmanager
+def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
+    """Open the record of a run and write it when the block ends.
+
+    A wrong request (ConfigError) leaves no record. Any other failure becomes a record with status and traceback;
+    it never replaces a finished record.
+
+    Raises:
+        RunFailed: the block failed, or a check that proves the method's work is false.
+    """
+    draft = RecordDraft(run)
+    try:
+        yield draft
+    except ConfigError:
+        raise
+    except BaseException as error:
+        status = _status_of(error)
+        if not run.force or store.status(run) != "done":
+            draft.put(status=status, error="".join(traceback.format_exception(error)))
+            store.save(draft.record, run)
+        if isinstance(error, Exception) and status != "interrupted":
+            raise RunFailed(f"{run.run_id}: {status}: {_last_line(error)}") from error
+        raise
+    checks = draft.record.checks
+    failures = checks.failures() if checks is not None else []
+    if failures:
+        draft.put(status="failed", error=f"checks are false: {', '.join(failures)}")
+    else:
+        draft.put(status="done")
+    path = store.save(draft.record, run)
+    if failures:
+        raise RunFailed(f"{run.run_id}: failed: checks are false: {', '.join(failures)} ({path})")
+    log.info("record: %s", path)
+
+
+def _status_of(error: BaseException) -> Status:
+    if isinstance(error, KeyboardInterrupt | SystemExit) or type(error).__name__ == "Interruption":
+        return "interrupted"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    return "failed"
+
+
+def _last_line(error: BaseException) -> str:
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def _spec(run: RunConfig) -> SpecRecord:
+    return SpecRecord(
+        model=run.model.name,
+        task=run.task.name,
+        method=run.method.name,
+        k=run.method.k,
+        seed=run.seed,
+        protocol=run.protocol.name,
+        train=run.train.mode,
+        grid=run.grid,
+        stage=run.stage,
+        overrides=tuple(_without_folders(item) for item in run.overrides),
+    )
+
+
+_PATHS = ("data_dir", "results_dir", "outputs_dir")
+
+
+def printable_config(run: RunConfig) -> dict[str, Any]:
+    """Return the full configuration as plain values, local paths cut to their last component."""
+    tree = dataclasses.asdict(run)
+    for key in _PATHS:
+        tree[key] = _last(tree[key])
+    tree["model"]["path"] = _last(tree["model"]["path"])
+    tree["overrides"] = [_without_folders(item) for item in run.overrides]
+    return tree
+
+
+def _last(path: str | None) -> str | None:
+    return Path(path).name if path else path
+
+
+def _without_folders(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{key}={_last(value)}" if equals and key in {*_PATHS, "model.path"} else override
+
+
+@cache
+def git_state() -> tuple[str | None, bool | None]:
+    """Return the commit of the code and whether the code differed from it; (None, None) without git."""
+    root = Path(__file__).resolve().parents[3]
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", *_CODE)
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(changes)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,81 @@
+"""One scoring pass per model and task: the result is kept on disk and shared by all methods and seeds.
+
+The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode. The cost
+reported is the cost when first computed, so that reuse never makes a speed-up free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from layertune.config import RunConfig, ScoringSpec
+from layertune.config.build import build_dataclass
+from layertune.config.files import write_atomic
+from layertune.config.identity import sha256_of, weights_key
+from layertune.config.names import resolve_name
+from layertune.models import TaskModel
+from layertune.scoring import SCORERS, LayerScores
+from layertune.tasks import Batch, Split, TaskData, sorted_batches
+
+log = logging.getLogger(__name__)
+
+SCORING_VERSION = 1  # raised when the same input would give other scores
+
+
+def cached_scores(
+    run: RunConfig, model: TaskModel, data: TaskData, device: torch.device
+) -> tuple[LayerScores, bool]:
+    """Return the scores of a run's scorer over its training split, and whether they came from disk."""
+    assert run.method.scorer is not None, f"{run.method.name} has no scorer"
+    rows = scored_rows(len(data.train), run.scoring)
+    path = run.cache_dir / "scores" / f"{score_key(run, data, rows)}.json"
+    if path.is_file():
+        scores: LayerScores = build_dataclass(LayerScores, json.loads(path.read_text()), str(path))
+        log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
+        return scores, True
+    scorer = resolve_name(run.method.scorer, SCORERS, "method.scorer")
+    options = {"tokens": run.scoring.tokens} if run.method.scorer in TOKEN_SCORERS else {}
+    scores = scorer(model, batches_of(data.train, rows, run.scoring.batch_size, device), **options)
+    log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
+    write_atomic(path, json.dumps(dataclasses.asdict(scores)).encode())
+    return scores, False
+
+
+TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those for which `scoring.tokens` has a meaning
+
+
+def scored_rows(total: int, scoring: ScoringSpec) -> np.ndarray:
+    """Return the row numbers that are scored: all, or a subset drawn once with seed 0 for all seeds."""
+    if scoring.examples == "all" or scoring.examples >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(0).choice(total, scoring.examples, replace=False))
+
+
+def batches_of(split: Split, rows: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Gather rows into batches of similar length, on the device."""
+    for indices in sorted_batches(split.store.lengths[rows], batch_size):
+        yield split.store.batch(rows[indices]).to(device)
+
+
+def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
+    """Hash everything that the scores depend on."""
+    model = run.model
+    head = [run.head, model.head_dropout] if run.method.scorer == "gradient_norm" else None
+    return sha256_of(
+        {
+            "version": SCORING_VERSION,
+            "scorer": run.method.scorer,
+            "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,
+            "weights": weights_key(run),
+            "representative": [model.representative_token, model.last_layer],
+            "head": head,
+            "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
+            "encoding": [run.task.max_length, run.task.segment_ids],
+        }
+    )

@@ -1,0 +1,72 @@
+"""The best epoch on the in-domain evaluation split, as the released code chooses it (read-out `best`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layertune.config import TaskSpec
+from layertune.evaluation.evaluate import Scores
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+
+
+class BestEpoch:
+    """Remember the epoch of the highest score; the earliest of equals.
+
+    Args:
+        task: names the metric that decides (`best_by`, else `metric`).
+        keep_weights: also keep the trained weights of that epoch, for foreign evaluation splits.
+    """
+
+    def __init__(self, task: TaskSpec, keep_weights: bool) -> None:
+        self.task, self.keep_weights = task, keep_weights
+        self.epoch: int | None = None
+        self.metrics: dict[str, Scores] = {}
+        self._score = float("-inf")
+        self._weights: dict[str, Tensor] = {}
+
+    def offer(self, epoch: int, metrics: dict[str, Scores], model: TaskModel) -> None:
+        """Take an epoch if it is better than all before."""
+        found = metrics[self.task.data_name][self.task.best_by or self.task.metric]
+        score = float("-inf") if found is None else found
+        if self.epoch is not None and score <= self._score:
+            return
+        self.epoch, self.metrics, self._score = epoch, metrics, score
+        if self.keep_weights:
+            self._weights = _trained_weights(model)
+
+    @contextmanager
+    def weights(self, model: TaskModel) -> Iterator[None]:
+        """Put the best epoch's weights into the model for the length of the block."""
+        current = _trained_weights(model)
+        _load(model, self._weights)
+        try:
+            yield
+        finally:
+            _load(model, current)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("epoch", "metrics", "_score", "_weights")}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def _trained_weights(model: TaskModel) -> dict[str, Tensor]:
+    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def _load(model: TaskModel, weights: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in weights.items():
+        parameters[name].copy_(value)

@@ -1,0 +1,119 @@
+"""Exact resume of a run: trained weights, optimiser, schedule, random state and progress in one file.
+
+A checkpoint is written whole or not at all and removed when the run is done. On SIGTERM or Ctrl-C a run with
+`checkpoint.every_steps` saves its state at the end of the step and stops.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layertune.config import RunConfig
+from layertune.config.files import write_atomic
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+
+log = logging.getLogger(__name__)
+
+
+class Interruption(Exception):  # noqa: N818 - not an error: the run goes on later
+    """The run was asked to stop and can be resumed by the same command."""
+
+
+class Checkpoint:
+    """The checkpoint of one run.
+
+    Args:
+        run: names the file and says how often it is written.
+        model: its trainable parameters are kept; the frozen ones are the pretrained ones.
+        parts: objects with `state_dict` and `load_state_dict` (optimiser, schedule).
+    """
+
+    def __init__(self, run: RunConfig, model: TaskModel, **parts: Any) -> None:
+        self.every = run.checkpoint.every_steps
+        self.path = run.cache_dir.parent / "checkpoints" / f"{run.run_id}.pt"
+        self.model, self.parts = model, parts
+        self._stop_asked = False
+
+    def due(self, step: int) -> bool:
+        """Whether the state is saved after this step."""
+        return self.every is not None and (self._stop_asked or step % self.every == 0)
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """Write the state.
+
+        Raises:
+            Interruption: the run was asked to stop; the state is on disk.
+        """
+        state = {
+            "progress": progress,
+            "trained": {n: p.detach().cpu() for n, p in self.model.named_parameters() if p.requires_grad},
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "random": {
+                "python": random.getstate(),
+                "numpy": np.random.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.path, buffer.getvalue())
+        if self._stop_asked:
+            raise Interruption(f"stopped after a step; the same command goes on from {self.path}")
+
+    def resume(self) -> dict[str, Any] | None:
+        """Take up the saved state, if there is one; return its progress."""
+        if self.every is None or not self.path.is_file():
+            return None
+        state = torch.load(self.path, map_location="cpu", weights_only=False)  # our own file
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state["trained"].items():
+                parameters[name].copy_(value)
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        kept = state["random"]
+        random.setstate(kept["python"])
+        np.random.set_state(kept["numpy"])
+        torch.set_rng_state(kept["torch"])
+        if kept["cuda"]:
+            torch.cuda.set_rng_state_all(kept["cuda"])
+        log.info("resuming from %s", self.path)
+        progress: dict[str, Any] = state["progress"]
+        return progress
+
+    def remove(self) -> None:
+        """Delete the file: the run is done."""
+        self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Turn SIGTERM and Ctrl-C into a stop at the end of the step, where checkpoints are written."""
+        if self.every is None:
+            yield
+            return
+        previous: dict[int, Callable[..., Any] | int | None] = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                previous[number] = signal.signal(number, self._ask_to_stop)
+        except ValueError:  # not the main thread: signals cannot be listened to there
+            log.warning("not in the main thread: this run cannot stop cleanly on a signal")
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stop_asked = True

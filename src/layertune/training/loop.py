@@ -1,0 +1,278 @@
+"""The one training loop: every method trains here and acts through its hooks (§4.4, Algorithm 1, last line).
+
+An epoch is a fixed list of batches; a batch is one optimiser step, split into micro-batches where memory asks
+for it. Nothing in a step reads a value back from the device: losses are summed there and read once per epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from layertune.config import RunConfig
+from layertune.evaluation.evaluate import Scores, score_epoch, score_foreign
+from layertune.methods import Method, optimised
+from layertune.tasks import TaskData, epoch_batches
+from layertune.training.best import BestEpoch
+from layertune.training.checkpoint import Checkpoint
+from layertune.training.optim import build_optimizer, build_schedule
+from layertune.training.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+    from layertune.records.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+# A tensor counts as having received a gradient when Adam's second moment says that its gradients were larger
+# than this: below it the update drowns in Adam's eps, and a tensor may rightly stay as it was.
+GRADIENT_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What training did and cost; `seconds` are those of the steps alone.
+
+    Attributes:
+        history: one entry per epoch: epoch, steps, loss, seconds, metrics.
+        last: task -> metric -> value after the last epoch; `best` the same at the best epoch, and which.
+        received_gradient: names of the tensors that must have changed.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    last: dict[str, Scores]
+    best: dict[str, Any]
+    seconds: float
+    cpu_seconds: float
+    seconds_per_step_median: float | None
+    peak_memory_bytes: int
+    steps: int
+    examples_per_second: float
+    tokens_per_second: float
+    loss_finite: bool
+    received_gradient: frozenset[str]
+
+
+def train(
+    run: RunConfig, model: TaskModel, data: TaskData, method: Method, runtime: Runtime, track: Tracker
+) -> TrainOutcome:
+    """Train a prepared model and evaluate it after each epoch, outside the timed seconds.
+
+    Raises:
+        Interruption: the run was asked to stop and its state is on disk.
+    """
+    seed_everything(run.seed)  # every method of one seed sees the same dropout stream, whatever prepared it
+    return _Loop(run, model, data, method, runtime, track).train()
+
+
+class _Loop:
+    def __init__(
+        self,
+        run: RunConfig,
+        model: TaskModel,
+        data: TaskData,
+        method: Method,
+        runtime: Runtime,
+        track: Tracker,
+    ) -> None:
+        self.run, self.model, self.data, self.method = run, model, data, method
+        self.runtime, self.track = runtime, track
+        self.epochs = 1 if run.protocol.max_steps else run.train.epochs or 1
+        self.lengths = data.train.store.lengths
+        self.total_steps = sum(len(self.batches(epoch)) for epoch in range(1, self.epochs + 1))
+        self.optimizer = build_optimizer(model, run.train)
+        self.schedule = build_schedule(self.optimizer, run.train, self.total_steps)
+        self.checkpoint = Checkpoint(run, model, optimizer=self.optimizer, schedule=self.schedule)
+        self.watch = Stopwatch(runtime.device)
+        self.memory = PeakMemory(runtime.device)
+        self.best = BestEpoch(run.task, keep_weights=len(data.evals) > 1)
+        self.history: list[dict[str, Any]] = []
+        self.epoch, self.done, self.step = (
+            1,
+            0,
+            0,
+        )  # epoch in progress, its finished steps, all finished steps
+        self.loss_sum = 0.0  # over the finished steps of the epoch
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of an epoch (1-based); `timing` repeats the first epoch's to its step count."""
+        run = self.run
+        assert run.train.batch_size is not None
+        order = epoch_batches(
+            self.lengths,
+            run.train.batch_size,
+            seed=run.seed,
+            epoch=epoch,
+            task=run.task.name,
+        )
+        if run.protocol.max_steps is None:
+            return order
+        return list(islice(cycle(order), (run.protocol.warmup_steps or 0) + run.protocol.max_steps))
+
+    def train(self) -> TrainOutcome:
+        """Run all epochs that are left; stop early only where the loss is no longer finite."""
+        self._resume()
+        with self.checkpoint.listening(), self._bar() as bar:
+            while self.epoch <= self.epochs and math.isfinite(self.loss_sum):
+                self._train_epoch(bar)
+                self._close_epoch()
+                if math.isfinite(self.loss_sum):
+                    self.epoch, self.done, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.checkpoint.remove()
+        return self._outcome()
+
+    def _train_epoch(self, bar: tqdm[Any]) -> None:
+        batches = self.batches(self.epoch)
+        if self.done == 0:
+            self.method.on_epoch_start(self.model, self.epoch)
+        self.model.train()
+        loss_sum = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.runtime.device)
+        self.watch.start()
+        for indices in batches[self.done :]:
+            if self.step == self.run.protocol.warmup_steps:
+                self._forget_warmup()
+            loss_sum += self._step(indices)
+            self.done += 1
+            self.watch.step(len(indices), int(self.lengths[indices].sum()))
+            self._show(bar, loss_sum)
+            if self.checkpoint.due(self.step):
+                self.watch.stop()
+                self.loss_sum = float(loss_sum)
+                self.checkpoint.save(self._progress())
+                self.watch.start()
+        self.watch.stop()
+        self.loss_sum = float(loss_sum)
+
+    def _step(self, indices: np.ndarray) -> Tensor:
+        """Take one optimiser step on a batch; return its mean loss, still on the device."""
+        self.step += 1
+        self.method.before_step(self.model, self.step)
+        size = self.run.train.micro_batch or len(indices)
+        loss = torch.zeros((), device=self.runtime.device)
+        for start in range(0, len(indices), size):
+            rows = indices[start : start + size]
+            batch = self.data.train.store.batch(rows).to(self.runtime.device)
+            with self.runtime.accelerator.autocast():
+                part = self.model(batch).loss * (len(rows) / len(indices))
+            self.runtime.accelerator.backward(part)
+            loss += part.detach()
+        self.method.after_backward(self.model, self.step)
+        if self.run.train.clip_norm is not None:
+            trained = [parameter for _, parameter in optimised(self.model)]
+            torch.nn.utils.clip_grad_norm_(trained, self.run.train.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(self.model, self.step)
+        return loss
+
+    def _forget_warmup(self) -> None:
+        self.watch.stop()
+        self.watch.reset()
+        self.watch.start()
+
+    def _close_epoch(self) -> None:
+        """Evaluate, and add the epoch to the history."""
+        metrics: dict[str, Scores] = {}
+        if self.run.protocol.evaluate and math.isfinite(self.loss_sum):
+            model = self.method.eval_model(self.model)
+            metrics = score_epoch(self.run, model, self.data, self.runtime)
+            self.best.offer(self.epoch, metrics, self.model)
+        before = sum(entry["seconds"] for entry in self.history)
+        entry = {
+            "epoch": self.epoch,
+            "steps": self.step,
+            "loss": self.loss_sum / max(1, self.done),
+            "seconds": self.watch.seconds - before,
+            "metrics": metrics,
+        }
+        self.history.append(entry)
+        self.track.log_epoch(entry)
+        shown = " ".join(
+            f"{name} {value:.4f}"
+            for scores in metrics.values()
+            for name, value in scores.items()
+            if value is not None
+        )
+        log.info(
+            "epoch %d/%d: loss %.4f, %s, %.1f s",
+            self.epoch,
+            self.epochs,
+            entry["loss"],
+            shown or "not evaluated",
+            entry["seconds"],
+        )
+
+    def _outcome(self) -> TrainOutcome:
+        last: dict[str, Scores] = {}
+        best: dict[str, Any] = {}
+        if self.best.epoch is not None and math.isfinite(self.loss_sum):
+            last = dict(self.history[-1]["metrics"])
+            best = dict(self.best.metrics)
+            if len(self.data.evals) > 1:
+                last |= score_foreign(self.run, self.method.eval_model(self.model), self.data, self.runtime)
+                with self.best.weights(self.model):
+                    best |= score_foreign(
+                        self.run, self.method.eval_model(self.model), self.data, self.runtime
+                    )
+            best["epoch"] = self.best.epoch
+        watch = self.watch
+        return TrainOutcome(
+            history=tuple(self.history),
+            last=last,
+            best=best,
+            seconds=watch.seconds,
+            cpu_seconds=watch.cpu_seconds,
+            seconds_per_step_median=float(np.median(watch.steps)) if watch.steps else None,
+            peak_memory_bytes=self.memory.read(),
+            steps=self.step,
+            examples_per_second=watch.examples / watch.seconds,
+            tokens_per_second=watch.tokens / watch.seconds,
+            loss_finite=math.isfinite(self.loss_sum),
+            received_gradient=frozenset(self._received_gradient()),
+        )
+
+    def _received_gradient(self) -> list[str]:
+        names = []
+        for name, parameter in optimised(self.model):
+            moment = self.optimizer.state.get(parameter, {}).get("exp_avg_sq")
+            if moment is not None and float(moment.max()) > GRADIENT_FLOOR**2:
+                names.append(name)
+        return names
+
+    def _progress(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in ("history", "epoch", "done", "step", "loss_sum")}
+        return {**kept, "watch": self.watch.state(), "best": self.best.state()}
+
+    def _resume(self) -> None:
+        progress = self.checkpoint.resume()
+        if progress is None:
+            return
+        self.watch.load(progress.pop("watch"))
+        self.best.load(progress.pop("best"))
+        for name, value in progress.items():
+            setattr(self, name, value)
+
+    def _bar(self) -> tqdm[Any]:
+        return tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            desc=f"{self.run.method.name} on {self.run.task.name}",
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+
+    def _show(self, bar: tqdm[Any], loss_sum: Tensor) -> None:
+        if not bar.disable and self.step % 20 == 0:  # reading the loss makes a CUDA device wait: rarely
+            bar.set_postfix(loss=f"{float(loss_sum) / self.done:.4f}", epoch=self.epoch, refresh=False)
+        bar.update()

@@ -1,0 +1,226 @@
+"""Where and how a run computes: device, precision, determinism, seeds; meters of time and memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+import resource
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layertune.config import ConfigError, RunConfig
+from layertune.records.record import EnvRecord
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and the Accelerate handle of one run."""
+
+    accelerator: Accelerator
+    device: torch.device
+    precision: str  # fp32 | bf16
+    env: EnvRecord
+
+
+def prepare_runtime(run: RunConfig) -> Runtime:
+    """Choose device, precision and determinism, seed everything, and log each choice with its reason.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there, or more than one process was started.
+    """
+    device, reason = _choose_device(run.train.device)
+    if run.train.num_threads is not None:
+        torch.set_num_threads(run.train.num_threads)
+    set_determinism(run.train.deterministic)
+    seed_everything(run.seed)
+
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a sweep runs several jobs in one process
+    precision = run.train.precision or "fp32"
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu"
+    )
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"{accelerator.num_processes} processes were started; a run takes one. "
+            "Run several at once with a Hydra launcher: hydra/launcher=joblib."
+        )
+    name, memory = _device_facts(device)
+    log.info(
+        "device: %s (%s), %s (%s), %d threads",
+        name,
+        reason,
+        precision,
+        run.origin.get("precision", "chosen"),
+        torch.get_num_threads(),
+    )
+    env = EnvRecord(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        datasets=_version("datasets"),
+        peft=_version("peft"),
+        device_name=name,
+        device_memory_bytes=memory,
+        precision=precision,
+        determinism="deterministic" if run.train.deterministic else "seeded",
+        num_processes=accelerator.num_processes,
+        num_threads=torch.get_num_threads(),
+    )
+    return Runtime(accelerator, device, precision, env)
+
+
+def _choose_device(asked: str) -> tuple[torch.device, str]:
+    if asked == "cpu":
+        return torch.device("cpu"), "asked for"
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device()), "a CUDA device is there"
+    if asked == "cuda":
+        raise ConfigError("train.device=cuda, but torch finds no CUDA device; say train.device=cpu or auto.")
+    return torch.device("cpu"), "no CUDA device"
+
+
+def _device_facts(device: torch.device) -> tuple[str, int | None]:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return properties.name, properties.total_memory
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip(), None
+    return platform.processor() or platform.machine(), None
+
+
+def _lines(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Ask torch for deterministic algorithms, or stop asking; a sweep may mix both in one process."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = deterministic
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a CUDA device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Time and work of training steps: seconds, CPU seconds, seconds per step, examples, real tokens.
+
+    Runs between `start` and `stop`, as often as needed; evaluation and checkpoints lie outside. A CUDA device
+    is waited for at both ends and never between steps.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything so far (the end of a warm-up)."""
+        self.seconds = self.cpu_seconds = 0.0
+        self.examples = self.tokens = 0
+        self.steps: list[float] = []
+        self._marks: list[float | torch.cuda.Event] = []
+
+    def start(self) -> None:
+        """Start, or start again."""
+        synchronize(self.device)
+        self._start = time.perf_counter(), time.process_time()
+        self._marks = [self._now()]
+
+    def step(self, examples: int, tokens: int) -> None:
+        """Count a finished step."""
+        self.examples += examples
+        self.tokens += tokens
+        self._marks.append(self._now())
+
+    def stop(self) -> None:
+        """Stop; the seconds since `start` and those of each step are added up."""
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - self._start[0]
+        self.cpu_seconds += time.process_time() - self._start[1]
+        for before, after in pairwise(self._marks):
+            cuda = not isinstance(before, float)
+            self.steps.append(before.elapsed_time(after) / 1000.0 if cuda else after - before)
+        self._marks = []
+
+    def _now(self) -> float | torch.cuda.Event:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            name: getattr(self, name) for name in ("seconds", "cpu_seconds", "examples", "tokens", "steps")
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class PeakMemory:
+    """Peak memory from its making on: allocated on a CUDA device, resident of the process on a CPU.
+
+    On a CPU the kernel's high-water mark is reset first; where that is not possible the peak is that of the
+    whole process so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")
+            except OSError as error:
+                log.debug("peak memory covers the whole process: %s", error)
+
+    def read(self) -> int:
+        """Return the peak in bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        for line in _lines("/proc/self/status"):
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
