@@ -10,23 +10,23 @@ from layertune.models import Backbone, ConcatHead, TaskModel
 from layertune.models.heads import initialise
 from layertune.tasks import Batch
 
-SMALL = dict(
-    vocab_size=60,
-    hidden_size=32,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_position_embeddings=40,
-    pad_token_id=1,
-    bos_token_id=0,
-    eos_token_id=2,
-)
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 EXTRA = {
-    "deberta": dict(type_vocab_size=0, relative_attention=True, pos_att_type=["c2p", "p2c"]),
-    "deberta-v2": dict(type_vocab_size=0, relative_attention=True, pos_att_type=["c2p", "p2c"]),
-    "electra": dict(embedding_size=32),
-    "gemma2": dict(num_key_value_heads=2, head_dim=8),
-    "llama": dict(num_key_value_heads=2),
+    "deberta": {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "deberta-v2": {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "electra": {"embedding_size": 32},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 8},
+    "llama": {"num_key_value_heads": 2},
 }
 ENCODERS = ["bert", "roberta", "deberta", "deberta-v2", "electra", "mpnet"]
 DECODERS = ["gpt2", "gemma2", "llama"]

@@ -119,11 +119,13 @@ def _fetch_weights(model: ModelSpec, kind: Any, **options: Any) -> nn.Module:
 
 
 def _fetch(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any) -> Any:
+    from safetensors import SafetensorError
+
     folder = weights_folder(model)
     if folder is not None:
         try:
             return load(folder, local_files_only=True, **options)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"cannot read the {what} of model={model.name} from {folder}: {_line(error)}"
             ) from error

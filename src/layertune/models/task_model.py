@@ -135,7 +135,8 @@ def build_model(run: RunConfig, num_outputs: int, kind: str) -> TaskModel:
         head: nn.Module = causal_lm.get_output_embeddings()
     else:
         backbone, causal_lm = build_backbone(spec)
-        head = build_head(run.head, backbone, num_outputs, spec.head_dropout, spec.rep_norm == "rms")
+        with torch.random.fork_rng(devices=[]):  # building draws nothing from the global generator
+            head = build_head(run.head, backbone, num_outputs, spec.head_dropout, spec.rep_norm == "rms")
         initialise(head, run.seed)
     model = TaskModel(backbone, head, kind, run.train.label_smoothing or 0.0, causal_lm).eval()
     log.info(

@@ -124,8 +124,10 @@ def finished(
         ScoreError: a layer's score is not a finite number.
     """
     numbers: list[float] = values.tolist()
-    for layer, number in enumerate(numbers, start=1):
-        if not math.isfinite(number):
+    # One bad layer spoils its similarity to all others; its similarity to itself tells which one it is.
+    own: list[float] = numbers if matrix is None else matrix.diagonal().tolist()
+    for layer, (number, itself) in enumerate(zip(numbers, own, strict=True), start=1):
+        if not math.isfinite(itself):
             raise ScoreError(
                 f"the {scorer} score of layer {layer} is {number}: the model's states or gradients there are "
                 "not finite or all zero; check the weights, or score in fp32."

@@ -1,0 +1,111 @@
+"""Every score on real pretrained weights and real sentences, against double loops."""
+
+from __future__ import annotations
+
+import random
+
+import naive
+import numpy as np
+import pytest
+import torch
+
+from layertune.config import ModelSpec
+from layertune.models import Backbone, ConcatHead, TaskModel, load_model, load_tokenizer
+from layertune.models.heads import initialise
+from layertune.scoring import SCORERS
+from layertune.selection import SELECTORS
+from layertune.tasks import Batch
+
+pytestmark = pytest.mark.slow
+
+
+def rows_of(path, columns: list[str], limit: int) -> tuple[list[tuple[str, ...]], list[str]]:
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(path).slice(0, limit).to_pydict()
+    return list(zip(*(table[column] for column in columns), strict=True)), [str(x) for x in table["label"]]
+
+
+def batches_of(tokenizer, rows, labels, size: int) -> list[Batch]:
+    names = sorted(set(labels))
+    order = sorted(range(len(rows)), key=lambda row: sum(map(len, rows[row])))  # little padding, quick passes
+    rows, labels = [rows[row] for row in order], [labels[row] for row in order]
+    batches = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        encoded = tokenizer(
+            *(list(column) for column in zip(*part, strict=True)),
+            padding=True,
+            truncation=True,
+            max_length=128,
+        )
+        batches.append(
+            Batch(
+                torch.tensor(encoded["input_ids"]),
+                torch.tensor(encoded["attention_mask"]),
+                torch.tensor([names.index(label) for label in labels[start : start + size]]),
+                torch.tensor(encoded["token_type_ids"]) if len(part[0]) == 2 else None,
+                np.arange(start, start + len(part)),
+            )
+        )
+    return batches
+
+
+@pytest.fixture(scope="module")
+def real(gte_small):
+    spec = ModelSpec(name="gte_small", path=str(gte_small), num_layers=12)
+    backbone = Backbone(load_model(spec), "first")
+    head = ConcatHead(12, 384, 6, 0.3)
+    initialise(head, 0)
+    return TaskModel(backbone, head, "classification").eval(), load_tokenizer(spec)[0]
+
+
+@pytest.fixture(scope="module")
+def trec(real, shared_data):
+    return batches_of(real[1], *rows_of(shared_data / "trec" / "train.parquet", ["sentence"], 400), size=32)
+
+
+@pytest.fixture(scope="module")
+def mrpc(real, shared_data):
+    path = shared_data / "mrpc" / "train.parquet"
+    return batches_of(real[1], *rows_of(path, ["sentence1", "sentence2"], 100), size=16)
+
+
+@pytest.mark.parametrize("task", ["trec", "mrpc"])
+def test_similarities_equal_the_double_loop(real, task, request):
+    model, batches = real[0], request.getfixturevalue(task)
+    with torch.no_grad():
+        rows = naive.states_of(model, batches, "representative")
+    for name, similarity in (("cosine", naive.cosine_of), ("euclidean", naive.distance_of)):
+        expected, matrix = naive.between_layers(rows, similarity)
+        scores = SCORERS[name](model, batches)
+        assert scores.values == pytest.approx(expected, abs=1e-5, rel=0)
+        if (task, name) == ("trec", "cosine"):  # the layers an independent program chose on these rows
+            assert SELECTORS["lowest"](12, 3, scores.values, random.Random(0)) == (10, 11, 12)
+            assert SELECTORS["highest"](12, 3, scores.values, random.Random(0)) == (5, 6, 7)
+        np.testing.assert_allclose(scores.matrix, matrix, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", ["all", "representative"])
+@pytest.mark.parametrize("task", ["trec", "mrpc"])
+def test_single_layer_scores_equal_the_loop_over_tokens(real, task, tokens, request):
+    model, batches = real[0], request.getfixturevalue(task)[:3]
+    with torch.no_grad():
+        rows = naive.states_of(model, batches, tokens)
+    for name, loop in (("io_cosine", naive.io_cosine), ("feature_variance", naive.feature_variance)):
+        got = SCORERS[name](model, batches, tokens=tokens).values
+        assert got == pytest.approx(loop(rows), abs=1e-5, rel=0)
+
+
+def test_gradient_norms_equal_a_plain_backward_pass(real, trec):
+    model, batches = real[0], trec[:2]
+    norms = np.zeros(12)
+    for batch in batches:
+        model.zero_grad()
+        model(batch).loss.backward()  # its head was drawn from seed 0 as well
+        for layer, block in enumerate(model.backbone.layers):
+            squares = [parameter.grad.double().square().sum() for parameter in block.parameters()]
+            norms[layer] += float(torch.stack(squares).sum().sqrt()) / len(batches)
+    model.zero_grad()
+    scores = SCORERS["gradient_norm"](model, batches)
+    assert scores.values == pytest.approx(norms.tolist(), rel=1e-4)
