@@ -110,9 +110,9 @@ class SelectionRecord:
 
     scorer: str | None
     selector: str | None
-    scores: tuple[float, ...] | None  # [L]
-    std: tuple[float, ...] | None  # [L], over examples
-    matrix: tuple[tuple[float, ...], ...] | None  # [L][L]
+    scores: tuple[float | None, ...] | None  # [L]; None within = not finite
+    std: tuple[float | None, ...] | None  # [L], over examples
+    matrix: tuple[tuple[float | None, ...], ...] | None  # [L][L]
     layers: tuple[int, ...] | None  # 1-based, ascending
     examples: int  # rows scored; 0 without a scorer
     seconds: float  # cost of scoring when first computed
@@ -246,6 +246,7 @@ def read_record(path: Path) -> Record:
 
 
 def jsonable(value: Any) -> Any:
+    """Return nested values as JSON holds them: tuples as lists, numbers that are not finite as None."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
