@@ -52,5 +52,5 @@ def execute(run: RunConfig, store: Store) -> Record:
                 checks=proof.check(run, model, data, prep, outcome),
                 tracking=track.facts,
             )
-            track.finish(draft.record)
+            track.finish(draft.conclude())
     return draft.record

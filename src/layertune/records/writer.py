@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config.schema import ConfigError, RunConfig
-from layertune.records.record import SCHEMA, IdentityRecord, Record, SpecRecord, Status
+from layertune.records.record import (
+    SCHEMA,
+    IdentityRecord,
+    Record,
+    RecordError,
+    SpecRecord,
+    Status,
+)
 from layertune.records.store import Store, versions_of
 
 log = logging.getLogger(__name__)
@@ -47,13 +54,22 @@ class RecordDraft:
         """Put sections into the record."""
         self.record = dataclasses.replace(self.record, **sections)
 
+    def conclude(self) -> Record:
+        """Set the status that follows from the checks, done or failed, and return the record."""
+        failures = self.record.checks.failures() if self.record.checks is not None else []
+        if failures:
+            self.put(status="failed", error=f"checks are false: {', '.join(failures)}")
+        else:
+            self.put(status="done")
+        return self.record
+
 
 @contextmanager
 def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
     """Open the record of a run and write it when the block ends.
 
-    A wrong request (ConfigError) leaves no record. Any other failure becomes a record with status and traceback;
-    it never replaces a finished record.
+    A wrong request (ConfigError) leaves no record. Any other failure becomes a record with its reason; it
+    never replaces a finished record (`force=true` repeats one).
 
     Raises:
         RunFailed: the block failed, or a check that proves the method's work is false.
@@ -65,22 +81,26 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
         raise
     except BaseException as error:
         status = _status_of(error)
-        if not run.force or store.status(run) != "done":
-            draft.put(status=status, error="".join(traceback.format_exception(error)))
-            store.save(draft.record, run)
+        draft.put(status=status, error="".join(traceback.format_exception(error)))
+        _save_failure(draft, store)
         if isinstance(error, Exception) and status != "interrupted":
             raise RunFailed(f"{run.run_id}: {status}: {_last_line(error)}") from error
         raise
-    checks = draft.record.checks
-    failures = checks.failures() if checks is not None else []
-    if failures:
-        draft.put(status="failed", error=f"checks are false: {', '.join(failures)}")
+    if draft.conclude().status == "failed":
+        _save_failure(draft, store)
+        raise RunFailed(f"{run.run_id}: failed: {draft.record.error}")
+    log.info("record: %s", store.save(draft.record, run))
+
+
+def _save_failure(draft: RecordDraft, store: Store) -> None:
+    try:
+        finished = store.find(draft.run) is not None
+    except RecordError:  # a damaged file is no finished record
+        finished = False
+    if finished:
+        log.warning("%s: the finished record stays as it is", store.path(draft.run))
     else:
-        draft.put(status="done")
-    path = store.save(draft.record, run)
-    if failures:
-        raise RunFailed(f"{run.run_id}: failed: checks are false: {', '.join(failures)} ({path})")
-    log.info("record: %s", path)
+        log.info("record: %s", store.save(draft.record, draft.run))
 
 
 def _status_of(error: BaseException) -> Status:
@@ -119,7 +139,7 @@ def printable_config(run: RunConfig) -> dict[str, Any]:
     for key in _PATHS:
         tree[key] = _last(tree[key])
     tree["model"]["path"] = _last(tree["model"]["path"])
-    tree["overrides"] = [_without_folders(item) for item in run.overrides]
+    tree.pop("overrides")  # they are in `spec`
     return tree
 
 
