@@ -1,0 +1,132 @@
+"""From a run to its record: success, failure, interruption and false checks each end in the right file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from layertune.config import ConfigError, RunConfig
+from layertune.records import Record, Store, read_record
+from layertune.records.record import ChecksRecord
+from layertune.records.writer import RecordDraft, RunFailed, git_state, open_record, printable_config
+
+MakeRun = Callable[..., RunConfig]
+MakeRecord = Callable[..., Record]
+
+GOOD = ChecksRecord(True, True, True, True, False)  # beats_majority is a fact, not a failure
+BAD = dataclasses.replace(GOOD, frozen_unchanged=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results", tmp_path / "outputs")
+
+
+def test_a_run_that_ends_well_is_written_as_done(store: Store, make_run: MakeRun) -> None:
+    run = make_run(seed=7)
+    with open_record(run, store) as draft:
+        draft.put(checks=GOOD)
+        assert not store.path(run).exists()  # nothing is written before the end
+    record = read_record(store.path(run))
+    assert (record.status, record.error, record.run_id) == ("done", None, run.run_id)
+    assert (record.spec.model, record.spec.k, record.spec.seed) == ("tiny_bert", 2, 7)
+    assert record.identity.config_sha256 == run.config_sha256
+    assert store.find(run) == record
+
+
+def test_the_record_is_concluded_before_its_mirror_closes(make_run: MakeRun) -> None:
+    draft = RecordDraft(make_run())
+    assert draft.record.status == "interrupted"  # what a killed process would leave in memory
+    draft.put(checks=GOOD)
+    assert draft.conclude().status == draft.record.status == "done"
+    draft.put(checks=BAD)
+    assert draft.conclude().error == "checks are false: frozen_unchanged"
+
+
+def test_an_error_becomes_a_failed_record_with_its_traceback(store: Store, make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(RunFailed, match=r"failed: ZeroDivisionError: by zero"), open_record(run, store):
+        raise ZeroDivisionError("by zero")
+    record = store.read(run)
+    assert record is not None and record.error is not None
+    assert record.status == "failed"
+    assert record.error.startswith("Traceback") and record.error.endswith("ZeroDivisionError: by zero\n")
+
+
+def test_out_of_memory_and_interruption_have_their_own_status(store: Store, make_run: MakeRun) -> None:
+    class OutOfMemoryError(RuntimeError):  # as torch names it
+        pass
+
+    run = make_run()
+    with pytest.raises(RunFailed, match="oom"), open_record(run, store):
+        raise OutOfMemoryError
+    assert store.status(run) == "oom"
+    with pytest.raises(KeyboardInterrupt), open_record(run, store):
+        raise KeyboardInterrupt
+    assert store.status(run) == "interrupted"
+
+
+def test_a_wrong_request_leaves_no_record(store: Store, make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), open_record(make_run(), store):
+        raise ConfigError("no such weights")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_false_check_fails_the_run(store: Store, make_run: MakeRun) -> None:
+    run = make_run()
+    with (
+        pytest.raises(RunFailed, match="checks are false: frozen_unchanged"),
+        open_record(run, store) as draft,
+    ):
+        draft.put(checks=BAD)
+    record = store.read(run)
+    assert record is not None
+    assert (record.status, record.error) == ("failed", "checks are false: frozen_unchanged")
+
+
+@pytest.mark.parametrize("how", ["error", "false check"])
+def test_a_forced_repeat_that_fails_leaves_the_finished_record(
+    store: Store, make_run: MakeRun, make_record: MakeRecord, how: str
+) -> None:
+    run = make_run(force=True)
+    finished = make_record(run)
+    store.save(finished, run)
+    with pytest.raises(RunFailed), open_record(run, store) as draft:
+        if how == "error":
+            raise ZeroDivisionError
+        draft.put(checks=BAD)
+    assert store.read(run) == finished
+
+
+def test_a_stale_or_damaged_record_is_replaced_by_the_failure_that_followed(
+    store: Store, make_run: MakeRun, make_record: MakeRecord
+) -> None:
+    run = make_run(force=True)
+    stale = make_record(run, versions=dataclasses.replace(make_record(run).versions, method=0))
+    for write in (lambda: store.save(stale, run), lambda: store.path(run).write_text("{")):
+        write()
+        with pytest.raises(RunFailed, match="ZeroDivisionError"), open_record(run, store):
+            raise ZeroDivisionError
+        assert store.status(run) == "failed"
+
+
+def test_no_folder_of_this_machine_enters_the_record(make_run: MakeRun, tmp_path: Path) -> None:
+    overrides = [f"data_dir={tmp_path}/data", f"model.path={tmp_path}/bert", "train.epochs=2"]
+    run = make_run(data_dir=str(tmp_path), overrides=overrides)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, path=f"{tmp_path}/bert"))
+    tree = printable_config(run)
+    assert str(tmp_path) not in str(tree)
+    assert tree["data_dir"] == tmp_path.name
+    assert (tree["results_dir"], tree["outputs_dir"], tree["model"]["path"]) == ("results", "outputs", "bert")
+    assert tree["overrides"] == ["data_dir=data", "model.path=bert", "train.epochs=2"]
+    assert tree["train"]["epochs"] == 2 and tree["method"]["k"] == 2
+
+
+def test_the_commit_is_known_inside_a_checkout_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    git_state.cache_clear()
+    monkeypatch.setenv("PATH", "")  # no git program
+    assert git_state() == (None, None)
+    git_state.cache_clear()
