@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
+
+log = logging.getLogger(__name__)
 
 GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe")
 _EXTRA_KEYS = {"recipe", "study"}  # composed beside the run, consumed while building it
@@ -37,6 +40,7 @@ def describe(annotation: Any) -> str:
     if origin is dict:
         return "a mapping"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    names |= {tuple: "a list", dict: "a mapping"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -142,6 +146,8 @@ def _option(key: str, value: Any, example: Any) -> Any:
     frozen = _freeze(value)
     if type(frozen) is not kind:
         raise ConfigError(f"method.{key}={value!r} is not allowed: method.{key} takes {describe(kind)}.")
+    if kind is tuple and len({type(item) for item in example}) == 1:  # every element is like those of the YAML
+        return tuple(_option(f"{key}[{i}]", item, example[0]) for i, item in enumerate(frozen))
     return frozen
 
 
@@ -162,13 +168,25 @@ def run_from_hydra(cfg: Any) -> RunConfig:
             )
     if not isinstance(method, Mapping):
         raise ConfigError("No method given: say method=<name>, for example method=low_k.")
-    overrides = tuple(tree.pop("overrides", ()) or ())
+    overrides = tuple(tree.pop("overrides", None) or (() if tree is cfg else _command_line()))
     declared = _declared_method(method)
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
-    run = dataclasses.replace(run, method=build_method(method, declared), overrides=overrides)
+    spec = _without_inert_k(build_method(method, declared), declared)
+    run = dataclasses.replace(run, method=spec, overrides=overrides)
     run = resolve_training(run, _build_recipe(recipe))
     check_run(run)
     return run
+
+
+def _without_inert_k(method: MethodSpec, declared: Mapping[str, Any] | None) -> MethodSpec:
+    """Drop a k that nothing reads, so that a sweep over methods with one k asks for each run once."""
+    reads_k = method.selector is not None or declared is None or declared.get("k") is not None
+    if method.k is None or reads_k:
+        return method
+    log.warning(
+        "method.k=%d has no effect: method=%s selects no layers; it is left out.", method.k, method.name
+    )
+    return dataclasses.replace(method, k=None)
 
 
 _EXAMPLES = {"model": "bert", "task": "sst2"}
@@ -203,3 +221,10 @@ def _build_recipe(recipe: Any) -> dict[str, dict[str, TrainDefaults]]:
             chosen = {key: value for key, value in values.items() if key != "records"}
             built[task][method] = build_dataclass(TrainDefaults, chosen, f"recipe.{task}.{method}")
     return built
+
+
+def _command_line() -> list[str]:
+    """Return the overrides of the running Hydra job, none outside one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

@@ -2,7 +2,16 @@
 
 from layertune.config import RunConfig
 from layertune.config.names import resolve_name
-from layertune.methods.base import Full, HeadOnly, Method, Preparation, count, optimised, train_only
+from layertune.methods.base import (
+    Full,
+    HeadOnly,
+    Method,
+    Preparation,
+    count,
+    optimised,
+    train_only,
+    unused_parameters,
+)
 from layertune.methods.selected import SelectedLayers
 
 METHODS: dict[str, type[Method]] = {
@@ -21,4 +30,13 @@ def build_method(run: RunConfig) -> Method:
     return resolve_name(run.method.kind, METHODS, "method.kind")(run)
 
 
-__all__ = ["METHODS", "Method", "Preparation", "build_method", "count", "optimised", "train_only"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Preparation",
+    "build_method",
+    "count",
+    "optimised",
+    "train_only",
+    "unused_parameters",
+]

@@ -36,8 +36,13 @@ def data_section(provenance: Provenance) -> DataRecord:
 
 def model_section(run: RunConfig, facts: Mapping[str, Any]) -> ModelRecord:
     """Say which weights were trained, and how many numbers of them."""
-    source = "local" if run.model.path else run.model.source
-    return ModelRecord(source=source, revision=run.model.revision, weights=weights_key(run), **facts)
+    local = run.model.path is not None
+    return ModelRecord(
+        source="local" if local else run.model.source,
+        revision=None if local else run.model.revision,
+        weights=weights_key(run),
+        **facts,
+    )
 
 
 def selection_section(run: RunConfig, prep: Preparation) -> SelectionRecord | None:
