@@ -1,0 +1,1 @@
+"""Tables, figures, plans and claims: questions asked of the records. Nothing here imports torch."""
