@@ -1,4 +1,4 @@
-"""Train a real 6-layer model in three ways on generated sentences and compare: `make demo`, under 5 minutes."""
+"""Train a real 6-layer model in three ways on generated sentences and compare: `make demo`, five minutes."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from layertune.config.schema import ConfigError
@@ -14,6 +15,9 @@ DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
 def run_command_line(main: Callable[[], None], arguments: Sequence[str] | None = None) -> int:
     """Call a Hydra main function and return the exit code; every error ends as one sentence on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(help_text())
+        return DONE
     sweep = any(argument in ("-m", "--multirun") for argument in arguments)
     try:
         main()
@@ -78,3 +82,39 @@ def _choices(group: str) -> str:
     from layertune.config.compose import group_names
 
     return ", ".join(group_names(group))
+
+
+def help_text() -> str:
+    """Return the help page: the groups with their choices, and the keys people use."""
+    from layertune.config.compose import group_names
+
+    groups = ("model", "task", "method", "protocol", "train", "tracking")
+    width = max(map(len, groups)) + 1
+    choices = "\n\n".join(
+        textwrap.fill(
+            " ".join(group_names(group)),
+            100,
+            initial_indent=f"  {group + '=':<{width}} ",
+            subsequent_indent=" " * 12,
+        )
+        for group in groups
+    )
+    return f"{_HELP_HEAD}\n{choices}\n{_HELP_TAIL}"
+
+
+_HELP_HEAD = """One run:  python run.py model=bert task=sst2 method=low_k
+A sweep:  python run.py -m model=bert task=sst2,qnli method=low_k,high_k 'method.k=range(1,12)' seed=0,42,100
+
+Groups (model, task and method are required):
+"""
+
+_HELP_TAIL = """
+Keys:
+  seed=0  method.k=3  grid=paper|fair  stage=run|score  force=true
+  train.epochs  train.batch_size  train.micro_batch  train.learning_rate  train.precision=fp32|bf16
+  train.device=auto|cpu|cuda  train.deterministic=true  scoring.examples=all|<rows>
+  checkpoint.every_steps=<steps>
+  model.path=<folder with weights>  data_dir=<folder with data>  results_dir=results  outputs_dir=outputs
+
+--cfg job prints the configuration of a run instead of running it; -m sweeps over comma-separated values.
+Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 75 interrupted and resumable."""
