@@ -146,7 +146,9 @@ def _option(key: str, value: Any, example: Any) -> Any:
     frozen = _freeze(value)
     if type(frozen) is not kind:
         raise ConfigError(f"method.{key}={value!r} is not allowed: method.{key} takes {describe(kind)}.")
-    if kind is tuple and len({type(item) for item in example}) == 1:  # every element is like those of the YAML
+    if (
+        kind is tuple and len({type(item) for item in example}) == 1
+    ):  # every element is like those of the YAML
         return tuple(_option(f"{key}[{i}]", item, example[0]) for i, item in enumerate(frozen))
     return frozen
 
@@ -168,7 +170,7 @@ def run_from_hydra(cfg: Any) -> RunConfig:
             )
     if not isinstance(method, Mapping):
         raise ConfigError("No method given: say method=<name>, for example method=low_k.")
-    overrides = tuple(tree.pop("overrides", None) or (() if tree is cfg else _command_line()))
+    overrides = tuple(tree.pop("overrides", None) or (() if _is_plain(cfg) else _command_line()))
     declared = _declared_method(method)
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
     spec = _without_inert_k(build_method(method, declared), declared)
@@ -192,9 +194,16 @@ def _without_inert_k(method: MethodSpec, declared: Mapping[str, Any] | None) -> 
 _EXAMPLES = {"model": "bert", "task": "sst2"}
 
 
+def _is_plain(cfg: Any) -> bool:
+    return isinstance(cfg, Mapping) and not hasattr(
+        cfg, "_metadata"
+    )  # a DictConfig is a mapping with metadata
+
+
 def _container(cfg: Any) -> Mapping[str, Any]:
-    if isinstance(cfg, Mapping) and not hasattr(cfg, "_metadata"):
-        return cfg
+    if _is_plain(cfg):
+        plain: Mapping[str, Any] = cfg
+        return plain
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

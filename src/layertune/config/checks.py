@@ -6,11 +6,16 @@ written.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from layertune.config.files import local_split_file, resolved_data_dir, splits_needed
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.config.weights import weights_folder
+
+log = logging.getLogger(__name__)
+
+_READ_TOKENS = ("io_cosine", "feature_variance")  # the scorers for which `scoring.tokens` has a meaning
 
 
 def check_run(run: RunConfig) -> None:
@@ -22,6 +27,10 @@ def check_run(run: RunConfig) -> None:
 def _check_k(run: RunConfig) -> None:
     needs_k = run.method.selector is not None
     k, layers = run.method.k, run.model.num_layers
+    if layers < 1:
+        raise ConfigError(
+            f"model={run.model.name} does not say model.num_layers: give the number of its layers."
+        )
     if needs_k and k is None:
         raise ConfigError(f"method={run.method.name} needs method.k, between 1 and {layers - 1}.")
     if k is not None and not 1 <= k <= layers - 1:
@@ -51,16 +60,35 @@ def _check_ranges(run: RunConfig) -> None:
         "scoring.batch_size": run.scoring.batch_size,
         "scoring.examples": run.scoring.examples if isinstance(run.scoring.examples, int) else None,
         "task.max_length": run.task.max_length,
+        "protocol.train_examples": run.protocol.train_examples,
+        "protocol.eval_examples": run.protocol.eval_examples,
+        "protocol.holdout": run.protocol.holdout,
+        "protocol.max_steps": run.protocol.max_steps,
     }
     for name, value in positive.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} is not allowed: it is at least 1.")
-    for name, rate in (
-        ("learning_rate", train.learning_rate),
-        ("head_learning_rate", train.head_learning_rate),
-    ):
+    if train.betas is not None and len(train.betas) != 2:
+        raise ConfigError(f"train.betas={list(train.betas)} is not allowed: AdamW takes two.")
+    inside = {
+        "train.learning_rate": train.learning_rate,
+        "train.head_learning_rate": train.head_learning_rate,
+    }
+    for name, rate in inside.items():
         if rate is not None and not 0 < rate < 1:
-            raise ConfigError(f"train.{name}={rate} is not allowed: it lies between 0 and 1.")
+            raise ConfigError(f"{name}={rate} is not allowed: it lies between 0 and 1.")
+    from_zero: dict[str, float | None] = {
+        "train.warmup_ratio": train.warmup_ratio,
+        "train.weight_decay": train.weight_decay,
+        "train.label_smoothing": train.label_smoothing,
+        "model.head_dropout": run.model.head_dropout,
+        **{f"train.betas[{i}]": beta for i, beta in enumerate(train.betas or ())},
+    }
+    for name, share in from_zero.items():
+        if share is not None and not 0 <= share < 1:
+            raise ConfigError(f"{name}={share} is not allowed: it is at least 0 and below 1.")
+    if train.clip_norm is not None and train.clip_norm <= 0:
+        raise ConfigError(f"train.clip_norm={train.clip_norm} is not allowed: it is above 0, or null.")
     if not 0 <= run.seed < 2**32:
         raise ConfigError(f"seed={run.seed} is not allowed: it lies between 0 and {2**32 - 1}.")
     if train.micro_batch and train.batch_size and train.batch_size % train.micro_batch:
@@ -94,13 +122,30 @@ def _check_stage(run: RunConfig) -> None:
         )
 
 
+def _warn_of_inert_tokens(run: RunConfig) -> None:
+    scorer = run.method.scorer
+    if run.scoring.tokens == "representative" and scorer not in _READ_TOKENS:
+        log.warning(
+            "scoring.tokens=representative has no effect: method=%s %s.",
+            run.method.name,
+            "scores no layers" if scorer is None else f"scores by {scorer}, which does not read it",
+        )
+
+
 def _check_weights_exist(run: RunConfig) -> None:
     weights_folder(run.model)
 
 
 def _check_data_exist(run: RunConfig) -> None:
     folder = resolved_data_dir(run.data_dir)
-    if folder is None or run.task.source != "hub":
+    if run.task.source != "hub":
+        return
+    if folder is None:
+        for spec in (run.task, *run.task.foreign.values()):
+            if spec.hub is None:
+                raise ConfigError(
+                    f"task={spec.name} is not on the hub: give data_dir=<folder> with {spec.data_name}/<split>.csv."
+                )
         return
     for task, split in splits_needed(run.task, run.protocol):
         local_split_file(folder, task, split)
@@ -113,6 +158,7 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_precision,
     _check_length,
     _check_stage,
+    _warn_of_inert_tokens,
     _check_weights_exist,
     _check_data_exist,
 )

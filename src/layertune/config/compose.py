@@ -52,10 +52,9 @@ def _defaults(cls: Any, leave_out: Sequence[str] | set[str] = ()) -> dict[str, A
             continue
         default: Any = field.default
         if default is dataclasses.MISSING:
-            assert field.default_factory is not dataclasses.MISSING, (
-                f"{cls.__name__}.{field.name} has no default"
-            )
-            default = field.default_factory()
+            factory: Any = field.default_factory
+            assert factory is not dataclasses.MISSING, f"{cls.__name__}.{field.name} has no default"
+            default = factory()
         values[field.name] = (
             _defaults(type(default)) if dataclasses.is_dataclass(default) else _listed(default)
         )
@@ -69,14 +68,14 @@ def _listed(value: Any) -> Any:
 @cache
 def group_file(group: str, name: str) -> Mapping[str, Any] | None:
     """Return the content of `configs/<group>/<name>.yaml`, or None where there is no such file."""
-    import yaml
+    from omegaconf import OmegaConf
 
     path = CONFIG_DIR / group / f"{name}.yaml"
     if not path.is_file():
         return None
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    assert isinstance(content, Mapping), f"{path} is not a mapping"
-    return content
+    content = OmegaConf.to_container(OmegaConf.load(path))  # reads 1e-5 as a number; plain YAML reads text
+    assert isinstance(content, dict), f"{path} is not a mapping"
+    return {str(key): value for key, value in content.items()}
 
 
 def group_names(group: str) -> list[str]:

@@ -35,7 +35,11 @@ def identity_of(value: Any) -> dict[str, Any]:
                 result[field.name] = item
         elif field.name == "options":
             result.update(
-                {key: _plain(option) for key, option in item.items() if option not in (None, False)}
+                {
+                    key: _plain(option)
+                    for key, option in item.items()
+                    if not (option is None or option is False)
+                }
             )
         elif rule == "always" or item != _default(field):
             result[field.name] = _plain(item)

@@ -11,7 +11,8 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,14 +125,16 @@ def _fetch(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any
     folder = weights_folder(model)
     if folder is not None:
         try:
-            return load(folder, local_files_only=True, **options)
+            with _quiet():
+                return load(folder, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"cannot read the {what} of model={model.name} from {folder}: {_line(error)}"
             ) from error
     options["revision"] = model.revision
     try:
-        return load(model.source, local_files_only=True, **options)
+        with _quiet():
+            return load(model.source, local_files_only=True, **options)
     except (OSError, ValueError) as not_cached:
         _require_hub(model, not_cached)
     log.info("downloading the %s of %s at %s", what, model.source, model.revision)
@@ -142,6 +145,22 @@ def _fetch(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any
             f"cannot get the {what} of model={model.name} ({model.source} at {model.revision}) from the hub: "
             f"{_line(error)}"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars and tables of keys off the screen: what matters in them is checked here."""
+    from transformers.utils import logging as library
+
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
 
 
 def _require_hub(model: ModelSpec, cause: Exception) -> None:

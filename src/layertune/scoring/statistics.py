@@ -40,14 +40,13 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     examples = 0
     layers = [list(layer.parameters()) for layer in model.backbone.layers]
     wanted = [parameter for layer in layers for parameter in layer]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     scored = model.with_fresh_head(HEAD_SEED)
+    flags = [(parameter, parameter.requires_grad) for parameter in scored.parameters()]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         for parameter in wanted:
             parameter.requires_grad_(True)
-        scored.head.requires_grad_(False)
         with scoring_mode(scored), torch.enable_grad():
             for batch in batches_on(scored, batches):
                 loss = scored(batch).loss

@@ -3,5 +3,16 @@
 from layertune.tasks.batches import epoch_batches, sorted_batches
 from layertune.tasks.encode import Batch, Split, TokenStore
 from layertune.tasks.rows import DataError
+from layertune.tasks.sources import Provenance, TaskData, load_task
 
-__all__ = ["Batch", "DataError", "Split", "TokenStore", "epoch_batches", "sorted_batches"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "Provenance",
+    "Split",
+    "TaskData",
+    "TokenStore",
+    "epoch_batches",
+    "load_task",
+    "sorted_batches",
+]

@@ -1,7 +1,7 @@
 """Which rows form a batch: length-bucketed, seeded, the same for every method of one seed.
 
-Little padding is the cheapest speed-up there is, and it is given to all methods alike. The order depends on the task,
-the seed, the batch size and the epoch, on nothing else: resuming an epoch needs no saved state.
+Little padding is the cheapest speed-up there is, and it is given to all methods alike. The order depends on
+the task, the seed, the batch size and the epoch, on nothing else: resuming an epoch needs no saved state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def epoch_batches(
 ) -> list[np.ndarray]:
     """Return the batches of one epoch: every row once, rows of a batch alike in length, order random.
 
-    Shuffle, cut into chunks of 50 batches, sort inside a chunk by length, cut into batches, shuffle the batches.
+    Shuffle, cut into chunks of 50 batches, sort inside a chunk by length, cut into batches, shuffle those.
     One batch is smaller where the rows do not divide; which lengths it holds is random too.
 
     Args:
@@ -48,6 +48,6 @@ def epoch_batches(
 
 
 def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Return batches for evaluation and scoring: longest rows first, so that memory is known from the first batch on."""
+    """Return batches for evaluation and scoring: longest rows first, so that memory peaks at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

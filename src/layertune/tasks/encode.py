@@ -1,6 +1,6 @@
 """Rows become token ids, once: a flat array per split that batches are gathered from.
 
-Second room of the flow (config -> tasks). Encoded splits are cached under their content, so that the runs of a table
+Second room of the flow (config -> tasks). `token_cache` keeps the result on disk, so that the runs of a table
 tokenise each split once.
 """
 
@@ -140,8 +140,8 @@ def padding_id(tokenizer: Any) -> int:
         if token_id is not None:
             return int(token_id)
     raise DataError(
-        f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has neither a pad token nor an eos "
-        "token, so batches cannot be padded: set pad_token in its tokenizer_config.json."
+        f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has neither a pad token nor an "
+        "eos token, so batches cannot be padded: set pad_token in its tokenizer_config.json."
     )
 
 
@@ -196,7 +196,7 @@ def _tokenised(rows: Rows, tokenizer: Any, max_length: int) -> Iterator[list[Any
 
 
 def _stand_in(tokenizer: Any) -> int:
-    """Return the one token of an empty sentence of a tokenizer that adds none: a last real token must exist."""
+    """Return the one token of an empty sentence where a tokenizer adds none: a last real token must exist."""
     for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)

@@ -1,4 +1,4 @@
-"""Canonical rows of one split: text columns and labels, their fingerprint, and seeded cuts (held-out part, subset).
+"""Canonical rows of one split: texts and labels, their fingerprint, and seeded cuts (held-out part, subset).
 
 Every source (hub, local folder, generator) ends in `Rows`; everything after it sees nothing else.
 """
@@ -38,7 +38,7 @@ class Rows:
         return Rows(tuple([column[i] for i in indices] for column in self.texts), self.labels[indices])
 
     def fingerprint(self) -> str:
-        """Return the sha256 over texts and labels, in order: equal rows have equal fingerprints from any source."""
+        """Return the sha256 over texts and labels, in order: the same rows from any source agree."""
         digest = hashlib.sha256()
         for *texts, label in zip(*self.texts, self.labels, strict=True):
             parts = [*(text.encode("utf-8", "surrogatepass") for text in texts), str(label).encode()]
@@ -56,7 +56,7 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
 
 
 def draw(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose `count` positions at random, ascending; integer labels keep their proportions (largest remainders).
+    """Choose `count` positions at random, ascending; classes keep their proportions (largest remainders).
 
     Args:
         labels: [n] int64 (stratified) or float32 (plain draw).

@@ -1,7 +1,7 @@
 """Encoded splits on disk, named by their content: rows, tokenizer, length, segments, encoder version.
 
-An entry is a folder of .npy files that are memory-mapped; it appears whole (written beside, then renamed) and is
-checked before use. A damaged entry is encoded anew, and the log says so.
+An entry is a folder of .npy files that are memory-mapped; it appears whole (written beside, then renamed) and
+is checked before use. A damaged entry is encoded anew, and the log says so.
 """
 
 from __future__ import annotations

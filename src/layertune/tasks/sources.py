@@ -1,0 +1,162 @@
+"""`load_task`: the rows a run asks for, from the hub, a local folder or the generator, encoded and described.
+
+First room of the flow. Which rows: the task's splits, cut as the protocol says. What they are: `Provenance`, which
+goes into the record, so that no number is shown as the benchmark's when its data were not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from layertune.config import ConfigError, RunConfig, TaskSpec
+from layertune.config.files import resolved_data_dir
+from layertune.tasks.encode import Split
+from layertune.tasks.hub import read_hub
+from layertune.tasks.local import read_local
+from layertune.tasks.rows import Rows, split_off, subset
+from layertune.tasks.synthetic import read_synthetic
+from layertune.tasks.token_cache import encode_cached
+
+log = logging.getLogger(__name__)
+
+OFFICIAL = "official"
+CUT_SEED = 0  # of subsets and held-out parts: the same rows for every run
+HOLDOUT_SHARE = 10  # a tenth of train
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the rows are and where they came from.
+
+    Attributes:
+        source: `hub:<id>`, `local` or `synthetic`; several are joined by " + ".
+        revision: the hub's; None elsewhere.
+        status: `official`, or what is special, such as `subset`, `own-split`, `local`; joined by " + ".
+        fingerprint_sha256: over the texts and labels really used, training rows first.
+        counts: rows of `train` and of each evaluation split by its data set's name.
+        labels: canonical names, index = class id.
+        truncated_fraction: share of all rows that were cut to the maximum length.
+    """
+
+    source: str
+    revision: str | None
+    status: str
+    fingerprint_sha256: str
+    counts: dict[str, int]
+    labels: list[str]
+    truncated_fraction: float
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Everything a run reads: training split, evaluation splits (in-domain first), what they are."""
+
+    train: Split
+    evals: dict[str, Split]
+    provenance: Provenance
+    num_outputs: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of one split on their way to the tokenizer."""
+
+    spec: TaskSpec
+    split: str
+    rows: Rows
+    status: str
+    source: str
+    revision: str | None = None
+
+
+def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
+    """Return the encoded splits of a run and their provenance.
+
+    Args:
+        run: says task, protocol, `data_dir` and the cache folder.
+        tokenizer: a fast tokenizer, as `load_tokenizer` returns it.
+        tokenizer_key: sha256 of its content.
+
+    Raises:
+        ConfigError: a local file does not exist, or the foreign tasks do not fit.
+        DataError: rows cannot be had or are not what was announced.
+    """
+    task = run.task
+    _check_foreign(task)
+    parts = _protocol_parts(run)
+    fingerprints = [part.rows.fingerprint() for part in parts]
+    splits: list[Split] = []
+    for part, fingerprint in zip(parts, fingerprints, strict=True):
+        store = encode_cached(
+            part.rows, fingerprint, tokenizer, tokenizer_key, part.spec, run.cache_dir / "tokens"
+        )
+        splits.append(Split(part.spec.data_name, part.split, store))
+    train, *evals = splits
+    total = sum(len(split) for split in splits)
+    provenance = Provenance(
+        source=_joined(part.source for part in parts),
+        revision=_joined(part.revision for part in parts if part.revision) or None,
+        status=_joined(status for part in parts for status in part.status.split(" + ") if status != OFFICIAL)
+        or OFFICIAL,
+        fingerprint_sha256=hashlib.sha256(",".join(fingerprints).encode()).hexdigest(),
+        counts={"train": len(train)} | {split.name: len(split) for split in evals},
+        labels=list(task.labels),
+        truncated_fraction=sum(split.store.truncated for split in splits) / total,
+    )
+    counts = ", ".join(f"{name} {count:,}" for name, count in provenance.counts.items())
+    cut = 100 * provenance.truncated_fraction
+    log.info("data: %s from %s (%s), %.2f %% of rows cut", counts, provenance.source, provenance.status, cut)
+    return TaskData(train, {split.name: split for split in evals}, provenance, task.num_outputs, task.kind)
+
+
+def _protocol_parts(run: RunConfig) -> list[_Part]:
+    """Read the splits a protocol asks for, training rows first, and cut them."""
+    task, protocol = run.task, run.protocol
+    train = _read(run, task, task.train_split)
+    if protocol.holdout is not None:
+        count = max(1, min(len(train.rows) // HOLDOUT_SHARE, protocol.holdout))
+        rest, held_out = split_off(train.rows, count, CUT_SEED)
+        evals = [_Part(task, "holdout", held_out, train.status, train.source, train.revision)]
+        train = _Part(task, train.split, rest, train.status, train.source, train.revision)
+    else:
+        evals = [_read(run, spec, spec.eval_split) for spec in (task, *task.foreign.values())]
+    return [_cut(train, protocol.train_examples), *(_cut(part, protocol.eval_examples) for part in evals)]
+
+
+def _cut(part: _Part, limit: int | None) -> _Part:
+    rows = subset(part.rows, limit, CUT_SEED)
+    if rows is part.rows:
+        return part
+    status = "subset" if part.status in (OFFICIAL, "subset") else f"{part.status} + subset"
+    return _Part(part.spec, part.split, rows, status, part.source, part.revision)
+
+
+def _read(run: RunConfig, spec: TaskSpec, split: str) -> _Part:
+    if spec.source == "synthetic":
+        return _Part(spec, split, read_synthetic(split), "synthetic", "synthetic")
+    folder = resolved_data_dir(run.data_dir)
+    if folder is not None:
+        rows, status = read_local(folder, spec, split)
+        return _Part(spec, split, rows, status, "local")
+    rows, status = read_hub(spec, split)
+    assert spec.hub is not None
+    return _Part(spec, split, rows, status, f"hub:{spec.hub.id}", spec.hub.revision)
+
+
+def _joined(values: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(values))
+
+
+def _check_foreign(task: TaskSpec) -> None:
+    """Foreign labels are mapped by position, so both tasks need the same number of them."""
+    for name, foreign in task.foreign.items():
+        if (foreign.kind, len(foreign.labels)) != (task.kind, len(task.labels)):
+            raise ConfigError(
+                f"task {task.name} cannot be evaluated on {name}: {len(task.labels)} against "
+                f"{len(foreign.labels)} labels; labels are matched by position."
+            )
