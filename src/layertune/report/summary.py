@@ -30,34 +30,55 @@ def summarise(record: Record) -> str:
 
 
 def compare(records: Sequence[Record]) -> str:
-    """Return a small table, one row per record: in-domain score, seconds, trainable parameters, layers."""
-    rows = [("method", "layers", "trained", "of all", "selection s", "training s", "metric", "score")]
-    rows += [_row(record) for record in records]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """Return a small table, one row per record: what was trained, what it cost, the score after the last epoch.
+
+    Methods in the order of their mean score, the seeds of a method together.
+    """
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.spec.model, record.spec.task, record.spec.method), []).append(record)
+    ordered = sorted(groups.values(), key=_mean_score, reverse=True)
+    rows = [_row(record) for group in ordered for record in sorted(group, key=lambda r: r.spec.seed)]
+    head = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.ljust(width) if column in (0, 2) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for row in (head, *rows)
     ]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _mean_score(records: Sequence[Record]) -> float:
+    scores = [score for record in records if (score := _score(record)[1]) is not None]
+    return sum(scores) / len(scores) if scores else float("-inf")
+
+
+def _score(record: Record) -> tuple[str, float | None]:
+    if record.metrics is None:
+        return "", None
+    in_domain = next(iter(record.metrics.last.values()))
+    return next(iter(in_domain.items()))
 
 
 def _row(record: Record) -> tuple[str, ...]:
     model, training, selection = record.model, record.training, record.selection
     trainable = sum(model.trainable.values()) if model else 0
-    layers = "all" if selection is None or selection.layers is None else " ".join(map(str, selection.layers))
-    task = next(iter(record.metrics.last)) if record.metrics else ""
-    metric, score = next(iter(record.metrics.last[task].items())) if record.metrics else ("", None)
+    metric, score = _score(record)
+    if selection is not None and selection.layers is not None:
+        layers = " ".join(map(str, selection.layers))
+    else:
+        layers = "none" if model and model.lowest_trained_layer is None else "all"
     return (
         record.spec.method,
+        str(record.spec.seed),
         layers,
         f"{trainable:,}",
         f"{100 * trainable / model.parameters:.1f} %" if model else "—",
         f"{selection.seconds:.1f}" if selection and selection.scores else "—",
         f"{training.seconds:.1f}" if training else "—",
-        metric,
-        "—" if score is None else f"{100 * score:.1f}",
+        f"{training.peak_memory_bytes / 2**20:,.0f}" if training and training.peak_memory_bytes else "—",
+        record.status if score is None else f"{metric} {100 * score:.1f}",
     )
