@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
+from layertune.config.hydra_errors import request_error
 from layertune.config.schema import ConfigError
 
 DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
@@ -42,46 +42,6 @@ def run_command_line(main: Callable[[], None], arguments: Sequence[str] | None =
 def _say(sentence: str, code: int) -> int:
     print(f"layertune: {sentence}", file=sys.stderr)
     return code
-
-
-def request_error(error: Exception) -> str | None:
-    """Turn an error of Hydra or OmegaConf into one sentence with what is allowed; None for other errors."""
-    module = type(error).__module__
-    if not module.startswith(("hydra", "omegaconf")):
-        return None
-    text = str(error)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_override(found[1], text)
-    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
-        return _unknown_choice(found[1], found[2])
-    if found := re.search(r"You must specify '([^']+)'", text):
-        group = found[1]
-        return f"No {group} given: say {group}=<name>; allowed: {_choices(group)}."
-    return " ".join(text.split())
-
-
-def _unknown_override(key: str, text: str) -> str:
-    from layertune.config.build import unknown_key
-    from layertune.config.compose import schema_keys
-
-    parent, _, leaf = key.rpartition(".")
-    allowed = schema_keys(parent)
-    if allowed is None or leaf in allowed:
-        return " ".join(text.split())
-    return str(unknown_key(key, leaf, allowed))
-
-
-def _unknown_choice(group: str, name: str) -> str:
-    from layertune.config.build import unknown_key
-    from layertune.config.compose import group_names
-
-    return str(unknown_key(f"{group}={name}", name, group_names(group)))
-
-
-def _choices(group: str) -> str:
-    from layertune.config.compose import group_names
-
-    return ", ".join(group_names(group))
 
 
 def help_text() -> str:

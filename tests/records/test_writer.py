@@ -114,15 +114,19 @@ def test_a_stale_or_damaged_record_is_replaced_by_the_failure_that_followed(
 
 
 def test_no_folder_of_this_machine_enters_the_record(make_run: MakeRun, tmp_path: Path) -> None:
-    overrides = [f"data_dir={tmp_path}/data", f"model.path={tmp_path}/bert", "train.epochs=2"]
-    run = make_run(data_dir=str(tmp_path), overrides=overrides)
+    run = make_run(data_dir=str(tmp_path))
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, path=f"{tmp_path}/bert"))
     tree = printable_config(run)
     assert str(tmp_path) not in str(tree)
     assert tree["data_dir"] == tmp_path.name
     assert (tree["results_dir"], tree["outputs_dir"], tree["model"]["path"]) == ("results", "outputs", "bert")
-    assert tree["overrides"] == ["data_dir=data", "model.path=bert", "train.epochs=2"]
     assert tree["train"]["epochs"] == 2 and tree["method"]["k"] == 2
+
+
+def test_the_command_line_is_kept_without_folders(store: Store, make_run: MakeRun, tmp_path: Path) -> None:
+    given = [f"data_dir={tmp_path}/data", f"model.path={tmp_path}/bert", "train.epochs=2", "seed=0"]
+    spec = RecordDraft(make_run(overrides=given)).record.spec
+    assert spec.overrides == ("data_dir=data", "model.path=bert", "train.epochs=2", "seed=0")
 
 
 def test_the_commit_is_known_inside_a_checkout_only(monkeypatch: pytest.MonkeyPatch) -> None:

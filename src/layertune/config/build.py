@@ -146,9 +146,7 @@ def _option(key: str, value: Any, example: Any) -> Any:
     frozen = _freeze(value)
     if type(frozen) is not kind:
         raise ConfigError(f"method.{key}={value!r} is not allowed: method.{key} takes {describe(kind)}.")
-    if (
-        kind is tuple and len({type(item) for item in example}) == 1
-    ):  # every element is like those of the YAML
+    if kind is tuple and len({type(item) for item in example}) == 1:  # each element as in the YAML
         return tuple(_option(f"{key}[{i}]", item, example[0]) for i, item in enumerate(frozen))
     return frozen
 

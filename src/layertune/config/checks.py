@@ -144,7 +144,8 @@ def _check_data_exist(run: RunConfig) -> None:
         for spec in (run.task, *run.task.foreign.values()):
             if spec.hub is None:
                 raise ConfigError(
-                    f"task={spec.name} is not on the hub: give data_dir=<folder> with {spec.data_name}/<split>.csv."
+                    f"task={spec.name} is not on the hub: give data_dir=<folder> "
+                    f"that holds {spec.data_name}/<split>.csv."
                 )
         return
     for task, split in splits_needed(run.task, run.protocol):

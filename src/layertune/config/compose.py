@@ -11,6 +11,7 @@ from typing import Any
 
 from layertune.config.schema import (
     CheckpointSpec,
+    ConfigError,
     MethodSpec,
     ModelSpec,
     ProtocolSpec,
@@ -95,12 +96,23 @@ def _hydra(config_dir: Path) -> Iterator[None]:
 
 
 def compose_tree(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> dict[str, Any]:
-    """Compose `config.yaml` with overrides into a plain, resolved mapping."""
+    """Compose `config.yaml` with overrides into a plain, resolved mapping.
+
+    Raises:
+        ConfigError: an override names a group, a choice or a key that does not exist.
+    """
     from hydra import compose
     from omegaconf import OmegaConf
 
-    with _hydra(config_dir):
-        tree = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    from layertune.config.hydra_errors import request_error
+
+    try:
+        with _hydra(config_dir):
+            tree = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    except Exception as error:
+        if (sentence := request_error(error)) is None:
+            raise
+        raise ConfigError(sentence) from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
 
@@ -117,9 +129,10 @@ def compose_run(*overrides: str, config_dir: Path = CONFIG_DIR) -> RunConfig:
 def schema_keys(parent: str) -> list[str] | None:
     """List the keys below a dotted path of the configuration ("" = the top); None for a path without keys."""
     if parent == "":
-        return sorted({*_NODES, *_defaults(RunConfig, leave_out={"origin", "overrides"}), "recipe", "study"})
+        own = _defaults(RunConfig, leave_out={*_NODES, "origin", "overrides"})
+        return sorted({*_NODES, *own, "recipe", "study"})
     group, _, rest = parent.partition(".")
-    tree: Any = _defaults(_NODES[group]) if group in _NODES else None
+    tree: Any = _defaults(_NODES[group], leave_out={"options"}) if group in _NODES else None
     for key in rest.split(".") if rest else []:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return sorted(tree) if isinstance(tree, dict) else None
