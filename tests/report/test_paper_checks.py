@@ -69,6 +69,7 @@ CASES = [
     case("largest_difference", FAILS, "a 5 6.7 | x 4 1", row="a", over="x", equals=3),
     case("largest_difference", FAILS, "a 5 3 | x 4 1", row="a", over="x", equals=3),
     case("largest_difference", OPEN, "a 4 | x 1 1", row="a", over="x", equals=3),
+    case("largest_difference", OPEN, "a 2 | x 1 1", row="a", over="x", equals=3),
     case("largest_difference", FAILS, "a 9 | x 1 1", row="a", over="x", equals=3),
     case("largest_difference", OPEN, "", row="a", over="x", equals=3),
     # averages: the best of a and b (2.5) against x (1.5)
