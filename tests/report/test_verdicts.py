@@ -26,9 +26,7 @@ def test_a_share_is_decided_as_soon_as_the_open_answers_cannot_turn_it():
     assert all_hold([True, True, None, None], share=0.5) is True
     assert all_hold([True, None, False, False], share=0.5) is None
     assert all_hold([None, False, False, False], share=0.5) is False
-    assert (
-        all_hold([True] * 55 + [False] * 45, share=0.55) is True
-    )  # 0.55 * 100 = 55.00000000000001
+    assert all_hold([True] * 55 + [False] * 45, share=0.55) is True  # 0.55 * 100 = 55.00000000000001
 
 
 def test_a_missing_answer_leaves_any_open_unless_one_already_holds():
