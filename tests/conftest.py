@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two threads on a busy two-core machine are ten times slower
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two busy cores are far slower than one
 
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("LAYERTUNE_TEST_SHARED", REPO.parent / "shared"))

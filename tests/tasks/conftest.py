@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-WORDS = "a b c d e f g h i j k l m n o p".split()
+WORDS = list("abcdefghijklmnop")
 
 
 def make_encoder() -> PreTrainedTokenizerFast:

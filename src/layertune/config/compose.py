@@ -90,9 +90,17 @@ def _hydra(config_dir: Path) -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
 
     register_schema()
+    outer = (
+        GlobalHydra.instance().hydra
+    )  # the application around us, where run.py or a sweep composes further runs
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        yield
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
 
 
 def compose_tree(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def train(
     Raises:
         Interruption: the run was asked to stop and its state is on disk.
     """
+    if run.train.activation_checkpointing:
+        model.backbone.enable_activation_checkpointing()
     seed_everything(run.seed)  # every method of one seed sees the same dropout stream, whatever prepared it
     return _Loop(run, model, data, method, runtime, track).train()
 

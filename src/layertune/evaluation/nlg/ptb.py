@@ -32,9 +32,11 @@ _REPLACED |= {"‘": "`", "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''"
 
 
 def tokens(text: str) -> list[str]:
-    """Return the lower-case PTB tokens of one text; runs of two or more full stops count as an ellipsis."""
-    found = (match.group() for match in _TOKEN.finditer(text))
-    return [
-        _REPLACED.get(token, token.lower().replace("’", "'")) if token.strip(".") else "..."
-        for token in found
-    ]
+    """Return the lower-case PTB tokens of one text; runs of full stops and of hyphens are one token."""
+    return [_normalised(match.group()) for match in _TOKEN.finditer(text)]
+
+
+def _normalised(token: str) -> str:
+    if len(token) > 1 and token[0] in ".-" and len(set(token)) == 1:
+        return "..." if token[0] == "." else "--"
+    return _REPLACED.get(token, token.lower().replace("’", "'"))

@@ -24,9 +24,8 @@ def checked(
     """Return clean copies of outputs and references.
 
     Raises:
-        ConfigError: no items, unequal counts, an item without references, an empty reference, something that
-        is
-            not text. An empty output is legal.
+        ConfigError: no items, unequal counts, an item without references, an empty reference, something
+            that is not text. An empty output is legal.
     """
     if isinstance(hypotheses, str) or isinstance(references, str):
         raise ConfigError(

