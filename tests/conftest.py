@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two threads on a busy two-core machine are ten times slower
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two threads on two busy cores are ten times slower
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -61,24 +61,12 @@ class Backbone(nn.Module):
         # GPT-2 would look segment ids up among its words, and RoBERTa has one segment only.
         segments = getattr(model.config, "type_vocab_size", None) or 0
         self._takes_segments = "token_type_ids" in accepted and segments > 1
-        self.recomputes = False  # activation checkpointing is on
         self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
 
     @property
     def layers(self) -> nn.ModuleList:
         """The blocks; `layers[l - 1]` is layer l. Looked up each time, so that a replaced block is seen."""
         return self.model.get_submodule(self.layers_path)
-
-    def enable_activation_checkpointing(self) -> None:
-        """Recompute the blocks in the backward pass instead of keeping their activations.
-
-        Transformers then makes the embedding output require a gradient, which would send the backward pass through
-        all frozen layers; that is undone here.
-        """
-        switch = getattr(self.model, "activation_checkpointing_enable", None)
-        (switch or self.model.gradient_checkpointing_enable)()
-        self.model.disable_input_require_grads()
-        self.recomputes = True
 
     @property
     def final_norm(self) -> nn.Module | None:
@@ -92,12 +80,16 @@ class Backbone(nn.Module):
 
     @property
     def activation_checkpointing(self) -> bool:
-        """Whether the blocks recompute their activations in the backward pass."""
-        current = hasattr(type(self.model), "is_activation_checkpointing")  # transformers < 5.20 has the old name
-        return getattr(self.model, f"is_{'activation' if current else 'gradient'}_checkpointing", False)
+        """Whether blocks recompute their activations in the backward pass, whoever asked for it."""
+        current = hasattr(type(self.model), "is_activation_checkpointing")  # else an older transformers
+        name = "is_activation_checkpointing" if current else "is_gradient_checkpointing"
+        return bool(getattr(self.model, name, False))
 
     def enable_activation_checkpointing(self) -> None:
-        """Keep no activations inside blocks; they are recomputed in the backward pass: less memory, more time.
+        """Recompute the blocks in the backward pass instead of keeping their activations.
+
+        Transformers then makes the embedding output require a gradient, which would send the backward pass
+        through all frozen layers; that is undone here.
 
         Raises:
             ModelError: the architecture cannot.
@@ -107,8 +99,6 @@ class Backbone(nn.Module):
             (enable or self.model.gradient_checkpointing_enable)()
         except ValueError as error:
             raise ModelError(f"train.activation_checkpointing=true does not work here: {error}") from error
-        # Enabling makes the embeddings' output require a gradient, and the backward pass would then run
-        # through every frozen block. The graph starts at the lowest trained block without it.
         self.model.disable_input_require_grads()
 
     def representative(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -141,7 +131,7 @@ class Backbone(nn.Module):
             return self.model(**self.inputs(batch)).last_hidden_state
         # A recomputed block must save the same tensors again, so nothing may be picked inside one (see
         # _Watch).
-        recomputed = self.training and self.recomputes
+        recomputed = self.training and self.activation_checkpointing
         with _Watch(self.layers, on_block, raw=self.last_layer == "raw", defer=recomputed) as watch:
             last = self.model(**self.inputs(batch)).last_hidden_state
             watch.finish(last)
