@@ -17,8 +17,11 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `run_command_line`, which s
 
 import hydra
 
-from layertune.command_line import run_command_line
+from layertune.command_line import job, run_command_line
+from layertune.config import RunConfig
 from layertune.config.compose import register_schema
+from layertune.records import Store
+from layertune.report.summary import summarise
 
 register_schema()
 
@@ -26,15 +29,12 @@ register_schema()
 @hydra.main(config_path="configs", config_name="config", version_base="1.3")
 def main(cfg: Any) -> None:
     """Check the request, then run it."""
-    from layertune.config import RunConfig
+    with job():
+        run = RunConfig.from_hydra(cfg)
 
-    run = RunConfig.from_hydra(cfg)
+        from layertune.pipeline import execute  # heavy imports only after the request is known to be right
 
-    from layertune.pipeline import execute  # heavy imports only after the request is known to be right
-    from layertune.records import Store
-    from layertune.report.summary import summarise
-
-    print(summarise(execute(run, Store(run.results_dir, run.outputs_dir))))
+        print(summarise(execute(run, Store(run.results_dir, run.outputs_dir))))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from layertune.config.hydra_errors import request_error
 from layertune.config.schema import ConfigError
@@ -19,8 +20,11 @@ def run_command_line(main: Callable[[], None], arguments: Sequence[str] | None =
         print(help_text())
         return DONE
     sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+    _job_errors.clear()
     try:
         main()
+        if _job_errors:
+            raise _job_errors[0]
     except ConfigError as error:
         return _say(str(error), FAILED if sweep else WRONG_REQUEST)
     except KeyboardInterrupt:
@@ -37,6 +41,26 @@ def run_command_line(main: Callable[[], None], arguments: Sequence[str] | None =
             return _say(f"the record or a cache could not be written: {error}", FAILED)
         raise
     return DONE
+
+
+_job_errors: list[Exception] = []
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Enclose one job: the error of a single run waits for `run_command_line`, a sweep's is raised.
+
+    Hydra prints the overrides of a job that raises, which a sweep needs and a single run does not.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        yield
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _job_errors.append(error)
 
 
 def _say(sentence: str, code: int) -> int:

@@ -30,7 +30,7 @@ def summarise(record: Record) -> str:
 
 
 def compare(records: Sequence[Record]) -> str:
-    """Return a small table, one row per record: what was trained, what it cost, the score after the last epoch.
+    """Return a small table, one row per record: what was trained, its cost, the score after the last epoch.
 
     Methods in the order of their mean score, the seeds of a method together.
     """

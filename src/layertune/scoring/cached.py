@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,8 +36,7 @@ def cached_scores(
     assert run.method.scorer is not None, f"{run.method.name} has no scorer"
     rows = scored_rows(len(data.train), run.scoring)
     path = run.cache_dir / "scores" / f"{score_key(run, data, rows)}.json"
-    if path.is_file():
-        scores: LayerScores = build_dataclass(LayerScores, json.loads(path.read_text()), str(path))
+    if (scores := _read(path)) is not None:
         log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
         return scores, True
     scorer = resolve_name(run.method.scorer, SCORERS, "method.scorer")
@@ -45,6 +45,18 @@ def cached_scores(
     log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
     write_atomic(path, json.dumps(dataclasses.asdict(scores)).encode())
     return scores, False
+
+
+def _read(path: Path) -> LayerScores | None:
+    """Return kept scores, or None where there are none or the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        scores: LayerScores = build_dataclass(LayerScores, json.loads(path.read_text()), str(path))
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged (%s): the layers are scored again", path, error)
+        return None
+    return scores
 
 
 TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those for which `scoring.tokens` has a meaning

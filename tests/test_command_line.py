@@ -1,0 +1,111 @@
+"""The command line as a hurried user meets it: one sentence, an exit code, nothing written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+BASE = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
+
+
+@pytest.fixture
+def command(repo, tmp_path):
+    def call(*arguments):
+        given = {item.split("=")[0].lstrip("+") for item in arguments}
+        chosen = [item for item in BASE if item.split("=")[0] not in given]
+        folders = (f"outputs_dir={tmp_path / 'outputs'}", f"results_dir={tmp_path / 'results'}")
+        done = subprocess.run(
+            [sys.executable, str(repo / "run.py"), *arguments, *chosen, *folders],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+        return done
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.epoch=3"], ["train.epoch does not exist", "epochs", "Did you mean 'epochs'"]),
+        (["+method.zz=3"], ["method.zz does not exist", "selector"]),
+        (["model=tiny_brt"], ["model=tiny_brt does not exist", "tiny_bert"]),
+        (["method=lowk"], ["method=lowk does not exist", "low_k"]),
+        (["train.epochs=many"], ["train.epochs='many' is not allowed", "an integer"]),
+        (["grid=huge"], ["grid='huge' is not allowed", "paper | fair"]),
+        (["method.k=4"], ["method.k=4 is out of range", "between 1 and 3"]),
+        (["method.k=0"], ["method.k=0 is out of range", "between 1 and 3"]),
+        (["task=trec", "data_dir=nowhere"], ["data_dir=nowhere is not a folder"]),
+        (["model=gte_small", "model.path=nowhere"], ["nowhere"]),
+        (["model=deberta", "model.path=.", "train.precision=bf16"], ["train.precision=bf16", "fp32"]),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_leaves_nothing(command, tmp_path, arguments, words):
+    done = command(*arguments)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1 and lines[0].startswith("layertune: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (tmp_path / "outputs").exists() and not (tmp_path / "results").exists()
+
+
+def test_a_missing_group_lists_the_choices(repo, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(repo / "run.py"), "model=tiny_bert", "task=demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("layertune: No method given") and "low_k" in done.stderr
+
+
+def test_help_and_the_composed_configuration_import_nothing_heavy(repo, tmp_path):
+    program = (
+        "import sys, runpy; sys.argv = ['run.py', *{arguments}]\n"
+        "try:\n    runpy.run_path({path!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    for arguments, word in (
+        (["--help"], "block_high"),
+        (["--cfg", "job", *BASE], "name: tiny_bert"),
+    ):
+        code = program.format(arguments=arguments, path=str(repo / "run.py"))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert word in done.stdout
+
+
+def test_a_run_prints_its_layers_and_its_score(command, tmp_path):
+    done = command("method.k=2")
+    assert done.returncode == 0, done.stderr
+    assert "layers" in done.stdout and "accuracy" in done.stdout
+    (record,) = (tmp_path / "outputs" / "records").glob("*.json")
+    assert record.stem in done.stdout
+
+
+def test_a_sweep_tries_every_job_and_says_that_one_failed(command, tmp_path):
+    done = command(
+        "-m", "method=head_only", "seed=0,1", "train.head_learning_rate=0.001,0.9999", "train.epochs=1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "outputs" / "records").glob("*.json"))) == 4
+    done = command("-m", "method.k=1,9,2")
+    assert done.returncode == 1 and "method.k=9 is out of range" in done.stderr
+    assert len(list((tmp_path / "outputs" / "records").glob("*low_k*.json"))) == 2
+
+
+def test_half_a_record_is_named_and_force_replaces_it(command, tmp_path):
+    assert command().returncode == 0
+    (record,) = (tmp_path / "outputs" / "records").glob("*.json")
+    record.write_text(record.read_text()[:500])
+    done = command()
+    assert done.returncode == 1
+    assert record.name in done.stderr and "not a complete record" in done.stderr
+    assert command("force=true").returncode == 0
