@@ -10,6 +10,7 @@ from layertune.evaluation import nlg
 from layertune.evaluation.nlg import coco, mteval
 from layertune.evaluation.nlg.java import JavaError, find_java
 from layertune.evaluation.nlg.meteor import Meteor
+from layertune.evaluation.nlg.text import checked
 
 HYPOTHESES = ["The Mill is a cheap pub.", "", "CAFÉ Élan serves £20-25 food", "It isn't cheap"]
 REFERENCES = [
@@ -40,7 +41,7 @@ def test_meteor_is_of_the_corpus_and_empty_outputs_are_legal(meteor):
 @pytest.mark.slow
 def test_meteor_weighs_synonyms_and_stems_by_hand(meteor):
     # METEOR 1.5, English: content words weigh 0.75 (cheap, near, here), function words 0.25 (the, is), a
-    # synonym counts 0.8, a stem 0.6. All match in one chunk: P = R = score = 1 - lost / (3 * 0.75 + 2 * 0.25).
+    # synonym counts 0.8, a stem 0.6. All in one chunk: P = R = score = 1 - lost / (3 * 0.75 + 2 * 0.25).
     scores = [
         meteor.corpus_score([f"the {word} is near here"], [["the cheap is near here"]])
         for word in ("inexpensive", "cheaply")
@@ -130,6 +131,10 @@ def test_line_separators_in_a_text_change_nothing(separator):
 def test_line_separators_do_not_shift_items_in_the_stanford_tokenizer(java):
     outputs = [nlg.clean(f"one{separator}two") for separator in SEPARATORS]
     assert coco.ptb_tokenize(outputs, [["x"]], java)[0] == ["one two"] * len(SEPARATORS)
+
+
+def test_references_reach_the_scorers_as_single_lines():
+    assert checked(["a"], [["one\u2028two \r\n three", "four\x85"]]) == (["a"], [["one two three", "four"]])
 
 
 def test_an_output_is_cut_at_the_end_of_text_token():
