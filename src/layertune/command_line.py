@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 from layertune.config.hydra_errors import request_error
 from layertune.config.schema import ConfigError
+
+log = logging.getLogger(__name__)
 
 DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
 
@@ -27,12 +30,12 @@ def run_command_line(main: Callable[[], None], arguments: Sequence[str] | None =
             raise _job_errors[0]
     except ConfigError as error:
         return _say(str(error), FAILED if sweep else WRONG_REQUEST)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # by name: importing `Interruption` would import torch
+        if type(stop).__name__ == "Interruption":
+            return _say(str(stop), RESUMABLE)
         return _say("interrupted", FAILED)
     except Exception as error:
         name = type(error).__name__
-        if name == "Interruption":
-            return _say(str(error), RESUMABLE)
         if name in ("RunFailed", "RecordError"):
             return _say(str(error), FAILED)
         if (sentence := request_error(error)) is not None:
@@ -48,9 +51,10 @@ _job_errors: list[Exception] = []
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Enclose one job: the error of a single run waits for `run_command_line`, a sweep's is raised.
+    """Enclose one job: the error of a single run waits for `run_command_line`, a sweep's is logged and raised.
 
-    Hydra prints the overrides of a job that raises, which a sweep needs and a single run does not.
+    Hydra prints the overrides of a job that raises, which a sweep needs and a single run does not. Of a
+    sweep's errors it passes on the first alone, so each is said when it happens.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -59,6 +63,7 @@ def job() -> Iterator[None]:
         yield
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.error("job %s: %s", HydraConfig.get().job.num, error)
             raise
         _job_errors.append(error)
 

@@ -1,11 +1,12 @@
 """Exact resume of a run: trained weights, optimiser, schedule, random state and progress in one file.
 
 A checkpoint is written whole or not at all and removed when the run is done. On SIGTERM or Ctrl-C a run with
-`checkpoint.every_steps` saves its state at the end of the step and stops.
+`checkpoint.every_steps` saves its state at the end of the step and stops; a run without it stops at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import random
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layertune.config import RunConfig
+from layertune.config import ConfigError, RunConfig
 from layertune.config.files import write_atomic
+from layertune.records.store import versions_of
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
@@ -26,8 +28,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Interruption(Exception):  # noqa: N818 - not an error: the run goes on later
-    """The run was asked to stop and can be resumed by the same command."""
+class Interruption(KeyboardInterrupt):
+    """The run was asked to stop and can be resumed by the same command; like Ctrl-C it ends a whole sweep."""
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint that cannot be read; nothing has been computed yet."""
 
 
 class Checkpoint:
@@ -40,6 +46,7 @@ class Checkpoint:
     """
 
     def __init__(self, run: RunConfig, model: TaskModel, **parts: Any) -> None:
+        self.run = run
         self.every = run.checkpoint.every_steps
         self.path = run.cache_dir.parent / "checkpoints" / f"{run.run_id}.pt"
         self.model, self.parts = model, parts
@@ -56,6 +63,7 @@ class Checkpoint:
             Interruption: the run was asked to stop; the state is on disk.
         """
         state = {
+            "versions": dataclasses.asdict(versions_of(self.run)),
             "progress": progress,
             "trained": {n: p.detach().cpu() for n, p in self.model.named_parameters() if p.requires_grad},
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
@@ -73,10 +81,28 @@ class Checkpoint:
             raise Interruption(f"stopped after a step; the same command goes on from {self.path}")
 
     def resume(self) -> dict[str, Any] | None:
-        """Take up the saved state, if there is one; return its progress."""
+        """Take up the saved state, if there is one of the versions in force; return its progress.
+
+        Raises:
+            CheckpointError: the file is damaged, or holds the state of another model.
+        """
         if self.every is None or not self.path.is_file():
             return None
-        state = torch.load(self.path, map_location="cpu", weights_only=False)  # our own file
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=False)  # our own file
+            if state["versions"] != dataclasses.asdict(versions_of(self.run)):
+                log.warning("%s is of older versions: the run starts anew", self.path)
+                return None
+            progress = self._take_up(state)
+        except Exception as error:  # a damaged pickle raises nearly anything
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise CheckpointError(
+                f"the checkpoint {self.path} cannot be read ({reason}): delete it, and the run starts anew."
+            ) from error
+        log.info("resuming from %s", self.path)
+        return progress
+
+    def _take_up(self, state: dict[str, Any]) -> dict[str, Any]:
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in state["trained"].items():
@@ -89,7 +115,6 @@ class Checkpoint:
         torch.set_rng_state(kept["torch"])
         if kept["cuda"]:
             torch.cuda.set_rng_state_all(kept["cuda"])
-        log.info("resuming from %s", self.path)
         progress: dict[str, Any] = state["progress"]
         return progress
 
@@ -99,16 +124,15 @@ class Checkpoint:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn SIGTERM and Ctrl-C into a stop at the end of the step, where checkpoints are written."""
-        if self.every is None:
-            yield
-            return
+        """Turn SIGTERM and Ctrl-C into a stop at the end of the step; at once, where nothing can be saved."""
+        handler = _stop_now if self.every is None else self._ask_to_stop
         previous: dict[int, Callable[..., Any] | int | None] = {}
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
-                previous[number] = signal.signal(number, self._ask_to_stop)
+                previous[number] = signal.signal(number, handler)
         except ValueError:  # not the main thread: signals cannot be listened to there
-            log.warning("not in the main thread: this run cannot stop cleanly on a signal")
+            if self.every is not None:
+                log.warning("not in the main thread: this run cannot stop cleanly on a signal")
         try:
             yield
         finally:
@@ -117,3 +141,7 @@ class Checkpoint:
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stop_asked = True
+
+
+def _stop_now(*_: object) -> None:
+    raise KeyboardInterrupt("asked to stop")
