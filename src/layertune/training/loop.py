@@ -98,11 +98,8 @@ class _Loop:
         self.memory = PeakMemory(runtime.device)
         self.best = BestEpoch(run.task, keep_weights=len(data.evals) > 1)
         self.history: list[dict[str, Any]] = []
-        self.epoch, self.done, self.step = (
-            1,
-            0,
-            0,
-        )  # epoch in progress, its finished steps, all finished steps
+        self.epoch, self.done = 1, 0  # epoch in progress, its finished steps
+        self.step = 0  # all finished steps
         self.loss_sum = 0.0  # over the finished steps of the epoch
 
     def batches(self, epoch: int) -> list[np.ndarray]:
@@ -129,14 +126,15 @@ class _Loop:
                 self._close_epoch()
                 if math.isfinite(self.loss_sum):
                     self.epoch, self.done, self.loss_sum = self.epoch + 1, 0, 0.0
+            outcome = self._outcome()
         self.checkpoint.remove()
-        return self._outcome()
+        return outcome
 
     def _train_epoch(self, bar: tqdm[Any]) -> None:
         batches = self.batches(self.epoch)
+        self.model.train()
         if self.done == 0:
             self.method.on_epoch_start(self.model, self.epoch)
-        self.model.train()
         loss_sum = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.runtime.device)
         self.watch.start()
         for indices in batches[self.done :]:
