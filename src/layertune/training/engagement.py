@@ -31,24 +31,35 @@ class Engagement:
         """Return the checks of a finished training.
 
         `frozen_unchanged` covers what was frozen before and after, bit for bit; `trained_changed` the tensors
-        that were trainable throughout and received a gradient.
+        that were trainable throughout and received a gradient, and at least one tensor of every layer with
+        such tensors: a layer that the optimiser never held has no gradient to show.
         """
         after = _digests(model)
         trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         frozen = self.frozen - trainable
-        trained = (trainable - self.frozen) & outcome.received_gradient
+        throughout = trainable - self.frozen
+        trained = throughout & outcome.received_gradient
+        moved = {name for name in throughout if after[name] != self.before[name]}
+        all_layers_moved = all(names & moved for names in _by_layer(model, throughout))
         return ChecksRecord(
             frozen_unchanged=all(after[name] == self.before[name] for name in frozen) if frozen else None,
-            trained_changed=bool(trained) and all(after[name] != self.before[name] for name in trained),
+            trained_changed=bool(trained) and trained <= moved and all_layers_moved,
             loss_finite=outcome.loss_finite,
             trainable_matches_selection=matches_selection(model, prep),
             beats_majority=_beats_majority(run, data, outcome),
         )
 
 
+def _by_layer(model: TaskModel, names: set[str]) -> list[set[str]]:
+    """Group those of the named parameters that lie in layers by their layer."""
+    of = {parameter: name for name, parameter in model.named_parameters() if name in names}
+    layers = [{of[p] for p in layer.parameters() if p in of} for layer in model.backbone.layers]
+    return [layer for layer in layers if layer]
+
+
 def _digests(model: TaskModel) -> dict[str, str]:
     return {
-        name: hashlib.sha256(parameter.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+        name: hashlib.sha256(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
         for name, parameter in model.named_parameters()
     }
 
