@@ -9,6 +9,7 @@ import random
 import resource
 import time
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -37,14 +38,13 @@ class Runtime:
 
 
 def prepare_runtime(run: RunConfig) -> Runtime:
-    """Choose device, precision and determinism, seed everything, and log each choice with its reason.
+    """Choose device, threads, precision and determinism, seed everything; log each choice with its reason.
 
     Raises:
         ConfigError: CUDA was asked for and is not there, or more than one process was started.
     """
     device, reason = _choose_device(run.train.device)
-    if run.train.num_threads is not None:
-        torch.set_num_threads(run.train.num_threads)
+    torch.set_num_threads(run.train.num_threads or _default_threads())
     set_determinism(run.train.deterministic)
     seed_everything(run.seed)
 
@@ -84,6 +84,12 @@ def prepare_runtime(run: RunConfig) -> Runtime:
         num_threads=torch.get_num_threads(),
     )
     return Runtime(accelerator, device, precision, env)
+
+
+@cache
+def _default_threads() -> int:
+    """Return torch's threads before any run changed them: one run's choice is not the next one's."""
+    return torch.get_num_threads()
 
 
 def _choose_device(asked: str) -> tuple[torch.device, str]:
