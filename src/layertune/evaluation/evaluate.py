@@ -9,6 +9,7 @@ import torch
 
 from layertune.config import RunConfig, TaskSpec
 from layertune.evaluation.metrics import compute
+from layertune.scoring.layer_scores import scoring_mode
 from layertune.tasks import Split, TaskData, sorted_batches
 
 if TYPE_CHECKING:
@@ -40,17 +41,15 @@ def _score(run: RunConfig, task: TaskSpec, model: TaskModel, split: Split, runti
 @torch.no_grad()
 def predict(model: TaskModel, split: Split, runtime: Runtime, batch_size: int) -> np.ndarray:
     """Return one prediction per example, in the split's order: a class index, or a raw score (regression)."""
-    was_training = model.training
-    model.eval()
     regression = model.kind == "regression"
     predictions = np.zeros(len(split), dtype=np.float32 if regression else np.int64)
-    for indices in sorted_batches(split.store.lengths, batch_size):
-        batch = split.store.batch(indices).to(runtime.device)
-        with runtime.accelerator.autocast():
-            logits = model(batch).logits
-        answers = logits.squeeze(-1).float() if regression else logits.argmax(-1)
-        predictions[indices] = answers.cpu().numpy()
-    model.train(was_training)
+    with scoring_mode(model):  # dropout off; every module returns to the mode it had
+        for indices in sorted_batches(split.store.lengths, batch_size):
+            batch = split.store.batch(indices).to(runtime.device)
+            with runtime.accelerator.autocast():
+                logits = model(batch).logits
+            answers = logits.squeeze(-1).float() if regression else logits.argmax(-1)
+            predictions[indices] = answers.cpu().numpy()
     return predictions
 
 
