@@ -91,7 +91,9 @@ def test_a_wrong_type_says_what_is_allowed(build: Build, key: str, value: Any, t
 
 
 def test_the_element_at_fault_is_named(build: Build) -> None:
-    with pytest.raises(ConfigError, match=r"train\.betas\[1\]='b' is not allowed: train\.betas\[1\] takes a number"):
+    with pytest.raises(
+        ConfigError, match=r"train\.betas\[1\]='b' is not allowed: train\.betas\[1\] takes a number"
+    ):
         build({"train.betas": [0.9, "b"]})
     with pytest.raises(ConfigError, match=r"task\.counts\.train='many' is not allowed"):
         build({"task.counts": {"train": "many"}})
@@ -123,7 +125,9 @@ def test_convert_freezes_what_has_no_type() -> None:
 @pytest.mark.parametrize("group", ["model", "task", "method"])
 def test_a_missing_group_says_how_to_give_it(tree: dict[str, Any], group: str) -> None:
     del tree[group]
-    with pytest.raises(ConfigError, match=rf"No {group} given: say {group}=<name>, for example {group}=\w+\."):
+    with pytest.raises(
+        ConfigError, match=rf"No {group} given: say {group}=<name>, for example {group}=\w+\."
+    ):
         run_from_hydra(tree)
 
 
@@ -174,7 +178,9 @@ def test_an_option_has_the_type_of_its_value_in_the_yaml(key: str, value: Any, t
         build_method({**DECLARED, key: value}, DECLARED)
 
 
-@pytest.mark.parametrize(("key", "value"), [("free", 3), ("free", "x"), ("rank", None), ("mixed", ["b", 2, 3])])
+@pytest.mark.parametrize(
+    ("key", "value"), [("free", 3), ("free", "x"), ("rank", None), ("mixed", ["b", 2, 3])]
+)
 def test_null_and_mixed_lists_leave_the_type_open(key: str, value: Any) -> None:
     frozen = tuple(value) if isinstance(value, list) else value
     assert build_method({**DECLARED, key: value}, DECLARED).options[key] == frozen
@@ -215,7 +221,9 @@ def test_a_rate_without_a_point_is_a_number_in_every_yaml(
 FULL = {"method": {"name": "full", "kind": "full", "scorer": None, "selector": None, "k": None}}
 
 
-def test_a_k_that_nothing_reads_is_left_out_with_a_warning(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_k_that_nothing_reads_is_left_out_with_a_warning(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
     plain = build(FULL)
     assert caplog.records == []
     with_k = build({"method": {**FULL["method"], "k": 3}})
@@ -256,7 +264,7 @@ def test_a_value_that_is_still_open_is_refused_by_its_key(tree: dict[str, Any]) 
     from omegaconf import OmegaConf
 
     tree["model"]["name"] = "???"
-    with pytest.raises(ConfigError, match="model.name"):
+    with pytest.raises(ConfigError, match=r"^model\.name: Missing mandatory value"):
         RunConfig.from_hydra(OmegaConf.create(tree))
 
 
@@ -264,7 +272,7 @@ def test_an_interpolation_that_leads_nowhere_is_refused(tree: dict[str, Any]) ->
     from omegaconf import OmegaConf
 
     tree["protocol"]["train_examples"] = "${study.rows}"
-    with pytest.raises(ConfigError, match=r"study\.rows"):
+    with pytest.raises(ConfigError, match=r"^protocol\.train_examples: .*study\.rows"):
         RunConfig.from_hydra(OmegaConf.create(tree))
 
 
@@ -285,7 +293,9 @@ def test_the_command_line_of_a_hydra_job_is_kept_for_reading(
     monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: job))
     assert RunConfig.from_hydra(OmegaConf.create(tree)).overrides == tuple(given)
-    assert RunConfig.from_hydra(tree).overrides == ()  # a run built inside a job did not come from its command line
+    assert (
+        RunConfig.from_hydra(tree).overrides == ()
+    )  # a run built inside a job did not come from its command line
     assert RunConfig.from_hydra({**tree, "overrides": ["seed=1"]}).overrides == ("seed=1",)
 
 

@@ -81,11 +81,16 @@ def test_values_of_several_levels_mix(build: Build) -> None:
 def test_without_any_level_the_values_are_the_paper_s(build: Build) -> None:
     # §4.4: AdamW, betas (0.9, 0.99), weight decay 0.01; 5 epochs, batch 32 and 2e-5 lie within its grids.
     train = build().train
-    assert (train.epochs, train.batch_size, train.learning_rate, train.head_learning_rate) == (5, 32, 2e-5, None)
+    assert (train.epochs, train.batch_size, train.learning_rate, train.head_learning_rate) == (
+        5,
+        32,
+        2e-5,
+        None,
+    )
     assert (train.betas, train.weight_decay, train.clip_norm) == ((0.9, 0.99), 0.01, None)
     assert (train.schedule, train.warmup_ratio, train.label_smoothing) == ("linear", 0.0, 0.0)
     assert train.precision == "fp32"
-    assert BUILT_IN == TrainDefaults(**{name: getattr(train, name) for name in VALUES})
+    assert TrainDefaults(**{name: getattr(train, name) for name in VALUES}) == BUILT_IN
 
 
 def test_a_value_nobody_gives_has_no_origin(build: Build) -> None:
@@ -137,5 +142,10 @@ def test_resolving_changes_nothing_but_the_open_values(tree: dict[str, Any]) -> 
     tree["train"] = {"micro_batch": 8, "eval_batch_size": 7, "deterministic": True, "device": "cpu"}
     before = copy.deepcopy(tree)
     train = run_from_hydra(tree).train
-    assert (train.micro_batch, train.eval_batch_size, train.deterministic, train.device) == (8, 7, True, "cpu")
+    assert (train.micro_batch, train.eval_batch_size, train.deterministic, train.device) == (
+        8,
+        7,
+        True,
+        "cpu",
+    )
     assert tree == before  # the caller's mapping is not written to

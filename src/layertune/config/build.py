@@ -208,7 +208,8 @@ def _container(cfg: Any) -> Mapping[str, Any]:
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ConfigError(f"{place}{str(error).splitlines()[0]}") from error
     assert isinstance(tree, Mapping)
     return {str(key): value for key, value in tree.items()}
 

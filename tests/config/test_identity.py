@@ -1,0 +1,417 @@
+"""Identity: what can change a number is in it, nothing else is; a new option leaves old identities alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+
+from layertune.config import (
+    MethodSpec,
+    ModelSpec,
+    ProtocolSpec,
+    RunConfig,
+    ScoringSpec,
+    TaskSpec,
+    TrainSpec,
+)
+from layertune.config import identity as identity_module
+from layertune.config.build import run_from_hydra
+from layertune.config.compose import compose_tree
+from layertune.config.identity import config_sha256, data_key, identity_of, run_id, sha256_of, weights_key
+from layertune.config.schema import always_identity
+
+Build = Callable[..., RunConfig]
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
+
+REQUESTS = (
+    "model=bert task=sst2 method=low_k",
+    "model=bert task=sst2 method=low_k seed=42",
+    "model=bert task=sst2 method=full seed=100",
+    "model=roberta task=cola method=block_high method.k=5 train.learning_rate=1e-5 train.epochs=3",
+    "model=gte_small task=trec method=io_low_k protocol=quick",
+    "model=bert task=sst2_imdb method=high_k",
+    "model=bert task=rte method=random_k model.head=pooled protocol=timing",
+    "model=gte_small task=cr method=variance_k stage=score scoring.tokens=representative scoring.examples=99",
+    "model=gpt2 task=sst5 method=euclidean_low_k method.k=6 train.precision=bf16",
+    "model=tiny_bert task=demo method=head_only protocol=smoke train.schedule=cosine train.warmup_ratio=0.1",
+)
+
+# Every field that is not part of the identity. A field added here is a decision: it changes no number.
+NOT_IDENTITY = {
+    RunConfig: "grid tracking checkpoint force data_dir results_dir outputs_dir origin overrides",
+    TrainSpec: "micro_batch eval_batch_size deterministic activation_checkpointing device num_threads",
+    ModelSpec: "title version family source revision path num_layers max_positions layers attention "
+    "precisions random_config pooler",
+    TaskSpec: "title version data kind source hub columns labels metric best_by metrics counts label_counts "
+    "label_range foreign train",
+    MethodSpec: "title version kind grids grid_rates head_rates train",
+    ProtocolSpec: "title tracked train",
+    ScoringSpec: "batch_size",
+}
+
+
+def _other(hint: Any, value: Any) -> Any:
+    """Return a value of the annotated type that differs from `value`."""
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if get_origin(hint) in (Union, type(int | None)):
+        return _other(next(arg for arg in get_args(hint) if arg is not type(None)), value)
+    if hint is bool:
+        return not value
+    simple = {int: 77, float: 0.777, str: "another"}
+    if hint in simple:
+        return simple[hint]
+    return {"a": 1} if get_origin(hint) is dict else ("a",)
+
+
+def _changed(run: RunConfig, *, in_identity: bool) -> Iterator[tuple[str, RunConfig]]:
+    """Yield the run once per field of its kind (in the identity, or not), with that field changed."""
+    for group in ("", "model", "task", "method", "protocol", "train", "scoring"):
+        owner = getattr(run, group) if group else run
+        left_out = NOT_IDENTITY[type(owner)].split()
+        for field in dataclasses.fields(owner):
+            value = getattr(owner, field.name)
+            if dataclasses.is_dataclass(value) or (field.name in left_out) == in_identity:
+                continue
+            hint = get_type_hints(type(owner))[field.name]
+            changed = dataclasses.replace(owner, **{field.name: _other(hint, value)})
+            name = f"{group}.{field.name}".lstrip(".")
+            yield name, dataclasses.replace(run, **{group: changed}) if group else changed
+
+
+def test_the_identity_of_a_run_in_full(build: Build) -> None:
+    # The built-in values of §4.4 stand in it although nobody typed them: they are resolved, not neutral.
+    assert build({"seed": 42, "protocol.train_examples": 100, "method.k": 2}).identity() == {
+        "method": {"k": 2, "name": "low_k", "scorer": "cosine", "selector": "lowest"},
+        "model": {"name": "tiny_bert"},
+        "protocol": {"name": "paper", "train_examples": 100},
+        "seed": 42,
+        "task": {"name": "demo"},
+        "train": {
+            "batch_size": 32,
+            "betas": [0.9, 0.99],
+            "epochs": 5,
+            "label_smoothing": 0.0,
+            "learning_rate": 2e-5,
+            "precision": "fp32",
+            "schedule": "linear",
+            "warmup_ratio": 0.0,
+            "weight_decay": 0.01,
+        },
+    }
+
+
+def test_a_value_typed_at_its_neutral_default_stays_out(build: Build) -> None:
+    plain = build()
+    typed = build(
+        {
+            "train.mode": "published",
+            "model.head": "concat",
+            "model.head_dropout": 0.3,
+            "task.max_length": 256,
+            "task.segment_ids": "zeros",
+            "protocol.evaluate": True,
+            "scoring.examples": "all",
+            "train.epochs": 5,
+            "stage": "run",
+            "seed": 0,
+        }
+    )
+    assert typed.identity() == plain.identity()
+    assert typed.run_id == plain.run_id
+    assert plain.identity()["seed"] == 0  # a reader expects to find it, default or not
+
+
+def test_everything_that_changes_numbers_changes_the_identity(build: Build) -> None:
+    run = build()
+    seen = {run.config_sha256: "the run itself"}
+    names = []
+    for name, other in _changed(run, in_identity=True):
+        assert other.config_sha256 not in seen, f"{name} is taken for {seen[other.config_sha256]}"
+        seen[other.config_sha256] = name
+        names.append(name)
+    for expected in (
+        "seed",
+        "stage",
+        "model.head",
+        "task.max_length",
+        "method.k",
+        "protocol.holdout",
+        "train.mode",
+    ):
+        assert expected in names
+    assert len(names) > 35
+
+
+def test_paths_devices_titles_and_tracking_do_not(build: Build) -> None:
+    run = build()
+    names = []
+    for name, other in _changed(run, in_identity=False):
+        assert other.config_sha256 == run.config_sha256, f"{name} is part of the identity"
+        names.append(name)
+    for expected in (
+        "force",
+        "results_dir",
+        "train.device",
+        "train.micro_batch",
+        "model.path",
+        "method.title",
+    ):
+        assert expected in names
+    for changes in (
+        {"tracking.mode": "online", "tracking.project": "p"},
+        {"checkpoint.every_steps": 10},
+        {"train.micro_batch": 8, "train.device": "cpu", "train.num_threads": 1},
+    ):
+        assert build(changes).run_id == run.run_id
+
+
+@pytest.mark.parametrize("cls", list(NOT_IDENTITY), ids=lambda cls: cls.__name__)
+def test_the_fields_left_out_of_the_identity_are_a_decision(cls: type) -> None:
+    left_out = [field.name for field in dataclasses.fields(cls) if field.metadata.get("identity") is False]
+    assert sorted(left_out) == sorted(NOT_IDENTITY[cls].split())
+
+
+def test_options_of_a_method_are_in_the_identity_unless_null_or_false(build: Build) -> None:
+    run = build()
+
+    def with_options(**options: Any) -> RunConfig:
+        return dataclasses.replace(run, method=dataclasses.replace(run.method, options=options))
+
+    assert with_options(rank=None, bias=False).config_sha256 == run.config_sha256
+    method = with_options(rank=8, bias=True, targets=("query", "value"), alpha=None).identity()["method"]
+    assert method == {**run.identity()["method"], "rank": 8, "bias": True, "targets": ["query", "value"]}
+    for zero in (0, 0.0):  # equal to false in Python, and yet a number
+        assert with_options(rank=zero).config_sha256 != run.config_sha256
+
+
+def test_an_option_added_later_at_its_default_leaves_old_identities_alone(build: Build) -> None:
+    @dataclass(frozen=True)
+    class LaterTrain(TrainSpec):
+        average: float = 0.0
+
+    @dataclass(frozen=True)
+    class LaterMethod(MethodSpec):
+        tags: tuple[str, ...] = ()
+
+    @dataclass(frozen=True)
+    class LaterRun(RunConfig):
+        rounds: int = 1
+
+    run = build()
+
+    def later(average: float = 0.0, tags: tuple[str, ...] = (), rounds: int = 1) -> RunConfig:
+        values = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+        values["train"] = LaterTrain(**vars(run.train), average=average)
+        values["method"] = LaterMethod(**vars(run.method), tags=tags)
+        return LaterRun(**values, rounds=rounds)
+
+    assert later().identity() == run.identity()
+    assert later().run_id == run.run_id
+    hashes = {config_sha256(one) for one in (run, later(average=0.9), later(tags=("a",)), later(rounds=2))}
+    assert len(hashes) == 4
+
+
+def test_a_field_marked_always_is_found_at_its_default() -> None:
+    @dataclass(frozen=True)
+    class Spec:
+        name: str = always_identity("x")
+        size: int = 3
+
+    assert identity_of(Spec()) == {"name": "x"}
+    assert identity_of(Spec(size=4)) == {"name": "x", "size": 4}
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys_or_options(build: Build) -> None:
+    assert sha256_of({"b": [1, 2], "a": None}) == sha256_of({"a": None, "b": [1, 2]})
+    # echo -n '{"a":null,"b":[1,2]}' | sha256sum
+    expected = "ee743f2fa2570a1b5e3270cc405d0456b983ba03ab9cb27552fc6c1a720183c7"
+    assert sha256_of({"b": [1, 2], "a": None}) == expected
+    run = build()
+    one = dataclasses.replace(run, method=dataclasses.replace(run.method, options={"a": 1, "b": 2}))
+    two = dataclasses.replace(run, method=dataclasses.replace(run.method, options={"b": 2, "a": 1}))
+    assert one.config_sha256 == two.config_sha256
+
+
+# -- run id, data key, weights key --------------------------------------------------------------------------
+
+HUB = {
+    "task.source": "hub",
+    "task.hub": {"id": "stanfordnlp/sst2", "revision": "8d51e7e"},
+}
+
+
+def test_a_run_id_says_model_task_method_k_seed_and_a_hash(build: Build) -> None:
+    assert re.fullmatch(r"tiny_bert-demo-low_k-k3-s42-[0-9a-f]{8}", build({"seed": 42}).run_id)
+    full = {"method": {"name": "full", "kind": "full", "scorer": None, "selector": None, "k": None}}
+    assert re.fullmatch(r"tiny_bert-demo-full-s0-[0-9a-f]{8}", build(full).run_id)
+
+
+def test_the_hash_of_a_run_id_covers_configuration_data_and_weights(build: Build) -> None:
+    run = build(HUB)
+    digest = sha256_of([run.config_sha256, data_key(run), weights_key(run)])
+    assert run.run_id.endswith("-" + digest[:8])
+    others = [
+        build({**HUB, "train.epochs": 4}),
+        build({**HUB, "task.hub": {"id": "stanfordnlp/sst2", "revision": "another"}}),
+        build({**HUB, "model.random_config": {"hidden_size": 64}}),
+    ]
+    assert len({run.run_id, *(other.run_id for other in others)}) == 4
+    assert [other.config_sha256 == run.config_sha256 for other in others] == [False, True, True]
+
+
+def test_data_keys_name_the_hub_at_its_revision(build: Build) -> None:
+    assert data_key(build(HUB)) == "hub:stanfordnlp/sst2/default@8d51e7e"
+    unpinned = {"task.source": "hub", "task.hub": {"id": "nyu-mll/glue", "config": "rte"}}
+    assert data_key(build(unpinned)) == "hub:nyu-mll/glue/rte@main"
+    foreign = {"name": "imdb", "source": "hub", "hub": {"id": "stanfordnlp/imdb", "revision": "e6"}}
+    pair = build({**HUB, "task.foreign": {"imdb": foreign}})
+    assert data_key(pair) == "hub:stanfordnlp/sst2/default@8d51e7e,hub:stanfordnlp/imdb/default@e6"
+
+
+def test_generated_data_and_random_weights_have_keys_of_their_own(build: Build, tmp_path: Path) -> None:
+    run = build({"data_dir": str(tmp_path)})  # a folder plays no part in generated data
+    assert data_key(run) == "synthetic:demo@grammar-1"
+    assert weights_key(run) == "random:" + sha256_of({"hidden_size": 32})
+    hub = build({"model.source": "google-bert/bert-base-uncased", "model.revision": "86b5"})
+    assert weights_key(hub) == "hub:google-bert/bert-base-uncased@86b5"
+
+
+@pytest.fixture
+def local(tmp_path: Path, build: Build) -> Callable[..., RunConfig]:
+    """Return a builder of runs on a folder of local files, which it fills when first called."""
+    folder = tmp_path / "data"
+    (folder / "demo").mkdir(parents=True)
+    (folder / "demo" / "train.csv").write_text("sentence,label\nfine,1\n")
+    (folder / "demo" / "validation.csv").write_text("sentence,label\npoor,0\n")
+
+    def built(changes: dict[str, Any] | None = None, data: Path = folder) -> RunConfig:
+        outputs = {"outputs_dir": str(tmp_path / "outputs")}
+        return build({**HUB, "data_dir": str(data), **outputs, **(changes or {})})
+
+    return built
+
+
+def test_local_data_are_known_by_their_content(local: Build, tmp_path: Path) -> None:
+    first = local()
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", data_key(first))
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    copied = local(data=tmp_path / "copy")
+    assert data_key(copied) == data_key(first)
+    assert copied.run_id == first.run_id  # where the files lie changes nothing
+    for name in ("train.csv", "validation.csv"):
+        other = tmp_path / f"other-{name}"
+        shutil.copytree(tmp_path / "data", other)
+        (other / "demo" / name).write_text("sentence,label\nchanged,1\n")
+        changed = local(data=other)
+        assert data_key(changed) != data_key(first)
+        assert changed.run_id != first.run_id
+        assert changed.config_sha256 == first.config_sha256
+
+
+def test_splits_that_change_places_change_the_key(local: Build, tmp_path: Path) -> None:
+    before = data_key(local())
+    folder = tmp_path / "data" / "demo"
+    train, evaluation = (folder / name for name in ("train.csv", "validation.csv"))
+    rows = train.read_bytes(), evaluation.read_bytes()
+    train.write_bytes(rows[1])
+    evaluation.write_bytes(rows[0])
+    assert data_key(local()) != before
+
+
+def test_files_that_a_run_does_not_read_are_not_in_its_key(local: Build, tmp_path: Path) -> None:
+    before = data_key(local())
+    (tmp_path / "data" / "demo" / "test.csv").write_text("sentence,label\nunread,1\n")
+    (tmp_path / "data" / "demo" / "manifest.json").write_text("{}")
+    assert data_key(local()) == before
+    held_out = {"protocol.holdout": 10}
+    key = data_key(local(held_out))
+    (tmp_path / "data" / "demo" / "validation.csv").write_text("sentence,label\nunread,1\n")
+    assert data_key(local(held_out)) == key
+
+
+def test_local_weights_are_known_by_their_content(build: Build, tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    for name, content in {"config.json": "{}", "model.safetensors": "w", "vocab.txt": "a"}.items():
+        (folder / name).write_text(content)
+    outputs = {"outputs_dir": str(tmp_path / "outputs")}
+    run = build({"model.path": str(folder), **outputs})
+    key = weights_key(run)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", key)
+    (folder / "README.md").write_text("not read by the model")
+    assert weights_key(run) == key
+    seen = {key}
+    for name in ("config.json", "model.safetensors", "vocab.txt"):
+        (folder / name).write_text(f"{name} changed")
+        seen.add(weights_key(run))
+    assert len(seen) == 4
+    assert build({"model.path": str(folder), **outputs}).config_sha256 == build().config_sha256
+
+
+def test_a_large_file_is_hashed_once_per_content(
+    local: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "data" / "demo" / "train.csv"
+    hashed: list[str] = []
+    real = identity_module.file_sha256
+
+    def counted(path: Path) -> str:
+        hashed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(identity_module, "file_sha256", counted)
+    with large.open("wb") as stream:
+        stream.truncate((1 << 24) + 1)
+    first = data_key(local())
+    assert data_key(local()) == first
+    assert hashed.count("train.csv") == 1
+    with large.open("r+b") as stream:  # the same size, another content
+        stream.write(b"x")
+    assert data_key(local()) != first
+
+
+# -- the golden identities ----------------------------------------------------------------------------------
+
+
+def golden_identities() -> dict[str, Any]:
+    """Return what tests/golden/identities.json holds; `python tests/config/test_identity.py` writes it.
+
+    Recipes are left out: a rate found by a search makes another run, and no other rule.
+    """
+    runs = {
+        request: run_from_hydra({**compose_tree(request.split()), "recipe": None}) for request in REQUESTS
+    }
+    return {
+        request: {"config_sha256": run.config_sha256, "identity": run.identity()}
+        for request, run in runs.items()
+    }
+
+
+def test_ten_runs_have_their_golden_identities() -> None:
+    # Records are found by these hashes: what changes here makes the records of such runs unfindable. Raise a
+    # version where numbers changed; write the file anew only where no record can be lost.
+    golden = json.loads(GOLDEN.read_text())
+    assert len(golden) == 10
+    assert golden_identities() == golden
+    assert all(entry["config_sha256"] == sha256_of(entry["identity"]) for entry in golden.values())
+
+
+def test_run_id_and_its_property_agree(build: Build) -> None:
+    run = build()
+    assert run.run_id == run_id(run)
+    assert run.config_sha256 == config_sha256(run)
+    assert run.identity() == identity_of(run)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(golden_identities(), indent=1) + "\n")
