@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from layertune.config import RunConfig
+from layertune.config.build import build_dataclass
 from layertune.records import Record, RecordError, Store, versions_of
 
 MakeRun = Callable[..., RunConfig]
@@ -127,3 +128,14 @@ def test_a_damaged_record_is_an_error_that_names_the_file_not_a_missing_run(
 
 def test_an_empty_store_holds_no_records(store: Store) -> None:
     assert list(store.records()) == []
+
+
+def test_every_tracked_record_has_the_identity_of_its_configuration(repo: Path) -> None:
+    # Tables find records by this hash: a record whose configuration no longer makes it is lost evidence.
+    records = list(Store(repo / "results", repo / "no outputs").records())
+    assert records, "results/runs holds the evidence of this repository"
+    for path, record in records:
+        run: RunConfig = build_dataclass(RunConfig, record.config, "")
+        assert run.config_sha256 == record.identity.config_sha256, path.name
+        assert path.stem == record.run_id
+        assert f"{repo}/" not in path.read_text(encoding="utf-8"), f"{path.name} names a folder"

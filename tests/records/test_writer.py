@@ -56,6 +56,16 @@ def test_an_error_becomes_a_failed_record_with_its_traceback(store: Store, make_
     assert record.error.startswith("Traceback") and record.error.endswith("ZeroDivisionError: by zero\n")
 
 
+def test_a_traceback_names_files_from_the_checkout_down(store: Store, make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(RunFailed), open_record(run, store):
+        store.save(None, run)  # type: ignore[arg-type]
+    record = store.read(run)
+    assert record is not None and record.error is not None
+    assert 'File "src/layertune/records/store.py", line' in record.error
+    assert str(Path(__file__).parents[2]) not in record.error
+
+
 def test_out_of_memory_and_interruption_have_their_own_status(store: Store, make_run: MakeRun) -> None:
     class OutOfMemoryError(RuntimeError):  # as torch names it
         pass

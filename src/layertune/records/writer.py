@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from layertune.records.store import Store, versions_of
 
 log = logging.getLogger(__name__)
 
+_ROOT = Path(__file__).resolve().parents[3]  # of the checkout
 _CODE = ("src", "configs", "run.py", "pyproject.toml", "constraints.txt")
 
 
@@ -81,7 +83,7 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
         raise
     except BaseException as error:
         status = _status_of(error)
-        draft.put(status=status, error="".join(traceback.format_exception(error)))
+        draft.put(status=status, error=_traceback(error))
         _save_failure(draft, store)
         if isinstance(error, Exception) and status != "interrupted":
             raise RunFailed(f"{run.run_id}: {status}: {_last_line(error)}") from error
@@ -109,6 +111,14 @@ def _status_of(error: BaseException) -> Status:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "oom"
     return "failed"
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback without the folders of this machine: records are shared."""
+    text = "".join(traceback.format_exception(error))
+    for folder, shown in ((_ROOT, ""), (Path(sys.prefix), ""), (Path.home(), "~/")):
+        text = text.replace(f"{folder}/", shown)
+    return text
 
 
 def _last_line(error: BaseException) -> str:
@@ -155,10 +165,9 @@ def _without_folders(override: str) -> str:
 @cache
 def git_state() -> tuple[str | None, bool | None]:
     """Return the commit of the code and whether the code differed from it; (None, None) without git."""
-    root = Path(__file__).resolve().parents[3]
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--", *_CODE)
+        commit = _git(_ROOT, "rev-parse", "HEAD")
+        changes = _git(_ROOT, "status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, bool(changes)
