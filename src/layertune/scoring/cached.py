@@ -43,17 +43,21 @@ def cached_scores(
     options = {"tokens": run.scoring.tokens} if run.method.scorer in TOKEN_SCORERS else {}
     scores = scorer(model, batches_of(data.train, rows, run.scoring.batch_size, device), **options)
     log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
-    write_atomic(path, json.dumps(dataclasses.asdict(scores)).encode())
+    tree = dataclasses.asdict(scores)
+    write_atomic(path, json.dumps({"sha256": sha256_of(tree), "scores": tree}).encode())
     return scores, False
 
 
 def _read(path: Path) -> LayerScores | None:
-    """Return kept scores, or None where there are none or the file is damaged."""
+    """Return kept scores, or None where there are none or the file is not as it was written."""
     if not path.is_file():
         return None
     try:
-        scores: LayerScores = build_dataclass(LayerScores, json.loads(path.read_text()), str(path))
-    except (ValueError, TypeError) as error:
+        kept = json.loads(path.read_text())
+        scores: LayerScores = build_dataclass(LayerScores, kept["scores"], path.name)
+        if sha256_of(kept["scores"]) != kept["sha256"]:
+            raise ValueError("its checksum does not fit its content")
+    except (ValueError, TypeError, KeyError) as error:
         log.warning("%s is damaged (%s): the layers are scored again", path, error)
         return None
     return scores
@@ -78,7 +82,8 @@ def batches_of(split: Split, rows: np.ndarray, batch_size: int, device: torch.de
 def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
     """Hash everything that the scores depend on."""
     model = run.model
-    head = [run.head, model.head_dropout] if run.method.scorer == "gradient_norm" else None
+    # The one score that a loss enters, and the one that depends on which rows share a batch.
+    loss = [run.head, model.rep_norm, run.train.label_smoothing, run.scoring.batch_size]
     return sha256_of(
         {
             "version": SCORING_VERSION,
@@ -86,7 +91,7 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
             "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,
             "weights": weights_key(run),
             "representative": [model.representative_token, model.last_layer],
-            "head": head,
+            "loss": loss if run.method.scorer == "gradient_norm" else None,
             "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
             "encoding": [run.task.max_length, run.task.segment_ids],
         }
