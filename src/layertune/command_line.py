@@ -51,7 +51,7 @@ _job_errors: list[Exception] = []
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Enclose one job: the error of a single run waits for `run_command_line`, a sweep's is logged and raised.
+    """Enclose one job: a single run's error waits for `run_command_line`, a sweep's is logged and raised.
 
     Hydra prints the overrides of a job that raises, which a sweep needs and a single run does not. Of a
     sweep's errors it passes on the first alone, so each is said when it happens.
