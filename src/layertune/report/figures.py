@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from layertune.records.record import Record
 
 _CHOSEN = "#d55e00"  # vermilion: tells itself apart from grey, and from blue to yellow, for every reader
 
@@ -89,3 +92,28 @@ def _mark(labels: Sequence[object], layers: Sequence[int]) -> None:
     for label in labels:
         if label.get_text() in {str(layer) for layer in layers}:  # type: ignore[attr-defined]
             label.set(color=_CHOSEN, fontweight="bold")  # type: ignore[attr-defined]
+
+
+def plot_record(record: Record, path: Path) -> None:
+    """Draw the scores a record holds.
+
+    Raises:
+        ValueError: the record's method scored no layers.
+    """
+    selection = record.selection
+    if selection is None or selection.scores is None or selection.std is None:
+        raise ValueError(
+            f"{record.run_id} holds no layer scores: its method chose its layers without scoring."
+        )
+    kept = KeptScores(selection.scores, selection.std, selection.matrix)
+    title = f"{record.spec.model} on {record.spec.task}: {selection.examples:,} texts, {record.spec.method}"
+    plot_similarity(kept, selection.layers or (), path, f"{selection.scorer} similarity", title)
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """Layer scores as a record keeps them."""
+
+    values: Sequence[float]
+    std: Sequence[float]
+    matrix: Sequence[Sequence[float]] | None
