@@ -1,4 +1,4 @@
-"""Draw the layer scores of a record: `python scripts/plot_record.py results/runs/<run id>.json scores.png`."""
+"""Draw a record's layer scores: `python scripts/plot_record.py results/runs/<run id>.json scores.png`."""
 
 from __future__ import annotations
 

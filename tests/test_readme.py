@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands compose, its targets exist, its script runs, its table is printed."""
+"""The README tells the truth: its commands compose, its targets exist, its script runs."""
 
 from __future__ import annotations
 

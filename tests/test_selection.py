@@ -108,4 +108,4 @@ def test_a_rule_that_reads_scores_refuses_to_run_without_them(name):
 def test_every_rule_returns_k_different_layers_in_ascending_order(name, k):
     layers = SELECTORS[name](12, k, SCORES, random.Random(3))
     assert len(set(layers)) == k and list(layers) == sorted(layers)
-    assert 1 <= layers[0] and layers[-1] <= 12
+    assert layers[0] >= 1 and layers[-1] <= 12

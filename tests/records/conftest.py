@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,36 @@ def make_record() -> Callable[..., Record]:
         return dataclasses.replace(record, **changes)
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the home folder, its credentials and W&B's variables of the machine out of the tests."""
+    for name in [key for key in os.environ if key.startswith("WANDB_") and key != "WANDB_SILENT"]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+
+
+@pytest.fixture
+def wandb_helpers() -> Callable[[], list[int]]:
+    """Return a function that lists the wandb helper processes this process started."""
+    proc = Path("/proc")
+    if not proc.is_dir():
+        pytest.skip("child processes are read from /proc, which this system does not have")
+
+    def listed() -> list[int]:
+        found = []
+        for entry in proc.glob("[0-9]*/stat"):
+            try:
+                name, _, rest = entry.read_text().partition("(")[2].rpartition(")")
+            except OSError:  # it ended while we looked
+                continue
+            state, parent = rest.split()[:2]
+            if int(parent) == os.getpid() and "wandb" in name and state != "Z":
+                found.append(int(entry.parent.name))
+        return found
+
+    return listed

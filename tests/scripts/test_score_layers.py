@@ -47,7 +47,9 @@ def test_scores_bars_and_the_chosen_layers_are_printed_and_the_map_is_drawn(requ
     marked = [line.split()[0].rstrip("*") for line in lines[:4] if "*" in line]
     assert lines[4].startswith(f"tiny: 3 texts, low_k, k = 2: layers {', '.join(marked)} (")
     scores = {line.split()[0].rstrip("*"): float(line.replace("*", " ").split()[1]) for line in lines[:4]}
-    others = [layer for layer in scores if layer not in marked]  # printed to three digits: ties may look equal
+    others = [
+        layer for layer in scores if layer not in marked
+    ]  # printed to three digits: ties may look equal
     assert len(marked) == 2
     assert max(scores[layer] for layer in marked) <= min(scores[layer] for layer in others)
     assert (tmp_path / "map.png").stat().st_size > 10_000

@@ -15,7 +15,9 @@ def test_an_honest_run_passes(prepared):
     proof = Engagement(case.model)
     checks = proof.check(case.run, case.model, case.data, case.prep, train(*case.parts))
     assert checks.failures() == []
-    assert (checks.frozen_unchanged, checks.trained_changed, checks.trainable_matches_selection) == (True,) * 3
+    assert (checks.frozen_unchanged, checks.trained_changed, checks.trainable_matches_selection) == (
+        True,
+    ) * 3
     assert checks.beats_majority is None  # smoke
 
 

@@ -14,6 +14,7 @@ from layertune.methods import optimised
 from layertune.tasks import epoch_batches
 from layertune.training import Interruption, train
 from layertune.training.loop import _Loop
+
 NO_DROPOUT = (
     "++model.random_config.hidden_dropout_prob=0.0",
     "++model.random_config.attention_probs_dropout_prob=0.0",
@@ -164,7 +165,9 @@ def test_activation_checkpointing_changes_no_weight(prepared):
 
 
 def test_the_timing_protocol_times_only_the_steps_after_the_warm_up(prepared):
-    case = prepared("protocol=timing", "protocol.warmup_steps=2", "protocol.max_steps=5", "train.batch_size=16")
+    case = prepared(
+        "protocol=timing", "protocol.warmup_steps=2", "protocol.max_steps=5", "train.batch_size=16"
+    )
     outcome = train(*case.parts)
     assert outcome.steps == 7
     assert outcome.history[0]["metrics"] == {} and outcome.last == {}

@@ -177,7 +177,7 @@ class Tracker:
         wandb, self._wandb = self._wandb, None
         if (
             wandb is not None and wandb.run is None
-        ):  # its helper process ends with it, unless the program uses it
+        ):  # end the helper process, unless the program has a run too
             try:
                 wandb.teardown(exit_code=exit_code)
             except Exception as error:

@@ -15,9 +15,17 @@ _CHOSEN = "#d55e00"  # vermilion: tells itself apart from grey, and from blue to
 class Scores(Protocol):
     """What a figure reads of layer scores (a record's `selection`, or what `score_layers` returns)."""
 
-    values: Sequence[float]
-    std: Sequence[float]
-    matrix: Sequence[Sequence[float]] | None
+    @property
+    def values(self) -> Sequence[float]:
+        """One score per layer, [L]."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Their spread, [L]."""
+
+    @property
+    def matrix(self) -> Sequence[Sequence[float]] | None:
+        """Similarity of each pair of layers, [L][L]."""
 
 
 def plot_similarity(

@@ -1,6 +1,6 @@
 """Values of a label column become canonical labels: class ids in the task's order, or gold scores.
 
-Labels are matched by name wherever the source gives names, because sources number the same classes differently
+Labels are matched by name wherever the source gives names: sources number the same classes differently
 (trec and subj on the hub are the known traps).
 """
 
@@ -126,5 +126,6 @@ def check_counts(
         counted = dict(zip(task.labels, found.tolist(), strict=True))
         if counted != dict(histogram):
             raise DataError(
-                f"{where} has label counts {counted} and {dict(histogram)} are expected: not the announced data."
+                f"{where} has label counts {counted} and {dict(histogram)} are expected: "
+                "not the announced data."
             )

@@ -1,6 +1,7 @@
 """Rows of one split from a local folder: `<task>/<split>.parquet`, csv, tsv or jsonl.
 
-A `manifest.json` beside the folders says what the files are, and they are checked against it. csv, tsv and jsonl need the standard library alone, parquet needs pyarrow.
+A `manifest.json` beside the folders says what the files are, and they are checked against it. csv, tsv and
+jsonl need the standard library alone, parquet needs pyarrow.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def _manifest_entry(folder: Path, path: Path) -> dict[str, Any]:
         return dict(files.get(path.relative_to(folder).as_posix(), {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f'{manifest} cannot be read ({error}): it holds {{"files": {{"<task>/<split>.<suffix>": {{...}}}}}}.'
+            f"{manifest} cannot be read ({error}): "
+            'it holds {"files": {"<task>/<split>.<suffix>": {...}}}.'
         ) from error
 
 
@@ -101,7 +103,8 @@ def _read_separated(path: Path, **dialect: Any) -> Table:
             for row in reader:
                 if len(row) != len(header):
                     raise DataError(
-                        f"{path}: line {reader.line_num} has {len(row)} fields and the header has {len(header)}."
+                        f"{path}: line {reader.line_num} has {len(row)} fields "
+                        f"and the header has {len(header)}."
                     )
                 for column, value in zip(header, row, strict=True):
                     table[column].append(value)
@@ -114,9 +117,11 @@ def _read_separated(path: Path, **dialect: Any) -> Table:
 
 def _read_jsonl(path: Path) -> Table:
     records: list[dict[str, Any]] = []
+    number = 0  # of the line being read
     try:
         with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
+            for line in stream:
+                number += 1
                 if line.strip():
                     records.append(json.loads(line))
                     if not isinstance(records[-1], dict):

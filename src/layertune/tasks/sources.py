@@ -1,7 +1,7 @@
 """`load_task`: the rows a run asks for, from the hub, a local folder or the generator, encoded and described.
 
-First room of the flow. Which rows: the task's splits, cut as the protocol says. What they are: `Provenance`, which
-goes into the record, so that no number is shown as the benchmark's when its data were not.
+First room of the flow. Which rows: the task's splits, cut as the protocol says. What they are: `Provenance`,
+which goes into the record, so that no number is shown as the benchmark's when its data were not.
 """
 
 from __future__ import annotations

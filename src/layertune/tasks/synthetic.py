@@ -1,8 +1,9 @@
-"""The built-in corpus behind `task=demo`: generated opinions whose label follows from structure, not from words.
+"""The built-in corpus behind `task=demo`: generated opinions whose label follows from structure, not words.
 
-A clause joins an aspect and a word of praise or blame, which a negation turns round; of two contrasting clauses one
-decides ("although A, B" means B). Words are balanced over the labels, so counting them does not solve the task, and a
-frozen encoder with a trained head solves it in part only: layers have to be fine-tuned. Nothing is downloaded.
+A clause joins an aspect and a word of praise or blame, which a negation turns round; of two contrasting
+clauses one decides ("although A, B" means B). Words are balanced over the labels, so counting them does not
+solve the task, and a frozen encoder with a trained head solves it in part only: layers have to be fine-tuned.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,18 +24,74 @@ LABELS = ("negative", "positive")
 NEGATED_SHARE = 0.35  # of clauses
 CONTRAST_SHARE = 0.6  # of sentences
 
-_ASPECTS = (
-    "soup bread coffee curry menu plot acting ending script soundtrack room bed pool lobby staff screen battery "
-    "camera keyboard speaker cover story hero prose chapter seat engine brake tour guide"
-).split()
-_PRAISE = (
-    "great superb lovely excellent delightful wonderful pleasant impressive brilliant fantastic charming good "
-    "splendid outstanding enjoyable memorable"
-).split()
-_BLAME = (
-    "terrible awful dreadful poor disappointing horrible unpleasant dull mediocre bad lousy weak shabby annoying "
-    "boring forgettable"
-).split()
+_ASPECTS = [
+    "soup",
+    "bread",
+    "coffee",
+    "curry",
+    "menu",
+    "plot",
+    "acting",
+    "ending",
+    "script",
+    "soundtrack",
+    "room",
+    "bed",
+    "pool",
+    "lobby",
+    "staff",
+    "screen",
+    "battery",
+    "camera",
+    "keyboard",
+    "speaker",
+    "cover",
+    "story",
+    "hero",
+    "prose",
+    "chapter",
+    "seat",
+    "engine",
+    "brake",
+    "tour",
+    "guide",
+]
+_PRAISE = [
+    "great",
+    "superb",
+    "lovely",
+    "excellent",
+    "delightful",
+    "wonderful",
+    "pleasant",
+    "impressive",
+    "brilliant",
+    "fantastic",
+    "charming",
+    "good",
+    "splendid",
+    "outstanding",
+    "enjoyable",
+    "memorable",
+]
+_BLAME = [
+    "terrible",
+    "awful",
+    "dreadful",
+    "poor",
+    "disappointing",
+    "horrible",
+    "unpleasant",
+    "dull",
+    "mediocre",
+    "bad",
+    "lousy",
+    "weak",
+    "shabby",
+    "annoying",
+    "boring",
+    "forgettable",
+]
 _NEGATIONS = ("not", "hardly", "far from", "anything but", "by no means", "never")
 _DEGREES = ("", "", "", "really", "quite", "rather")
 _OPENINGS = ("", "", "", "", "", "honestly ,", "this time ,", "for us ,")

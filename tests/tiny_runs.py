@@ -1,0 +1,115 @@
+"""Tiny runs on the built-in corpus, prepared as the pipeline does it, step by step and open to inspection."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layertune.config import RunConfig
+from layertune.config.compose import compose_run
+from layertune.methods import Method, Preparation, build_method
+from layertune.models import TaskModel, build_model, load_tokenizer
+from layertune.tasks import Split, TaskData, load_task
+from layertune.training import Runtime, prepare_runtime
+
+DEFAULTS = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
+
+# Dropout off everywhere, by architecture: then two loops that compute the same must give the same.
+NO_DROPOUT = {
+    "tiny_bert": (
+        "+model.random_config.hidden_dropout_prob=0.0",
+        "+model.random_config.attention_probs_dropout_prob=0.0",
+        "model.head_dropout=0.0",
+    ),
+    "tiny_gpt2": (
+        "+model.random_config.resid_pdrop=0.0",
+        "+model.random_config.embd_pdrop=0.0",
+        "+model.random_config.attn_pdrop=0.0",
+        "model.head_dropout=0.0",
+    ),
+}
+
+
+def compose_tiny(folder: Path, *overrides: str) -> RunConfig:
+    """Compose a run from DEFAULTS and overrides; records and caches lie below `folder`."""
+    given = {item.split("=")[0] for item in overrides}
+    chosen = [item for item in DEFAULTS if item.split("=")[0] not in given]
+    folders = (f"outputs_dir={folder / 'outputs'}", f"results_dir={folder / 'results'}")
+    return compose_run(*chosen, *folders, *overrides)
+
+
+class NoTracker:
+    """Stands where a tracker would; keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.entries: list[Mapping[str, Any]] = []
+
+    def log_epoch(self, entry: Mapping[str, Any]) -> None:
+        self.entries.append(entry)
+
+
+@dataclass
+class Prepared:
+    """Everything `train` takes, after `prepare`."""
+
+    run: RunConfig
+    runtime: Runtime
+    data: TaskData
+    model: TaskModel
+    method: Method
+    prep: Preparation
+    track: NoTracker = field(default_factory=NoTracker)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The arguments of `train`, in order."""
+        return self.run, self.model, self.data, self.method, self.runtime, self.track
+
+
+def prepare(run: RunConfig) -> Prepared:
+    """Prepare a run up to the first step of training."""
+    runtime = prepare_runtime(run)
+    data = load_task(run, *load_tokenizer(run.model))
+    return prepare_with(run, runtime, data)
+
+
+def prepare_with(run: RunConfig, runtime: Runtime, data: TaskData) -> Prepared:
+    """Prepare a run on data that are already there."""
+    model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
+    method = build_method(run)
+    return Prepared(run, runtime, data, model, method, method.prepare(model, data, runtime))
+
+
+def with_foreign(case: Prepared, name: str = "other") -> Prepared:
+    """Add a foreign evaluation split: the in-domain rows under another name."""
+    own = case.data.evals[case.run.task.data_name]
+    foreign = dataclasses.replace(case.run.task, name=name, foreign={})
+    task = dataclasses.replace(case.run.task, foreign={name: foreign})
+    data = dataclasses.replace(case.data, evals={**case.data.evals, name: Split(name, own.split, own.store)})
+    run = dataclasses.replace(case.run, task=task)
+    return Prepared(run, case.runtime, data, case.model, case.method, case.prep, case.track)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copy all parameters."""
+    return {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
+
+
+def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], atol: float = 0.0) -> None:
+    """Compare parameters by name: bit for bit, or to an absolute tolerance."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(
+            value, second[name], rtol=0.0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def timeless(history: Any) -> list[dict[str, Any]]:
+    """Drop the seconds of a history: all else is the same in every repetition."""
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
