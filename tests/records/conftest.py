@@ -175,12 +175,11 @@ def make_record() -> Callable[..., Record]:
 
 
 @pytest.fixture(autouse=True)
-def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_account(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the home folder, its credentials and W&B's variables of the machine out of the tests."""
     for name in [key for key in os.environ if key.startswith("WANDB_") and key != "WANDB_SILENT"]:
         monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    home.mkdir()
+    home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
 

@@ -175,9 +175,7 @@ class Tracker:
         if mirror is not None:
             self._finish(mirror, exit_code)
         wandb, self._wandb = self._wandb, None
-        if (
-            wandb is not None and wandb.run is None
-        ):  # end the helper process, unless the program has a run too
+        if wandb is not None and wandb.run is None:  # no run of the program's own needs the helper process
             try:
                 wandb.teardown(exit_code=exit_code)
             except Exception as error:
