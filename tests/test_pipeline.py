@@ -217,3 +217,11 @@ def test_regression_is_trained_on_the_raw_score(request_run, store, tmp_path):
     assert set(record.metrics.last["stsb"]) == {"pearson", "spearman"}
     assert record.checks.beats_majority is None
     assert record.training.history[0]["loss"] == pytest.approx(9, abs=3)  # mean square of 0..5 around 0: 8.75
+
+
+@pytest.mark.slow
+def test_the_mirror_of_a_run_holds_the_heat_map_and_the_record_says_so(request_run, store, tmp_path):
+    record = execute(request_run("tracking=offline"), store)
+    assert (record.tracking.wandb_mode, record.tracking.wandb_id) == ("offline", record.run_id)
+    (picture,) = (tmp_path / "outputs" / "wandb").rglob("*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")

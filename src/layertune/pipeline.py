@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from layertune.config import RunConfig
 from layertune.methods import build_method
@@ -11,6 +12,7 @@ from layertune.records import Record, Store
 from layertune.records import sections as say
 from layertune.records.tracking import Tracker
 from layertune.records.writer import open_record
+from layertune.report.figures import plot_record
 from layertune.tasks import load_task
 from layertune.training import prepare_runtime, train
 from layertune.training.engagement import Engagement, parameter_facts
@@ -52,5 +54,7 @@ def execute(run: RunConfig, store: Store) -> Record:
                 checks=proof.check(run, model, data, prep, outcome),
                 tracking=track.facts,
             )
+            if prep.scores is not None:
+                track.log_figure("layer similarity", partial(plot_record, draft.record))
             track.finish(draft.conclude())
     return draft.record

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +111,15 @@ class Tracker:
         if self._mirror is None:
             return
         self._attempt(lambda: self._mirror.log({name: self._wandb.Image(str(path))}, step=self._step))
+
+    def log_figure(self, name: str, draw: Callable[[Path], None]) -> None:
+        """Draw a picture and mirror it; nothing is drawn where nothing is mirrored."""
+        if self._mirror is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "figure.png"
+            self._attempt(lambda: draw(path))
+            self.log_image(name, path)
 
     def finish(self, record: Record) -> None:
         """Mirror the finished record as the summary; nothing enters that is not in the record."""

@@ -113,9 +113,14 @@ def plot_record(record: Record, path: Path) -> None:
         raise ValueError(
             f"{record.run_id} holds no layer scores: its method chose its layers without scoring."
         )
-    kept = KeptScores(selection.scores, selection.std, selection.matrix)
+    matrix = None if selection.matrix is None else [_numbers(row) for row in selection.matrix]
+    kept = KeptScores(_numbers(selection.scores), _numbers(selection.std), matrix)
     title = f"{record.spec.model} on {record.spec.task}: {selection.examples:,} texts, {record.spec.method}"
     plot_similarity(kept, selection.layers or (), path, f"{selection.scorer} similarity", title)
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
 
 
 @dataclass(frozen=True)
