@@ -1,0 +1,176 @@
+"""What each method trains: counted by hand, chosen by the right rule, from the right random state."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from tiny_runs import compose_tiny, prepare
+
+from layertune.config import ConfigError
+from layertune.config.compose import group_file, group_names
+from layertune.methods import METHODS, Full, SelectedLayers, build_method, count, optimised, train_only
+from layertune.methods.base import Method
+from layertune.scoring import LayerScores
+
+# Tiny BERT, width 32, inner width 64: four square projections, two of the inner width, two LayerNorms.
+BERT_LAYER = 4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 2 * (32 + 32)
+# Tiny GPT-2, width 32, inner width 128: query-key-value, projection, two of the inner width, two LayerNorms.
+GPT2_LAYER = (32 * 96 + 96) + (32 * 32 + 32) + (32 * 128 + 128) + (128 * 32 + 32) + 2 * (32 + 32)
+HEAD = (4 * 32 * 32 + 32) + (32 * 2 + 2)  # concat of 4 layers -> 32 -> 2 classes
+
+SELECTING = [name for name in group_names("method") if (group_file("method", name) or {}).get("selector")]
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    return lambda *overrides: prepare(compose_tiny(tmp_path, *overrides))
+
+
+def trainable_names(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(("model", "layer"), [("tiny_bert", BERT_LAYER), ("tiny_gpt2", GPT2_LAYER)])
+@pytest.mark.parametrize("method", SELECTING)
+def test_a_selecting_method_trains_its_k_layers_and_the_head_alone(prepared, model, layer, method):
+    case = prepared(f"model={model}", f"method={method}", "method.k=2")
+    layers = case.prep.layers
+    assert len(layers) == 2 and layers == tuple(sorted(set(layers))) and set(layers) <= {1, 2, 3, 4}
+    expected = {f"head.{name}" for name, _ in case.model.head.named_parameters()}
+    path = f"backbone.model.{case.model.backbone.layers_path}"
+    for number in layers:
+        block = case.model.backbone.layers[number - 1]
+        expected |= {f"{path}.{number - 1}.{name}" for name, _ in block.named_parameters()}
+    assert trainable_names(case.model) == expected
+    assert case.prep.expected_trainable == 2 * layer + HEAD
+
+
+def test_the_two_ends_of_the_scale_train_everything_and_the_head(prepared):
+    full, head = prepared("method=full"), prepared("method=head_only")
+    assert full.prep.expected_trainable == count(full.model.parameters())
+    assert trainable_names(full.model) == {name for name, _ in full.model.named_parameters()}
+    assert head.prep.expected_trainable == HEAD
+    assert all(name.startswith("head.") for name in trainable_names(head.model))
+    assert full.prep.layers is None and head.prep.layers is None  # nothing was selected
+
+
+def test_the_final_norm_and_the_embeddings_stay_frozen_in_partial_methods(prepared):
+    # Paper: only the k layers train; the released code trains GPT-2's final norm too.
+    case = prepared("model=tiny_gpt2", "method=top_k", "method.k=3")
+    assert not any("ln_f" in name or "wte" in name or "wpe" in name for name in trainable_names(case.model))
+
+
+def test_an_unused_pooler_is_frozen_in_partial_methods(prepared):
+    case = prepared("method=low_k", "model.pooler=true")
+    assert not any(parameter.requires_grad for parameter in case.model.backbone.pooler.parameters())
+
+
+def test_low_and_high_follow_the_recorded_scores(prepared):
+    low, high = prepared("method=low_k", "method.k=2"), prepared("method=high_k", "method.k=2")
+    ranked = sorted(range(1, 5), key=lambda layer: low.prep.scores.values[layer - 1])
+    assert low.prep.layers == tuple(sorted(ranked[:2]))
+    assert high.prep.layers == tuple(sorted(ranked[2:]))
+    assert high.prep.scores == low.prep.scores and high.prep.reused and not low.prep.reused
+
+
+def test_top_is_next_to_the_head_and_bottom_next_to_the_embeddings(prepared):
+    assert prepared("method=top_k", "method.k=3").prep.layers == (2, 3, 4)
+    assert prepared("method=bottom_k", "method.k=3").prep.layers == (1, 2, 3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 42, 100])
+def test_random_layers_are_drawn_from_the_seed_alone(prepared, seed):
+    run = prepared("method=random_k", "method.k=2", f"seed={seed}").run
+    expected = tuple(sorted(layer + 1 for layer in random.Random(seed).sample(range(4), 2)))
+    random.seed(999)
+    torch.manual_seed(999)
+    method = build_method(run)
+    assert isinstance(method, SelectedLayers)
+    assert method.select(4, None) == method.select(4, None) == expected
+
+
+def test_blocks_get_one_layer_each(prepared):
+    for method in ("block_high", "block_low", "block_median", "block_random"):
+        first, second = prepared(f"method={method}", "method.k=2").prep.layers
+        assert first in (1, 2) and second in (3, 4)
+
+
+def test_scoring_with_gradients_leaves_the_model_as_it_was(prepared):
+    scored, plain = prepared("method=grad_norm_k", "method.k=2"), prepared("method=top_k", "method.k=2")
+    assert not any(p.grad is not None for p in scored.model.parameters())
+    for (name, a), (_, b) in zip(
+        scored.model.named_parameters(), plain.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_a_tensor_shared_by_two_parts_is_counted_once():
+    shared = torch.nn.Linear(3, 2)
+    model = torch.nn.ModuleDict({"a": shared, "b": shared, "c": torch.nn.Linear(2, 2)})
+    assert count([*shared.parameters(), *shared.parameters()]) == 8
+    assert train_only(model, [model["a"], model["b"]]) == 8
+    assert not any(parameter.requires_grad for parameter in model["c"].parameters())
+
+
+def test_train_only_unfreezes_what_an_earlier_method_had_frozen(prepared):
+    model = prepared("method=head_only").model
+    train_only(model, [model.backbone.layers[1]])
+    assert {name.split(".layer.")[-1][0] for name in trainable_names(model)} == {"1"}
+
+
+def test_what_an_optimiser_holds_is_trainable_and_used(prepared):
+    case = prepared("model=tiny_gpt2", "method=full", "model.last_layer=raw")
+    held = {name for name, _ in optimised(case.model)}
+    norm = {name for name, _ in case.model.named_parameters() if "ln_f" in name}
+    assert norm and held == trainable_names(case.model) - norm  # `raw` bypasses the final norm
+
+
+def test_an_unknown_kind_lists_the_known_ones(prepared):
+    run = prepared().run
+    wrong = dataclasses.replace(run, method=dataclasses.replace(run.method, kind="selectd"))
+    with pytest.raises(ConfigError, match=r"method\.kind=selectd does not exist") as found:
+        build_method(wrong)
+    assert all(name in str(found.value) for name in METHODS)
+
+
+def test_a_selector_that_needs_scores_says_so(prepared):
+    run = prepared().run
+    wrong = dataclasses.replace(run, method=dataclasses.replace(run.method, scorer=None))
+    with pytest.raises(ConfigError, match="needs scores"):
+        build_method(wrong).select(4, None)
+
+
+def test_a_dotted_path_stands_for_a_method_a_scorer_or_a_selector_of_one_s_own(tmp_path, monkeypatch):
+    class Mine(Full):
+        pass
+
+    def fixed(model, batches):
+        examples = sum(len(batch) for batch in batches)
+        return LayerScores((0.4, 0.1, 0.3, 0.2), (0.0,) * 4, None, examples, 0.0)
+
+    def second(num_layers, k, scores, rng):
+        return (2,)
+
+    module = ModuleType("of_my_own")
+    module.Mine, module.fixed, module.second = Mine, fixed, second
+    monkeypatch.setitem(sys.modules, "of_my_own", module)
+    assert isinstance(build_method(compose_tiny(tmp_path, "method=full", "method.kind=of_my_own.Mine")), Mine)
+    case = prepare(compose_tiny(tmp_path, "method.scorer=of_my_own.fixed", "method.k=2"))
+    assert case.prep.layers == (2, 4) and case.prep.scores.examples == 64
+    case = prepare(compose_tiny(tmp_path, "method.selector=of_my_own.second", "method.k=1"))
+    assert case.prep.layers == (2,)
+
+
+def test_a_method_without_hooks_changes_nothing_and_is_evaluated_itself(prepared):
+    case = prepared("method=full")
+    method = Method(case.run)
+    assert method.eval_model(case.model) is case.model
+    for hook in (method.on_epoch_start, method.before_step, method.after_backward, method.after_step):
+        assert hook(case.model, 1) is None
+    with pytest.raises(NotImplementedError):
+        method.prepare(case.model, case.data, case.runtime)
