@@ -208,7 +208,8 @@ class ScoringSpec:
 
     examples: int | Literal["all"] = "all"  # rows of the training split that are scored; all = the paper
     batch_size: int = not_identity(64)
-    tokens: Literal["all", "representative"] = "all"  # I/O similarity and feature variance read these tokens
+    # Which tokens I/O similarity (None = all) and feature variance (None = representative) read.
+    tokens: Literal["all", "representative"] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def cached_scores(
         log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
         return scores, True
     scorer = resolve_name(run.method.scorer, SCORERS, "method.scorer")
-    options = {"tokens": run.scoring.tokens} if run.method.scorer in TOKEN_SCORERS else {}
+    tokens = run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None
+    options = {} if tokens is None else {"tokens": tokens}
     scores = scorer(model, batches_of(data.train, rows, run.scoring.batch_size, device), **options)
     log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
     tree = dataclasses.asdict(scores)
