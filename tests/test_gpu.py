@@ -1,0 +1,202 @@
+"""On a CUDA device (make test-gpu): what the CPU computes, half precision, bits that repeat, honest meters."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import NO_DROPOUT, Prepared, assert_same, compose_tiny, prepare, weights
+
+from layertune.config.compose import group_file, group_names
+from layertune.evaluation.evaluate import predict
+from layertune.pipeline import execute
+from layertune.records import Store
+from layertune.training import Interruption, loop, train
+from layertune.training.runtime import set_determinism
+
+DEVICE = "cuda"
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+
+MODELS = ["tiny_bert", "tiny_gpt2"]
+
+
+@pytest.fixture(autouse=True)
+def _defaults_afterwards(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is first used in this process
+    yield
+    set_determinism(False)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Prepare a run on a device; each in folders of its own, so that no scores are shared."""
+
+    def make(device: str, *overrides: str, folder: str = "") -> Prepared:
+        return prepare(compose_tiny(tmp_path / (folder or device), f"train.device={device}", *overrides))
+
+    return make
+
+
+def options_of(method: str, model: str) -> tuple[str, ...]:
+    selects = (group_file("method", method) or {}).get("selector")
+    return (f"model={model}", f"method={method}", *(("method.k=2",) if selects else ()))
+
+
+def first_step(case: Prepared) -> tuple[float, dict[str, torch.Tensor]]:
+    """Take one step; return its loss and the gradients it stepped on."""
+    gradients = {}
+
+    class Noting(type(case.method)):
+        def after_backward(self, model, step):
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    gradients[name] = parameter.grad.detach().cpu().clone()
+
+    a_loop = loop._Loop(case.run, case.model, case.data, Noting(case.run), case.runtime, case.track)
+    case.model.train()
+    return float(a_loop._step(a_loop.batches(1)[0])), gradients
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", group_names("method"))
+def test_the_device_computes_what_the_cpu_computes(prepared, method, model):
+    # Weights after several steps are no fair comparison: Adam blows a gradient that should be zero (that of
+    # a key's bias) up to a full step. Scores, layers, losses, gradients and answers are.
+    options = (*options_of(method, model), *NO_DROPOUT[model])
+    ours, reference = prepared(DEVICE, *options), prepared("cpu", *options)
+    assert ours.model.device.type == DEVICE and reference.model.device.type == "cpu"
+    assert ours.prep.layers == reference.prep.layers
+    assert ours.prep.expected_trainable == reference.prep.expected_trainable
+    if reference.prep.scores is not None:
+        assert not ours.prep.reused
+        np.testing.assert_allclose(
+            ours.prep.scores.values, reference.prep.scores.values, rtol=1e-4, atol=1e-6
+        )
+
+    (loss, gradients), (other_loss, others) = first_step(ours), first_step(reference)
+    assert loss == pytest.approx(other_loss, rel=1e-4)
+    assert gradients.keys() == others.keys()
+    for name, gradient in others.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+    ours, reference = prepared(DEVICE, *options), prepared("cpu", *options)
+    losses, other_losses = (
+        [entry["loss"] for entry in train(*case.parts).history] for case in (ours, reference)
+    )
+    assert losses == pytest.approx(other_losses, rel=1e-3)
+    split = ours.data.evals["demo"]
+    answers = predict(ours.model, split, ours.runtime, 16)
+    agree = (answers == predict(reference.model, split, reference.runtime, 16)).mean()
+    assert agree >= 0.95  # a tie may fall either way
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["full", "low_k", "head_only"])
+def test_bf16_trains_and_its_record_holds(tmp_path, method, model):
+    losses = {}
+    for precision in ("bf16", "fp32"):
+        run = compose_tiny(
+            tmp_path,
+            *options_of(method, model),
+            *NO_DROPOUT[model],
+            f"train.device={DEVICE}",
+            f"train.precision={precision}",
+        )
+        record = execute(run, Store(run.results_dir, run.outputs_dir))
+        assert record.status == "done" and record.checks.failures() == []
+        assert record.env.precision == precision
+        losses[precision] = record.training.history[-1]["loss"]
+    assert math.isfinite(losses["bf16"])
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]  # it really was another precision
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["full", "low_k", "grad_norm_k"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_deterministic_runs_of_one_seed_are_bit_identical(prepared, method, model, precision):
+    options = (
+        *options_of(method, model),
+        "train.deterministic=true",
+        "train.learning_rate=1e-3",
+        "train.epochs=2",
+        f"train.precision={precision}",
+    )
+    first, second = (prepared(DEVICE, *options, folder=name) for name in ("first", "second"))
+    assert first.prep.scores is None or first.prep.scores.values == second.prep.scores.values
+    outcomes = [train(*case.parts) for case in (first, second)]  # dropout is on
+    assert [e["loss"] for e in outcomes[0].history] == [e["loss"] for e in outcomes[1].history]
+    assert [e["metrics"] for e in outcomes[0].history] == [e["metrics"] for e in outcomes[1].history]
+    assert_same(weights(first.model), weights(second.model))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_activation_checkpointing_gives_the_same_gradients(prepared, model):
+    options = (*options_of("top_k", model), *NO_DROPOUT[model])
+    (loss, plain), (other_loss, saving) = (
+        first_step(prepared(DEVICE, *options, f"train.activation_checkpointing={on}"))
+        for on in ("false", "true")
+    )
+    assert loss == pytest.approx(other_loss, rel=1e-6)
+    assert plain.keys() == saving.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(saving[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_micro_batches_add_up_to_the_whole_batch(prepared):
+    options = (*options_of("full", "tiny_bert"), *NO_DROPOUT["tiny_bert"], "train.batch_size=16")
+    (loss, whole), (other_loss, split) = (
+        first_step(prepared(DEVICE, *options, f"train.micro_batch={size}")) for size in ("null", "4")
+    )
+    assert loss == pytest.approx(other_loss, rel=1e-5)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_record_names_the_device_and_measures_its_memory_and_every_step(tmp_path):
+    run = compose_tiny(
+        tmp_path,
+        "method=full",
+        f"train.device={DEVICE}",
+        "protocol=timing",
+        "protocol.warmup_steps=2",
+        "protocol.max_steps=5",
+        "train.batch_size=16",
+    )
+    record = execute(run, Store(run.results_dir, run.outputs_dir))
+    assert record.env.device_name == torch.cuda.get_device_name()
+    assert record.env.device_memory_bytes == torch.cuda.get_device_properties(0).total_memory
+    training = record.training
+    # At least weights, gradients and two moments in fp32; a tiny model stays far below a gibibyte.
+    assert 4 * 4 * record.model.parameters < training.peak_memory_bytes < 1 << 30
+    assert training.steps == 7
+    assert 0 < 5 * training.seconds_per_step_median < 10 * training.seconds
+
+
+def test_a_stopped_run_goes_on_with_the_device_s_random_state(prepared, monkeypatch):
+    options = (*options_of("low_k", "tiny_bert"), "train.deterministic=true", "train.epochs=2")
+    kept = "checkpoint.every_steps=1"
+    whole = prepared(DEVICE, *options, folder="whole")
+    expected = train(*whole.parts)
+    real = loop._Loop._step
+
+    def stops(self, indices):
+        loss = real(self, indices)
+        self.checkpoint._stop_asked = self.step == 3
+        return loss
+
+    monkeypatch.setattr(loop._Loop, "_step", stops)
+    with pytest.raises(Interruption):
+        train(*prepared(DEVICE, *options, kept).parts)
+    monkeypatch.setattr(loop._Loop, "_step", real)
+    torch.rand(3, device=DEVICE)
+    resumed = prepared(DEVICE, *options, kept)
+    outcome = train(*resumed.parts)
+    assert [e["loss"] for e in outcome.history] == [e["loss"] for e in expected.history]
+    assert_same(weights(resumed.model), weights(whole.model))
