@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_backbone, tiny_model
+from torch.utils.checkpoint import checkpoint
 
 from layertune.models import Backbone, ModelError
 from layertune.models.blocks import BLOCK_LISTS, find_layers
@@ -167,6 +169,29 @@ def test_activation_checkpointing_gives_the_same_vectors_and_gradients(model_typ
             assert b.grad is None, name
         else:
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_hooks_that_run_inside_a_recomputed_block_change_nothing_it_saves(monkeypatch):
+    """Older releases of transformers checkpoint `__call__`, hooks included, newer ones `forward`."""
+    plain, backbone, batch = tiny_backbone("gpt2"), tiny_backbone("gpt2"), batch_of(LENGTHS)
+    block = type(backbone.layers[0])
+
+    class CheckpointedCall(block):
+        def __call__(self, *args, **kwargs):
+            return checkpoint(partial(super().__call__, **kwargs), *args, use_reentrant=False)
+
+    for layer in backbone.layers:
+        layer.__class__ = CheckpointedCall
+    monkeypatch.setattr(type(backbone), "activation_checkpointing", True)
+    for each in (plain, backbone):
+        each.train()
+        for module in each.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        each.model.config.attn_pdrop = 0.0
+        each(batch).square().sum().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), backbone.named_parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_segment_ids_reach_only_models_that_have_more_than_one_segment():

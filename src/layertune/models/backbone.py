@@ -129,8 +129,8 @@ class Backbone(nn.Module):
         """
         if on_block is None:
             return self.model(**self.inputs(batch)).last_hidden_state
-        # A recomputed block must save the same tensors again, so nothing may be picked inside one (see
-        # _Watch).
+        # Some releases of transformers run the hooks of a recomputed block inside it. It must save the same
+        # tensors when it runs again, without hooks: so nothing is picked before the pass is over.
         recomputed = self.training and self.activation_checkpointing
         with _Watch(self.layers, on_block, raw=self.last_layer == "raw", defer=recomputed) as watch:
             last = self.model(**self.inputs(batch)).last_hidden_state
