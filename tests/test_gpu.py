@@ -1,4 +1,4 @@
-"""On a CUDA device (make test-gpu): what the CPU computes, half precision, bits that repeat, honest meters."""
+"""On a CUDA device (make test-gpu): what the CPU computes, half precision, repeatable bits, honest meters."""
 
 from __future__ import annotations
 
