@@ -55,6 +55,30 @@ def test_parameter_counts_of_bert_base_are_the_papers():
     assert count(backbone.pooler) == 590_592
 
 
+LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22}
+LLAMA_1B |= {"num_attention_heads": 32, "num_key_value_heads": 4}
+DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "per_layer", "head"),
+    [
+        ("roberta", {}, 7_087_872, 7_080_194),
+        ("deberta", DEBERTA, 8_267_520, 7_080_194),
+        ("gpt2", {}, 7_087_872, 7_080_194),
+        ("llama", LLAMA_1B, 44_044_288, 92_280_834),  # TinyLlama
+        ("gemma2", {}, 77_865_984, 138_025_730),  # Gemma-2-2B
+    ],
+)
+def test_parameter_counts_of_the_other_architectures_at_full_size(model_type, config, per_layer, head):
+    with torch.device("meta"):
+        config = AutoConfig.for_model(model_type, **config)
+        backbone = Backbone(AutoModel.from_config(config, attn_implementation="eager"), "last")
+        concat = ConcatHead(backbone.num_layers, backbone.hidden_size, 2, 0.3)
+    assert {count(layer) for layer in backbone.layers} == {per_layer}
+    assert count(concat) == head
+
+
 def test_the_concat_head_is_dropout_linear_relu_linear_on_the_layers_side_by_side():
     head = ConcatHead(3, 4, 2, dropout=0.3).eval()
     vectors = torch.randn(5, 3, 4)

@@ -181,3 +181,11 @@ def test_the_result_does_not_depend_on_how_rows_are_batched(tmp_path, score):
     second, _ = score("scoring.batch_size=7")
     np.testing.assert_allclose(second.values, first.values, rtol=0, atol=1e-6)
     assert dataclasses.asdict(second).keys() == dataclasses.asdict(first).keys()
+
+
+@pytest.mark.parametrize(("method", "default"), [("io_low_k", "all"), ("variance_k", "representative")])
+def test_without_a_word_about_tokens_each_scorer_reads_its_own_default(score, method, default):
+    unsaid = score(f"method={method}")[0].values
+    other = {"all": "representative", "representative": "all"}[default]
+    assert unsaid == score(f"method={method}", f"scoring.tokens={default}")[0].values
+    assert unsaid != score(f"method={method}", f"scoring.tokens={other}")[0].values
