@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ def compose_tiny(folder: Path, *overrides: str) -> RunConfig:
     """Compose a run from DEFAULTS and overrides; records and caches lie below `folder`."""
     given = {item.split("=")[0] for item in overrides}
     chosen = [item for item in DEFAULTS if item.split("=")[0] not in given]
-    folders = (f"outputs_dir={folder / 'outputs'}", f"results_dir={folder / 'results'}")
-    return compose_run(*chosen, *folders, *overrides)
+    run = _composed(*chosen, *overrides)  # composing takes as long as training so little
+    return dataclasses.replace(run, outputs_dir=str(folder / "outputs"), results_dir=str(folder / "results"))
+
+
+_composed = cache(compose_run)
 
 
 class NoTracker:

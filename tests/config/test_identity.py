@@ -128,8 +128,15 @@ def test_a_value_typed_at_its_neutral_default_stays_out(build: Build) -> None:
     assert plain.identity()["seed"] == 0  # a reader expects to find it, default or not
 
 
+def test_an_option_that_the_scorer_does_not_read_is_left_out(build: Build) -> None:
+    plain = build()
+    inert = dataclasses.replace(plain, scoring=dataclasses.replace(plain.scoring, tokens="all"))
+    assert inert.identity() == plain.identity()
+
+
 def test_everything_that_changes_numbers_changes_the_identity(build: Build) -> None:
     run = build()
+    run = dataclasses.replace(run, method=dataclasses.replace(run.method, scorer="io_cosine"))  # reads tokens
     seen = {run.config_sha256: "the run itself"}
     names = []
     for name, other in _changed(run, in_identity=True):

@@ -10,12 +10,11 @@ import logging
 from collections.abc import Callable
 
 from layertune.config.files import local_split_file, resolved_data_dir, splits_needed
+from layertune.config.identity import TOKEN_SCORERS
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.config.weights import weights_folder
 
 log = logging.getLogger(__name__)
-
-_READ_TOKENS = ("io_cosine", "feature_variance")  # the scorers for which `scoring.tokens` has a meaning
 
 
 def check_run(run: RunConfig) -> None:
@@ -124,7 +123,7 @@ def _check_stage(run: RunConfig) -> None:
 
 def _warn_of_inert_tokens(run: RunConfig) -> None:
     scorer = run.method.scorer
-    if run.scoring.tokens == "representative" and scorer not in _READ_TOKENS:
+    if run.scoring.tokens == "representative" and scorer not in TOKEN_SCORERS:
         log.warning(
             "scoring.tokens=representative has no effect: method=%s %s.",
             run.method.name,

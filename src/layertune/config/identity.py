@@ -21,6 +21,19 @@ from layertune.config.weights import weights_files, weights_folder
 SYNTHETIC_REVISION = "grammar-1"  # raised when the generated sentences change
 
 
+TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those that read `scoring.tokens`
+
+
+def identity_of_run(run: RunConfig) -> dict[str, Any]:
+    """Return the identity of a run: what can change a number, without options that nothing reads."""
+    tree = identity_of(run)
+    if run.method.scorer not in TOKEN_SCORERS and "scoring" in tree:
+        tree["scoring"].pop("tokens", None)
+        if not tree["scoring"]:
+            del tree["scoring"]
+    return tree
+
+
 def identity_of(value: Any) -> dict[str, Any]:
     """Return the identity of a dataclass: nested, sorted, without values at their neutral default."""
     result: dict[str, Any] = {}
@@ -70,7 +83,7 @@ def sha256_of(value: Any) -> str:
 
 def config_sha256(run: RunConfig) -> str:
     """Hash of what was asked; the key on which a table cell finds its records."""
-    return sha256_of(identity_of(run))
+    return sha256_of(identity_of_run(run))
 
 
 def data_key(run: RunConfig) -> str:

@@ -279,9 +279,9 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return what can change a number: nested, sorted, without any value at its neutral default."""
-        from layertune.config.identity import identity_of
+        from layertune.config.identity import identity_of_run
 
-        return identity_of(self)
+        return identity_of_run(self)
 
     @property
     def config_sha256(self) -> str:

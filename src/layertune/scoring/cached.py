@@ -18,7 +18,7 @@ import torch
 from layertune.config import RunConfig, ScoringSpec
 from layertune.config.build import build_dataclass
 from layertune.config.files import write_atomic
-from layertune.config.identity import sha256_of, weights_key
+from layertune.config.identity import TOKEN_SCORERS, sha256_of, weights_key
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
 from layertune.scoring import SCORERS, LayerScores
@@ -62,9 +62,6 @@ def _read(path: Path) -> LayerScores | None:
         log.warning("%s is damaged (%s): the layers are scored again", path, error)
         return None
     return scores
-
-
-TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those for which `scoring.tokens` has a meaning
 
 
 def scored_rows(total: int, scoring: ScoringSpec) -> np.ndarray:
