@@ -88,6 +88,7 @@ def command(repo, tmp_path):
     (tmp_path / "method_of_mine.py").write_text(METHOD)
 
     def call(*arguments, **environment):
+        paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
         given = {item.split("=")[0] for item in arguments}
         chosen = [item for item in DEFAULTS if item.split("=")[0] not in given]
         folders = (
@@ -99,7 +100,7 @@ def command(repo, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(tmp_path), **environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         )
 
     return call

@@ -164,6 +164,16 @@ def test_frozen_parameters_get_no_gradient_and_no_optimiser_state(prepared):
     assert {name.split(".")[0] for name in trainable} == {"backbone", "head"}
 
 
+def test_what_a_method_draws_while_it_prepares_changes_no_dropout(prepared):
+    cases = [prepared("method=full", "seed=5") for _ in range(2)]
+    torch.rand(1000)  # as a scorer with dropout, or new parameters, would
+    np.random.rand(7)
+    disturbed = train(*cases[0].parts)
+    undisturbed = train(*cases[1].parts)
+    assert disturbed.history[0]["loss"] == undisturbed.history[0]["loss"]
+    assert_same(weights(cases[0].model), weights(cases[1].model))
+
+
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 42)])
 def test_different_seeds_give_different_batches_heads_and_weights(prepared, seeds):
     cases = [prepared("method=full", f"seed={seed}") for seed in seeds]
