@@ -32,13 +32,13 @@ def execute(run: RunConfig, store: Store) -> Record:
         log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
         return done
     with open_record(run, store) as draft:
+        method = build_method(run)
         runtime = prepare_runtime(run)
         tokenizer, tokenizer_key = load_tokenizer(run.model)
         data = load_task(run, tokenizer, tokenizer_key)
         model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
         draft.put(env=runtime.env, data=say.data_section(data.provenance))
 
-        method = build_method(run)
         prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
         facts = parameter_facts(model, prep)
         draft.put(selection=say.selection_section(run, prep), model=say.model_section(run, facts))

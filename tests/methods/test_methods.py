@@ -15,6 +15,8 @@ from layertune.config import ConfigError
 from layertune.config.compose import group_file, group_names
 from layertune.methods import METHODS, Full, SelectedLayers, build_method, count, optimised, train_only
 from layertune.methods.base import Method
+from layertune.pipeline import execute
+from layertune.records import Store
 from layertune.scoring import LayerScores
 
 # Tiny BERT, width 32, inner width 64: four square projections, two of the inner width, two LayerNorms.
@@ -136,6 +138,14 @@ def test_an_unknown_kind_lists_the_known_ones(prepared):
     with pytest.raises(ConfigError, match=r"method\.kind=selectd does not exist") as found:
         build_method(wrong)
     assert all(name in str(found.value) for name in METHODS)
+
+
+@pytest.mark.parametrize("name", ["scorer", "selector"])
+def test_a_misspelt_scorer_or_selector_is_refused_before_anything_is_read(tmp_path, name):
+    run = compose_tiny(tmp_path, f"method.{name}=nosuch")
+    with pytest.raises(ConfigError, match=rf"method\.{name}=nosuch does not exist; known: .*(cosine|lowest)"):
+        execute(run, Store(run.results_dir, run.outputs_dir))
+    assert list(tmp_path.iterdir()) == []  # no rows were encoded, no layer scored
 
 
 def test_a_selector_that_needs_scores_says_so(prepared):

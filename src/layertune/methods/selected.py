@@ -10,9 +10,10 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from layertune.config import ConfigError
+from layertune.config import ConfigError, RunConfig
 from layertune.config.names import resolve_name
 from layertune.methods.base import Method, Preparation, train_only
+from layertune.scoring import SCORERS
 from layertune.scoring.cached import cached_scores
 from layertune.selection import SELECTORS
 
@@ -26,7 +27,20 @@ log = logging.getLogger(__name__)
 
 
 class SelectedLayers(Method):
-    """Score the layers, select k of them, freeze the rest; the head always trains."""
+    """Score the layers, select k of them, freeze the rest; the head always trains.
+
+    Raises:
+        ConfigError: the scorer or the selector is unknown, or the selector or k is missing.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        super().__init__(run)
+        if self.spec.selector is None or self.spec.k is None:
+            raise ConfigError(f"method={self.spec.name} names no selector or no k.")
+        self.k = self.spec.k
+        self.selector = resolve_name(self.spec.selector, SELECTORS, "method.selector")
+        if self.spec.scorer is not None:
+            resolve_name(self.spec.scorer, SCORERS, "method.scorer")  # a misspelt name ends the run here
 
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Score, select and freeze."""
@@ -51,8 +65,5 @@ class SelectedLayers(Method):
 
     def select(self, num_layers: int, scores: LayerScores | None) -> tuple[int, ...]:
         """Return the chosen layers, 1-based and ascending; random ones draw from the run's seed alone."""
-        if self.spec.selector is None or self.spec.k is None:
-            raise ConfigError(f"method={self.spec.name} names no selector or no k.")
-        selector = resolve_name(self.spec.selector, SELECTORS, "selector")
         values = None if scores is None else scores.values
-        return selector(num_layers, self.spec.k, values, random.Random(self.run.seed))
+        return self.selector(num_layers, self.k, values, random.Random(self.run.seed))
