@@ -1,9 +1,6 @@
 """The typed configuration of one run: frozen values, no behaviour beyond small derived properties.
 
-Every field that can change a number is part of the run's identity unless it carries `not_identity()`. The
-default of an identity field is its *neutral* value (today's behaviour): a field at its default is left out
-of the identity, so an option added later leaves the identities of old records as they are
-(`layertune.config.identity`).
+What its parts share, and which fields make the identity of a run: `layertune.config.schema_base`.
 """
 
 from __future__ import annotations
@@ -12,38 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from layertune.config.schema_base import ConfigError, TrainDefaults, always_identity, not_identity
+from layertune.config.schema_task import HubSource, TaskSpec
 
-class ConfigError(ValueError):
-    """A request that cannot be run: one sentence that says what was given and what is allowed."""
-
-
-def not_identity(default: Any = None, factory: Any = None) -> Any:
-    """Return a field that does not enter the identity of a run (paths, devices, speed switches, titles)."""
-    if factory is not None:
-        return field(default_factory=factory, metadata={"identity": False})
-    return field(default=default, metadata={"identity": False})
-
-
-def always_identity(default: Any) -> Any:
-    """Return a field that enters the identity even at its default: what a reader expects to find there."""
-    return field(default=default, metadata={"identity": "always"})
-
-
-@dataclass(frozen=True)
-class TrainDefaults:
-    """Training values that a task, method, protocol or recipe proposes; None proposes nothing."""
-
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    head_learning_rate: float | None = None
-    betas: tuple[float, ...] | None = None
-    weight_decay: float | None = None
-    schedule: Literal["linear", "cosine", "constant"] | None = None
-    warmup_ratio: float | None = None
-    clip_norm: float | None = None
-    label_smoothing: float | None = None
-    precision: Literal["fp32", "bf16"] | None = None
+__all__ = [
+    "CheckpointSpec",
+    "ConfigError",
+    "HubSource",
+    "MethodSpec",
+    "ModelSpec",
+    "ProtocolSpec",
+    "RunConfig",
+    "ScoringSpec",
+    "TaskSpec",
+    "TrackingSpec",
+    "TrainDefaults",
+    "TrainSpec",
+    "always_identity",
+    "not_identity",
+]
 
 
 @dataclass(frozen=True)
@@ -99,68 +83,6 @@ class ModelSpec:
     def representative_token(self) -> str:
         """Which token stands for a sequence: `first`, or the `last` real one."""
         return self.representative or ("first" if self.family == "encoder" else "last")
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """Where a task lives on the hub and how its rows read there."""
-
-    id: str = ""
-    config: str | None = None
-    revision: str | None = None  # None = no verified pin: counts are asserted instead
-    splits: dict[str, str] = field(default_factory=dict)  # our split -> the hub's split name or slice
-    data_files: dict[str, str] | None = None  # hub split -> file pattern, where a plain load would be wrong
-    columns: dict[str, str] = field(default_factory=dict)  # our column -> the hub's
-    label_names: tuple[str, ...] = ()  # the hub's integer labels by name, in the hub's order
-    label_strings: dict[str, str] | None = None  # the hub's string labels -> our names
-    drop_labels: tuple[int, ...] = ()  # rows without a gold label (SNLI: -1)
-    where: dict[str, dict[str, str]] | None = None  # our split -> column values that select its rows
-    pool: tuple[str, ...] = ()  # hub splits to pool and redraw with `test_size` (no official split)
-    test_size: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)  # where the copy's rows differ from the task's
-    status: str = "official"  # of the rows as we use them; anything else is marked in every table
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """One data set, its metric, and how it is encoded (configs/task)."""
-
-    name: str = always_identity("")
-    title: str = not_identity("")
-    version: int = not_identity(1)
-    data: str | None = not_identity()  # whose rows are read, where not its own (sst2_imdb reads sst2)
-    kind: Literal["classification", "regression", "generation"] = not_identity("classification")
-    source: Literal["hub", "synthetic"] = not_identity("hub")
-    hub: HubSource | None = not_identity()
-    columns: tuple[str, ...] = not_identity(("sentence",))  # sentence | sentence1, sentence2 | MR, reference
-    labels: tuple[str, ...] = not_identity(())  # canonical order: index = label id
-    metric: str = not_identity("accuracy")  # what a table prints; picks the best epoch unless `best_by` does
-    best_by: str | None = not_identity()  # metric that picks the best epoch (the released code: accuracy)
-    metrics: tuple[str, ...] = not_identity(())
-    train_split: str = "train"
-    eval_split: str = "validation"
-    counts: dict[str, int] = not_identity(factory=dict)  # expected rows per split of the official data
-    label_counts: dict[str, dict[str, int]] | None = not_identity()  # split -> label name -> rows
-    label_range: tuple[float, ...] = not_identity(())  # regression: lowest and highest gold score
-    max_length: int = 256
-    segment_ids: Literal["zeros", "standard"] = "zeros"
-    foreign: dict[str, TaskSpec] = not_identity(factory=dict)  # cross-domain evaluation; the name says it
-    train: TrainDefaults = not_identity(factory=TrainDefaults)
-
-    @property
-    def data_name(self) -> str:
-        """Whose rows are read: the folder below a local data folder, and the key of the in-domain metrics."""
-        return self.data or self.name
-
-    @property
-    def is_pair(self) -> bool:
-        """Whether an example is two sentences."""
-        return self.kind != "generation" and len(self.columns) == 2
-
-    @property
-    def num_outputs(self) -> int:
-        """Outputs of the head: one per class, one for regression, none for generation."""
-        return {"classification": len(self.labels), "regression": 1, "generation": 0}[self.kind]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""What the parts of the schema share: the error of a wrong request, marks of identity, training values.
+
+Every field that can change a number is part of the run's identity unless it carries `not_identity()`. The
+default of an identity field is its *neutral* value (today's behaviour): a field at its default is left out
+of the identity, so an option added later leaves the identities of old records as they are
+(`layertune.config.identity`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A request that cannot be run: one sentence that says what was given and what is allowed."""
+
+
+def not_identity(default: Any = None, factory: Any = None) -> Any:
+    """Return a field that does not enter the identity of a run (paths, devices, speed switches, titles)."""
+    if factory is not None:
+        return field(default_factory=factory, metadata={"identity": False})
+    return field(default=default, metadata={"identity": False})
+
+
+def always_identity(default: Any) -> Any:
+    """Return a field that enters the identity even at its default: what a reader expects to find there."""
+    return field(default=default, metadata={"identity": "always"})
+
+
+@dataclass(frozen=True)
+class TrainDefaults:
+    """Training values that a task, method, protocol or recipe proposes; None proposes nothing."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    betas: tuple[float, ...] | None = None
+    weight_decay: float | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    warmup_ratio: float | None = None
+    clip_norm: float | None = None
+    label_smoothing: float | None = None
+    precision: Literal["fp32", "bf16"] | None = None
