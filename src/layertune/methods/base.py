@@ -5,15 +5,17 @@ Full fine-tuning and head-only training, the two ends of the scale, live here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layertune.config import RunConfig
+from layertune.config import ConfigError, RunConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from layertune.models import TaskModel
     from layertune.scoring import LayerScores
     from layertune.tasks import TaskData
@@ -25,12 +27,13 @@ class Preparation:
     """What a method decided before training.
 
     Attributes:
-        expected_trainable: how many parameters must be trainable, counted from the decision.
+        expected_trainable: how many parameters must be trainable when the first phase has started, counted
+            from the decision.
         layers: chosen layers, 1-based and ascending; None where nothing was selected.
         scores: layer scores; None without a scorer.
         reused: the scores were taken from disk.
         added: names of the parameters that the method added to the model.
-        facts: further values for the record.
+        facts: further values for the record (`model.facts`).
     """
 
     expected_trainable: int
@@ -41,8 +44,27 @@ class Preparation:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one optimiser; it may begin and end in mid-epoch.
+
+    Attributes:
+        steps: optimiser steps, at least 1.
+        restart_schedule: the learning rate starts anew here, for this phase and those after it up to the
+            next restart; otherwise one schedule spans all phases.
+    """
+
+    steps: int
+    restart_schedule: bool = False
+
+
 class Method:
-    """Base of all methods: a subclass overrides `prepare` and the hooks it needs; the loop calls all."""
+    """Base of all methods: a subclass overrides `prepare` and the hooks it needs; the loop calls all.
+
+    The loop calls, in this order: `epochs`, `phases`; for each phase `start_phase`, `optimised`,
+    `optimizer_ready`, its steps (`before_step`, `after_backward`, `after_step`), the evaluation if it ends
+    with an epoch (`eval_model`), `end_phase`; at the end `facts`.
+    """
 
     def __init__(self, run: RunConfig) -> None:
         self.run = run
@@ -51,6 +73,53 @@ class Method:
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Decide what is trained and set `requires_grad` accordingly."""
         raise NotImplementedError
+
+    def epochs(self, epochs: int) -> int:
+        """Return how many epochs are trained where the configuration says `epochs`."""
+        return epochs
+
+    def phases(self, total_steps: int) -> tuple[Phase, ...]:
+        """Cut the run into phases whose steps sum to `total_steps` (untimed warm-up steps not included)."""
+        return (Phase(total_steps),)
+
+    def start_phase(self, model: TaskModel, phase: int) -> TaskModel:
+        """Set `requires_grad` for a phase (counted from 0) and return the model that is trained in it."""
+        return model
+
+    def optimised(self, model: TaskModel) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what a phase's optimiser holds, by name: all that may train before the phase ends."""
+        return optimised(model)
+
+    def optimizer_ready(self, optimizer: torch.optim.Optimizer, phase: int) -> None:
+        """Act on a phase's new optimiser; also when a run is resumed, before its saved state is put in."""
+
+    def end_phase(self, model: TaskModel, optimizer: torch.optim.Optimizer, phase: int) -> None:
+        """Act after the last step of a phase on the model that was trained in it."""
+
+    def expected_in_phase(self, phase: int) -> int | None:
+        """Return how many parameters must require a gradient when a phase has started; None = not said.
+
+        The first phase is held against `Preparation.expected_trainable` in any case.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors and numbers from which an interrupted run goes on; called between steps."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+
+    def resume_phase(self, model: TaskModel, phase: int) -> TaskModel:
+        """Return the model of a phase in progress, after `load_state_dict`; its trained values follow."""
+        return self.start_phase(model, phase)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what became known in training, for the record.
+
+        `at_once` and `touched` stand in for the loop's own counts of trained parameters, where whole tensors
+        are too coarse a measure.
+        """
+        return {}
 
     def on_epoch_start(self, model: TaskModel, epoch: int) -> None:
         """Act before the first step of an epoch (1-based)."""
@@ -65,7 +134,7 @@ class Method:
         """Act on the updated parameters of a step."""
 
     def eval_model(self, model: TaskModel) -> TaskModel:
-        """Return the model that is evaluated."""
+        """Return the model that is evaluated, given the one that is being trained."""
         return model
 
 
@@ -81,6 +150,21 @@ def train_only(model: nn.Module, parts: Iterable[nn.Module]) -> int:
     for parameter in chosen:
         parameter.requires_grad_(True)
     return count(chosen)
+
+
+def head_parts(model: TaskModel, train_final_norm: bool = False) -> list[nn.Module]:
+    """Return what partial methods train besides their choice: the task head; for generation nothing.
+
+    Paper: §3.2; the language model's head stays frozen, and with it the input embedding it may be tied to.
+
+    Args:
+        model: the model of the run.
+        train_final_norm: generation: train the final norm too, as the released code does.
+    """
+    if model.kind != "generation":
+        return [model.head]
+    norm = model.backbone.final_norm
+    return [norm] if train_final_norm and norm is not None else []
 
 
 def unused_parameters(model: TaskModel) -> set[nn.Parameter]:
@@ -113,8 +197,20 @@ class Full(Method):
 
 
 class HeadOnly(Method):
-    """Only the classification head is trained."""
+    """Only the classification head is trained.
+
+    Raises:
+        ConfigError: the task generates text: its head is the language model's own and stays frozen.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        super().__init__(run)
+        if run.task.kind == "generation":
+            raise ConfigError(
+                f"method={self.spec.name} trains nothing on task={run.task.name}: in generation the language "
+                "model's own head stays frozen. Choose another method, for example top_k."
+            )
 
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Freeze the backbone."""
-        return Preparation(expected_trainable=train_only(model, [model.head]))
+        return Preparation(expected_trainable=train_only(model, head_parts(model)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layertune.config import ConfigError, RunConfig
 from layertune.config.names import resolve_name
-from layertune.methods.base import Method, Preparation, train_only
+from layertune.methods.base import Method, Preparation, head_parts, train_only
 from layertune.scoring import SCORERS
 from layertune.scoring.cached import cached_scores
 from layertune.selection import SELECTORS
@@ -51,7 +51,9 @@ class SelectedLayers(Method):
         )
         parts = [model.backbone.layers[layer - 1] for layer in layers]
         return Preparation(
-            expected_trainable=train_only(model, [*parts, model.head]),
+            expected_trainable=train_only(
+                model, [*parts, *head_parts(model, self.run.model.train_final_norm)]
+            ),
             layers=layers,
             scores=scores,
             reused=reused,
