@@ -151,8 +151,13 @@ def _option(key: str, value: Any, example: Any) -> Any:
     return frozen
 
 
-def run_from_hydra(cfg: Any) -> RunConfig:
-    """Build, resolve and check a run from a composed configuration (a `DictConfig` or a plain mapping)."""
+def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
+    """Build, resolve and check a run from a composed configuration (a `DictConfig` or a plain mapping).
+
+    Args:
+        on_this_machine: also check that data and weights are where the configuration says; a report asks
+            for runs that other machines made.
+    """
     from layertune.config.checks import check_run
     from layertune.config.resolve import resolve_training
 
@@ -174,7 +179,7 @@ def run_from_hydra(cfg: Any) -> RunConfig:
     spec = _without_inert_k(build_method(method, declared), declared)
     run = dataclasses.replace(run, method=spec, overrides=overrides)
     run = resolve_training(run, _build_recipe(recipe))
-    check_run(run)
+    check_run(run, on_this_machine)
     return run
 
 

@@ -17,9 +17,9 @@ from layertune.config.weights import weights_folder
 log = logging.getLogger(__name__)
 
 
-def check_run(run: RunConfig) -> None:
-    """Raise a ConfigError for the first thing about this run that cannot work."""
-    for check in _CHECKS:
+def check_run(run: RunConfig, on_this_machine: bool = True) -> None:
+    """Raise a ConfigError for the first thing about this run that cannot work (here, or anywhere)."""
+    for check in (*_CHECKS, *(_CHECKS_HERE if on_this_machine else ())):
         check(run)
 
 
@@ -159,6 +159,5 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_length,
     _check_stage,
     _warn_of_inert_tokens,
-    _check_weights_exist,
-    _check_data_exist,
 )
+_CHECKS_HERE: tuple[Callable[[RunConfig], None], ...] = (_check_weights_exist, _check_data_exist)

@@ -40,10 +40,15 @@ def register_schema() -> None:
     """Store the schema's defaults as Hydra's node `base`: every field can be overridden without a `+`."""
     from hydra.core.config_store import ConfigStore
 
+    ConfigStore.instance().store(name="base", node=base_tree())
+
+
+def base_tree() -> dict[str, Any]:
+    """Return the schema's defaults as nested plain values: what every composition starts from."""
     base: dict[str, Any] = {name: _defaults(cls) for name, cls in _NODES.items()}
     base.update(_defaults(RunConfig, leave_out={*_NODES, "origin", "overrides"}))
     base["method"].pop("options")
-    ConfigStore.instance().store(name="base", node=base)
+    return base
 
 
 def _defaults(cls: Any, leave_out: Sequence[str] | set[str] = ()) -> dict[str, Any]:
