@@ -44,13 +44,14 @@ REQUESTS = (
 
 # Every field that is not part of the identity. A field added here is a decision: it changes no number.
 NOT_IDENTITY = {
-    RunConfig: "grid tracking checkpoint force data_dir results_dir outputs_dir origin overrides",
+    RunConfig: "grid tracking checkpoint force data_dir results_dir outputs_dir origin overrides "
+    "eval_generation",
     TrainSpec: "micro_batch eval_batch_size deterministic activation_checkpointing device num_threads",
     ModelSpec: "title version family source revision path num_layers max_positions layers attention "
     "precisions random_config pooler",
     TaskSpec: "title version data kind source hub columns labels metric best_by metrics counts label_counts "
-    "label_range foreign train",
-    MethodSpec: "title version kind grids grid_rates head_rates train",
+    "label_range meanings score_examples foreign train",
+    MethodSpec: "title version kind grids grid_rates task_rates head_rates train",
     ProtocolSpec: "title tracked train",
     ScoringSpec: "batch_size",
 }
@@ -79,6 +80,8 @@ def _changed(run: RunConfig, *, in_identity: bool) -> Iterator[tuple[str, RunCon
             value = getattr(owner, field.name)
             if dataclasses.is_dataclass(value) or (field.name in left_out) == in_identity:
                 continue
+            if run.task.kind != "generation" and field.name in ("eval_meanings", "dev_meanings"):
+                continue  # nothing reads them
             hint = get_type_hints(type(owner))[field.name]
             changed = dataclasses.replace(owner, **{field.name: _other(hint, value)})
             name = f"{group}.{field.name}".lstrip(".")
@@ -132,6 +135,26 @@ def test_an_option_that_the_scorer_does_not_read_is_left_out(build: Build) -> No
     plain = build()
     inert = dataclasses.replace(plain, scoring=dataclasses.replace(plain.scoring, tokens="all"))
     assert inert.identity() == plain.identity()
+
+
+def test_only_generation_counts_meaning_representations(build: Build) -> None:
+    sizes = {"protocol.eval_meanings": 8, "protocol.dev_meanings": 4}
+    assert build(sizes).identity() == build().identity()
+    with_kind = {"task.kind": "generation", "model.family": "decoder"}
+    assert build({**with_kind, **sizes}).identity()["protocol"] == {
+        "dev_meanings": 4,
+        "eval_meanings": 8,
+        "name": "paper",
+    }
+    rows = {**with_kind, "protocol.eval_examples": 100}
+    assert build(rows).identity() == build(with_kind).identity()
+
+
+def test_what_layers_are_scored_on_counts_only_where_layers_are_scored(build: Build) -> None:
+    scored_on = {"scoring.examples": 50, "task.score_text": "prompt"}
+    without = {"method.scorer": None}
+    assert build({**without, **scored_on}).identity() == build(without).identity()
+    assert build(scored_on).identity()["scoring"] == {"examples": 50}
 
 
 def test_everything_that_changes_numbers_changes_the_identity(build: Build) -> None:

@@ -107,6 +107,15 @@ def test_a_recipe_speaks_for_its_task_and_method_alone(build: Build, recipe: Any
     assert (run.train.epochs, run.origin["epochs"]) == (5, "built-in")
 
 
+def test_a_task_proposes_how_many_rows_are_scored(build: Build) -> None:
+    proposed = {"task.score_examples": 400}
+    assert build().scoring.examples == "all"
+    assert build(proposed).scoring.examples == 400
+    assert build({**proposed, "scoring.examples": 7}).scoring.examples == 7
+    every = build({**proposed, "scoring.examples": "all"})
+    assert every.scoring.examples == "all" and "scoring" not in every.identity()
+
+
 def test_the_recipe_leaves_no_trace_but_its_values(build: Build) -> None:
     found = build({"recipe": {"demo": {"low_k": {"epochs": 3}}}})
     typed = build({"train.epochs": 3})
@@ -135,7 +144,25 @@ def test_the_head_has_its_own_rate_only_where_it_differs(build: Build) -> None:
 
 
 def test_two_grids_with_the_same_rates_are_one_run(build: Build) -> None:
-    assert build({"grid": "fair"}).run_id == build({"grid": "paper"}).run_id
+    head = {"train.head_learning_rate": 2e-5}
+    assert build({"grid": "fair", **head}).run_id == build({"grid": "paper", **head}).run_id
+
+
+def test_what_the_train_file_sets_is_not_said_to_be_typed(build: Build) -> None:
+    # The file said bf16 and 8 epochs (composition leaves both under `train`); the epochs were then typed.
+    overrides = ["model=tiny_bert", "train=fast", "train.epochs=3", "++train.clip_norm=1.0"]
+    run = build(
+        {
+            "train": {"mode": "fast", "precision": "bf16", "epochs": 3, "clip_norm": 1.0},
+            "protocol.train": {"precision": "fp32"},
+            "overrides": overrides,
+        }
+    )
+    assert run.train.precision == "bf16"  # a mode that was asked for comes before what protocols propose
+    assert run.origin["precision"] == "train fast"
+    assert run.origin["epochs"] == run.origin["clip_norm"] == "command line"
+    default = build({"train": {"precision": "bf16"}, "overrides": ["model=tiny_bert"]})
+    assert default.origin["precision"] == "train published"
 
 
 def test_resolving_changes_nothing_but_the_open_values(tree: dict[str, Any]) -> None:

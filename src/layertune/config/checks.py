@@ -7,9 +7,10 @@ written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from layertune.config.files import local_split_file, resolved_data_dir, splits_needed
+from layertune.config.grids import GRIDS
 from layertune.config.identity import TOKEN_SCORERS
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.config.weights import weights_folder
@@ -59,8 +60,14 @@ def _check_ranges(run: RunConfig) -> None:
         "scoring.batch_size": run.scoring.batch_size,
         "scoring.examples": run.scoring.examples if isinstance(run.scoring.examples, int) else None,
         "task.max_length": run.task.max_length,
+        "task.score_examples": run.task.score_examples,
+        "task.decoding.num_beams": run.task.decoding.num_beams,
+        "task.decoding.max_new_tokens": run.task.decoding.max_new_tokens,
+        "task.decoding.batch_size": run.task.decoding.batch_size,
         "protocol.train_examples": run.protocol.train_examples,
         "protocol.eval_examples": run.protocol.eval_examples,
+        "protocol.eval_meanings": run.protocol.eval_meanings,
+        "protocol.dev_meanings": run.protocol.dev_meanings,
         "protocol.holdout": run.protocol.holdout,
         "protocol.max_steps": run.protocol.max_steps,
     }
@@ -96,6 +103,24 @@ def _check_ranges(run: RunConfig) -> None:
         )
 
 
+def _check_grids(run: RunConfig) -> None:
+    method = run.method
+    tables: dict[str, Mapping[str, object]] = {
+        "grids": method.grids,
+        "grid_rates": method.grid_rates,
+        "head_rates": method.head_rates,
+    }
+    for table, entries in tables.items():
+        for grid in entries:
+            if grid not in GRIDS:
+                raise ConfigError(f"method.{table}.{grid} does not exist; allowed here: {', '.join(GRIDS)}.")
+    for grid, rates in method.grids.items():
+        if not rates:
+            raise ConfigError(f"method.grids.{grid} is empty: it lists at least one rate.")
+        if not all(0 < rate < 1 for rate in rates):
+            raise ConfigError(f"method.grids.{grid}={list(rates)} is not allowed: rates lie between 0 and 1.")
+
+
 def _check_precision(run: RunConfig) -> None:
     if run.train.precision not in run.model.precisions:
         raise ConfigError(
@@ -105,11 +130,33 @@ def _check_precision(run: RunConfig) -> None:
 
 
 def _check_length(run: RunConfig) -> None:
-    limit = run.model.max_positions
-    if limit is not None and run.task.max_length > limit:
+    limit, length = run.model.max_positions, run.task.max_length
+    if limit is None:
+        return
+    if length > limit:
         raise ConfigError(
-            f"task.max_length={run.task.max_length} is longer than the {limit} positions "
-            f"of model={run.model.name}."
+            f"task.max_length={length} is longer than the {limit} positions of model={run.model.name}."
+        )
+    new = run.task.decoding.max_new_tokens
+    if run.task.kind == "generation" and length + new > limit:
+        raise ConfigError(
+            f"task.max_length={length} and task.decoding.max_new_tokens={new} are together longer than the "
+            f"{limit} positions of model={run.model.name}."
+        )
+
+
+def _check_generation(run: RunConfig) -> None:
+    task, decoding = run.task, run.task.decoding
+    if task.kind != "generation":
+        if run.eval_generation != "every":
+            log.warning("eval_generation=%s has no effect: task=%s is not generated.", "last", task.name)
+        return
+    if decoding.no_repeat_ngram < 0:
+        raise ConfigError(f"task.decoding.no_repeat_ngram={decoding.no_repeat_ngram}: it is at least 0.")
+    if task.score_text == "prompt" and run.method.scorer == "gradient_norm":
+        raise ConfigError(
+            f"task.score_text=prompt leaves no reference to take a loss on, and method={run.method.name} "
+            "scores layers by its gradient: say task.score_text=full."
         )
 
 
@@ -155,9 +202,11 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_k,
     _check_task_fits_model,
     _check_ranges,
+    _check_grids,
     _check_precision,
     _check_length,
     _check_stage,
+    _check_generation,
     _warn_of_inert_tokens,
 )
 _CHECKS_HERE: tuple[Callable[[RunConfig], None], ...] = (_check_weights_exist, _check_data_exist)

@@ -52,7 +52,7 @@ def splits_needed(task: TaskSpec, protocol: ProtocolSpec) -> list[tuple[str, str
     own = task.data_name
     needed = [(own, task.train_split)]
     if protocol.holdout is None:
-        needed.append((own, task.eval_split))
+        needed += [(own, split) for split in (task.dev_split, task.eval_split) if split is not None]
         needed += [(foreign.data_name, foreign.eval_split) for foreign in task.foreign.values()]
     return needed
 

@@ -27,10 +27,17 @@ TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those that read `scoring.to
 def identity_of_run(run: RunConfig) -> dict[str, Any]:
     """Return the identity of a run: what can change a number, without options that nothing reads."""
     tree = identity_of(run)
-    if run.method.scorer not in TOKEN_SCORERS and "scoring" in tree:
-        tree["scoring"].pop("tokens", None)
-        if not tree["scoring"]:
-            del tree["scoring"]
+    generated, scorer = run.task.kind == "generation", run.method.scorer
+    inert = {"protocol": ("eval_examples",) if generated else ("eval_meanings", "dev_meanings")}
+    if scorer not in TOKEN_SCORERS:
+        inert["scoring"] = ("tokens",)
+    if scorer is None:
+        inert |= {"scoring": ("tokens", "examples"), "task": ("score_text",)}
+    for group, keys in inert.items():
+        for key in keys:
+            tree.get(group, {}).pop(key, None)
+    if not tree.get("scoring", True):
+        del tree["scoring"]
     return tree
 
 
@@ -60,6 +67,8 @@ def identity_of(value: Any) -> dict[str, Any]:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
+    if "neutral" in field.metadata:
+        return field.metadata["neutral"]
     if field.default is not dataclasses.MISSING:
         return field.default
     return (

@@ -1,4 +1,5 @@
-"""Where each training value comes from: command line > recipe > protocol > method > task > built-in.
+"""Where each training value comes from: command line > train file > recipe > protocol > method > task > grid
+> built-in.
 
 The result has no None left except where None is a meaning of its own, and `origin` names the source of
 every value, so that a record can say why it trained the way it did.
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from layertune.config.grids import PAPER_RATES, middle, rates_of_grid, rates_of_method
 from layertune.config.schema import RunConfig, TrainDefaults
 
 # Paper: §4.4 gives AdamW, betas (0.9, 0.99), weight decay 0.01 and grids for rate, epochs and batch size.
@@ -18,7 +20,7 @@ from layertune.config.schema import RunConfig, TrainDefaults
 BUILT_IN = TrainDefaults(
     epochs=5,
     batch_size=32,
-    learning_rate=2e-5,
+    learning_rate=middle(PAPER_RATES),
     betas=(0.9, 0.99),
     weight_decay=0.01,
     schedule="linear",
@@ -34,17 +36,21 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
     Args:
         recipe: task -> method -> values found by a search, for this model.
     """
+    method, named = run.method.train, rates_of_method(run)
     method = replace(
-        run.method.train,
-        learning_rate=_first(run.method.grid_rates.get(run.grid), run.method.train.learning_rate),
-        head_learning_rate=_first(run.method.head_rates.get(run.grid), run.method.train.head_learning_rate),
+        method,
+        learning_rate=_first(named.learning_rate, method.learning_rate),
+        head_learning_rate=_first(named.head_learning_rate, method.head_learning_rate),
     )
-    sources: list[tuple[str, Any]] = [
-        ("command line", run.train),
+    typed, from_file = _split_by_hand(run)
+    sources: list[tuple[str, TrainDefaults]] = [
+        ("command line", typed),
+        (f"train {_train_file(run)}", from_file),
         ("recipe", recipe.get(run.task.name, {}).get(run.method.name, TrainDefaults())),
         (f"protocol {run.protocol.name}", run.protocol.train),
         (f"method {run.method.name}", method),
         (f"task {run.task.name}", run.task.train),
+        *([("grid fair", rates_of_grid(run))] if run.grid == "fair" else []),
         ("built-in", BUILT_IN),
     ]
     values: dict[str, Any] = {}
@@ -57,7 +63,28 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
                 break
     if values.get("head_learning_rate") == values["learning_rate"]:
         values["head_learning_rate"] = None  # one rate for both is the neutral case
-    return replace(run, train=replace(run.train, **values), origin=origin)
+    scored = _first(run.scoring.examples, run.task.score_examples, "all")
+    scoring = replace(run.scoring, examples=scored)
+    return replace(run, train=replace(run.train, **values), scoring=scoring, origin=origin)
+
+
+def _split_by_hand(run: RunConfig) -> tuple[TrainDefaults, TrainDefaults]:
+    """Return the `train.*` values that the command line gave, and those of the file in configs/train.
+
+    Without a command line (a mapping built by a program) all were given by hand.
+    """
+    given = {override.lstrip("+").partition("=")[0] for override in run.overrides}
+    typed: dict[str, Any] = {}
+    from_file: dict[str, Any] = {}
+    for field in fields(TrainDefaults):
+        by_hand = not given or f"train.{field.name}" in given
+        (typed if by_hand else from_file)[field.name] = getattr(run.train, field.name)
+    return TrainDefaults(**typed), TrainDefaults(**from_file)
+
+
+def _train_file(run: RunConfig) -> str:
+    chosen = [item.partition("=")[2] for item in run.overrides if item.partition("=")[0] == "train"]
+    return chosen[-1] if chosen else run.train.mode
 
 
 def _first(*values: Any) -> Any:

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from layertune.config.schema_base import ConfigError, TrainDefaults, always_identity, not_identity
+from layertune.config.schema_base import (
+    ConfigError,
+    TrainDefaults,
+    always_identity,
+    not_identity,
+    resolved_later,
+)
 from layertune.config.schema_task import HubSource, TaskSpec
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "TrainSpec",
     "always_identity",
     "not_identity",
+    "resolved_later",
 ]
 
 
@@ -102,8 +109,10 @@ class MethodSpec:
     k: int | None = None
     head: Literal["concat", "pooled"] | None = None  # overrides the model's head
     options: dict[str, Any] = field(default_factory=dict)
+    # Rates where they differ from what layertune.config.grids gives every method:
     grids: dict[str, tuple[float, ...]] = not_identity(factory=dict)  # grid -> rates for a search
     grid_rates: dict[str, float] = not_identity(factory=dict)  # grid -> rate without a search
+    task_rates: dict[str, float] = not_identity(factory=dict)  # task -> the same, under grid=fair
     head_rates: dict[str, float] = not_identity(factory=dict)  # grid -> the head's rate, if another
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 
@@ -116,6 +125,8 @@ class ProtocolSpec:
     title: str = not_identity("")
     train_examples: int | None = None  # at most so many training rows (seeded, stratified where labels allow)
     eval_examples: int | None = None
+    eval_meanings: int | None = None  # generation, in place of eval_examples: the first distinct ones
+    dev_meanings: int | None = None  # the same for the split scored after each epoch
     holdout: int | None = None  # evaluate on a held-out tenth of train, at most so many rows
     warmup_steps: int | None = None  # timing: untimed steps first
     max_steps: int | None = None  # timing: then so many timed steps on fixed batches
@@ -128,7 +139,8 @@ class ProtocolSpec:
 class ScoringSpec:
     """How layers are scored."""
 
-    examples: int | Literal["all"] = "all"  # rows of the training split that are scored; all = the paper
+    # Rows of the training split that are scored; None = what the task proposes, else all, as in the paper.
+    examples: int | Literal["all"] | None = resolved_later("all")
     batch_size: int = not_identity(64)
     # Which tokens I/O similarity (None = all) and feature variance (None = representative) read.
     tokens: Literal["all", "representative"] | None = None
@@ -163,6 +175,8 @@ class RunConfig:
     grid: Literal["paper", "fair"] = not_identity("paper")  # identity holds the rates that follow from it
     seed: int = always_identity(0)
     stage: Literal["run", "score"] = "run"
+    # Generation: outputs of the dev split after each epoch, or outputs at the end only (and no best epoch).
+    eval_generation: Literal["every", "last"] = not_identity("every")
     tracking: TrackingSpec = not_identity(factory=TrackingSpec)
     checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
     force: bool = not_identity(False)

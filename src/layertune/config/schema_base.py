@@ -28,6 +28,11 @@ def always_identity(default: Any) -> Any:
     return field(default=default, metadata={"identity": "always"})
 
 
+def resolved_later(neutral: Any) -> Any:
+    """Return a field that is None until resolved; resolved to `neutral`, it stays out of the identity."""
+    return field(default=None, metadata={"neutral": neutral})
+
+
 @dataclass(frozen=True)
 class TrainDefaults:
     """Training values that a task, method, protocol or recipe proposes; None proposes nothing."""

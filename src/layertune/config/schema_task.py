@@ -29,6 +29,17 @@ class HubSource:
 
 
 @dataclass(frozen=True)
+class DecodingSpec:
+    """How a generation task's outputs are made: beam search as in the released code."""
+
+    num_beams: int = 10
+    length_penalty: float = 0.8
+    no_repeat_ngram: int = 0  # longest phrase that may come twice is one token shorter; 0 = no limit
+    max_new_tokens: int = 64
+    batch_size: int = not_identity(16)  # meaning representations at once
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """One data set, its metric, and how it is encoded (configs/task)."""
 
@@ -46,11 +57,18 @@ class TaskSpec:
     metrics: tuple[str, ...] = not_identity(())
     train_split: str = "train"
     eval_split: str = "validation"
+    dev_split: str | None = None  # scored after each epoch; eval_split then waits for the end
     counts: dict[str, int] = not_identity(factory=dict)  # expected rows per split of the official data
     label_counts: dict[str, dict[str, int]] | None = not_identity()  # split -> label name -> rows
     label_range: tuple[float, ...] = not_identity(())  # regression: lowest and highest gold score
     max_length: int = 256
     segment_ids: Literal["zeros", "standard"] = "zeros"
+    # Generation only, all five:
+    meanings: dict[str, int] = not_identity(factory=dict)  # expected distinct representations per split
+    format: Literal["code", "lora"] = "code"  # how representation and reference become one text
+    score_text: Literal["full", "prompt"] = "full"  # what the layers are scored on
+    score_examples: int | None = not_identity()  # proposes scoring.examples
+    decoding: DecodingSpec = field(default_factory=DecodingSpec)
     foreign: dict[str, TaskSpec] = not_identity(factory=dict)  # cross-domain evaluation; the name says it
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 

@@ -1,0 +1,59 @@
+"""Learning rates by grid: the list a search tries, the rate where nothing was searched, the head's rate.
+
+`grid=paper` is the one list the paper states (§4.4), for every method. `grid=fair` gives each method the list
+of its own source. A method's YAML names only what differs from the defaults below:
+
+    grids: {fair: [1e-4, 2e-4, 5e-4]}   # the list; its middle is the rate without a search,
+    grid_rates: {fair: 2e-4}            # unless this says otherwise,
+    task_rates: {cola: 8e-5}            # or this, for one task, under grid=fair
+    head_rates: {fair: 1e-4}            # the head's rate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layertune.config.schema import MethodSpec, RunConfig, TrainDefaults
+
+GRIDS = ("fair", "paper")
+PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4
+FAIR_HEAD_RATE = 5e-5  # the head is the same for every method, and so is its rate
+
+
+def rates_to_search(method: MethodSpec, grid: str) -> tuple[float, ...]:
+    """Return the learning rates a search tries for a method: its own list, else the paper's."""
+    return method.grids.get(grid, PAPER_RATES)
+
+
+def middle(rates: Sequence[float]) -> float:
+    """Return the middle of a list of rates, the lower one of an even number."""
+    return sorted(rates)[(len(rates) - 1) // 2]
+
+
+def rates_of_method(run: RunConfig) -> TrainDefaults:
+    """Return the rates that a method names itself for the grid and task of a run; None for none."""
+    method, grid = run.method, run.grid
+    return TrainDefaults(learning_rate=_own_rate(run), head_learning_rate=method.head_rates.get(grid))
+
+
+def _own_rate(run: RunConfig) -> float | None:
+    method, task = run.method, run.task
+    if run.grid == "fair":
+        for name in (task.name, task.data_name):
+            if name in method.task_rates:
+                return method.task_rates[name]
+    if run.grid in method.grid_rates:
+        return method.grid_rates[run.grid]
+    return middle(method.grids[run.grid]) if run.grid in method.grids else None
+
+
+def rates_of_grid(run: RunConfig) -> TrainDefaults:
+    """Return the rates of a grid for a method that names none; a task's own rate comes before them.
+
+    Under `paper` the head has the backbone's rate. A generation task has no head of its own: its
+    language-model head follows the backbone under every grid.
+    """
+    own_head = run.grid == "fair" and run.task.kind != "generation"
+    return TrainDefaults(
+        learning_rate=middle(PAPER_RATES), head_learning_rate=FAIR_HEAD_RATE if own_head else None
+    )
