@@ -2,6 +2,7 @@
 
 from layertune.config import RunConfig
 from layertune.config.names import resolve_name
+from layertune.methods.adapters import Adapters
 from layertune.methods.base import (
     Full,
     HeadOnly,
@@ -14,12 +15,18 @@ from layertune.methods.base import (
     train_only,
     unused_parameters,
 )
+from layertune.methods.peft import Ia3, Lora
+from layertune.methods.prefix import Prefix
 from layertune.methods.selected import SelectedLayers
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,
     "head_only": HeadOnly,
     "selected": SelectedLayers,
+    "lora": Lora,
+    "adapters": Adapters,
+    "prefix": Prefix,
+    "ia3": Ia3,
 }
 
 
