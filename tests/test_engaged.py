@@ -11,7 +11,7 @@ from layertune.methods import METHODS, HeadOnly, SelectedLayers
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
 from layertune.records.writer import RunFailed
-from layertune.training import loop, optim
+from layertune.training import loop
 
 
 @pytest.fixture
@@ -47,10 +47,17 @@ def test_every_method_makes_a_record_whose_checks_hold(run_of, store, method, mo
     assert checks.frozen_unchanged is (None if method == "full" else True)
     assert checks.beats_majority is None  # smoke says nothing about quality
     assert (record.selection is not None) == bool(selects)
-    assert record.model.lowest_trained_layer == {
-        "full": 0,
-        "head_only": None,
-    }.get(method, record.selection and record.selection.layers[0])
+    lowest = record.model.lowest_trained_layer
+    if selects:
+        assert lowest == record.selection.layers[0]
+    elif method == "head_only":
+        assert lowest is None
+    else:
+        assert lowest == 0 if method == "full" else lowest in range(5)
+    counts = record.model.trainable
+    assert 0 < counts["at_once"] <= counts["touched"]
+    if selects or method in ("full", "head_only"):  # nothing changes on the way
+        assert counts["touched"] == counts["at_once"] == record.model.num_trainable - record.model.unused
 
 
 def test_a_frozen_tensor_changed_behind_the_loop_fails_the_run(run_of, store, monkeypatch):
@@ -84,15 +91,11 @@ def test_a_selected_layer_that_is_put_back_fails_the_run(run_of, store, monkeypa
 
 
 def test_a_selected_layer_that_the_optimiser_never_held_fails_the_run(run_of, store, monkeypatch):
-    real = optim.optimised
+    class Forgetful(SelectedLayers):
+        def optimised(self, model):
+            return ((name, p) for name, p in super().optimised(model) if name.startswith("head."))
 
-    def forgetful(model):
-        return [(name, p) for name, p in real(model) if name.startswith("head.")]
-
-    monkeypatch.setattr(optim, "optimised", forgetful)
-    monkeypatch.setattr(loop, "optimised", forgetful)
-    run = run_of("method.k=2")
-    record = failed_record(run, store, monkeypatch, SelectedLayers)
+    record = failed_record(run_of("method.k=2"), store, monkeypatch, Forgetful)
     assert record.checks.failures() == ["trained_changed"]
 
 

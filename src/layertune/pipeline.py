@@ -15,7 +15,7 @@ from layertune.records.writer import open_record
 from layertune.report.figures import plot_record
 from layertune.tasks import load_task
 from layertune.training import prepare_runtime, train
-from layertune.training.engagement import Engagement, parameter_facts
+from layertune.training.engagement import Engagement, measured_facts, parameter_facts
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def execute(run: RunConfig, store: Store) -> Record:
         with Tracker(run) as track:
             outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
             draft.put(
+                model=say.model_section(run, measured_facts(model, prep, outcome)),
                 training=say.training_section(run, outcome),
                 metrics=say.metrics_section(outcome),
                 checks=proof.check(run, model, data, prep, outcome),

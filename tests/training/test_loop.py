@@ -129,9 +129,10 @@ def test_all_methods_of_a_seed_see_the_same_batches_head_and_dropout(prepared):
 def test_the_optimiser_holds_exactly_the_trainable_parameters(prepared):
     case = prepared("method.k=2")
     loop = _Loop(*case.parts)
-    held = {p for group in loop.optimizer.param_groups for p in group["params"]}
+    loop.phases.enter(0)
+    held = {p for group in loop.phases.optimizer.param_groups for p in group["params"]}
     assert held == {p for p in case.model.parameters() if p.requires_grad}
-    assert loop.optimizer.defaults["fused"]
+    assert loop.phases.optimizer.defaults["fused"]
 
 
 def test_an_unused_pooler_counts_as_trainable_and_is_never_updated(prepared):

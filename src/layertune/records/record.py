@@ -99,9 +99,17 @@ class ModelRecord:
     revision: str | None
     weights: str  # sha256 of the files, or hub id at revision
     parameters: int  # all, head included
-    trainable: dict[str, int]  # backbone, head, added
+    # backbone, head, added: as the first phase starts. After training also at_once, the most with a gradient
+    # in one step, and touched, all that ever had one (the first records lack both).
+    trainable: dict[str, int]
     unused: int  # parameters in no computation (a pooler built to match a count)
-    lowest_trained_layer: int | None  # 1..L; 0 = embeddings; None = the head alone
+    lowest_trained_layer: int | None  # over the run: 1..L; 0 = embeddings; None = the head alone
+    facts: dict[str, Any] = field(default_factory=dict)  # what the method has to say of itself
+
+    @property
+    def num_trainable(self) -> int:
+        """Trainable parameters as training starts, wherever they lie."""
+        return sum(self.trainable[place] for place in ("backbone", "head", "added"))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def training_section(run: RunConfig, outcome: TrainOutcome) -> TrainingRecord:
         head_learning_rate=train.head_learning_rate,
         batch_size=train.batch_size,
         micro_batch=train.micro_batch,
-        epochs=train.epochs,
+        epochs=outcome.epochs,
         steps=outcome.steps,
         origin=dict(run.origin),
         history=outcome.history,

@@ -17,7 +17,7 @@ def summarise(record: Record) -> str:
     if selection is not None and selection.layers is not None:
         lines.append(f"  layers    {', '.join(map(str, selection.layers))}")
     if model is not None:
-        trainable = sum(model.trainable.values())
+        trainable = model.num_trainable
         share = 100 * trainable / model.parameters
         lines.append(f"  trained   {trainable:,} of {model.parameters:,} parameters ({share:.1f} %)")
     if training is not None:
@@ -65,7 +65,7 @@ def _score(record: Record) -> tuple[str, float | None]:
 
 def _row(record: Record) -> tuple[str, ...]:
     model, training, selection = record.model, record.training, record.selection
-    trainable = sum(model.trainable.values()) if model else 0
+    trainable = model.num_trainable if model else 0
     metric, score = _score(record)
     if selection is not None and selection.layers is not None:
         layers = " ".join(map(str, selection.layers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,29 +22,49 @@ class BestEpoch:
     Args:
         task: names the metric that decides (`best_by`, else `metric`).
         keep_weights: also keep the trained weights of that epoch, for foreign evaluation splits.
+
+    Attributes:
+        foreign: scores on foreign splits, put in where an epoch's model will not be there later.
     """
 
     def __init__(self, task: TaskSpec, keep_weights: bool) -> None:
         self.task, self.keep_weights = task, keep_weights
         self.epoch: int | None = None
         self.metrics: dict[str, Scores] = {}
+        self.foreign: dict[str, Scores] | None = None
         self._score = float("-inf")
         self._weights: dict[str, Tensor] = {}
 
-    def offer(self, epoch: int, metrics: dict[str, Scores], model: TaskModel) -> None:
-        """Take an epoch if it is better than all before."""
+    def offer(
+        self,
+        epoch: int,
+        metrics: dict[str, Scores],
+        model: TaskModel,
+        names: Collection[str] | None = None,
+    ) -> bool:
+        """Take an epoch if it is better than all before; return whether it is.
+
+        Args:
+            epoch: counted from 1.
+            metrics: data set -> metric -> value.
+            model: the model of the run.
+            names: its parameters that training may change; None = those that require a gradient now.
+        """
         found = metrics[self.task.data_name][self.task.best_by or self.task.metric]
         score = float("-inf") if found is None else found
         if self.epoch is not None and score <= self._score:
-            return
-        self.epoch, self.metrics, self._score = epoch, metrics, score
+            return False
+        self.epoch, self.metrics, self._score, self.foreign = epoch, metrics, score, None
         if self.keep_weights:
-            self._weights = _trained_weights(model)
+            if names is None:
+                names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            self._weights = _copies(model, names)
+        return True
 
     @contextmanager
     def weights(self, model: TaskModel) -> Iterator[None]:
         """Put the best epoch's weights into the model for the length of the block."""
-        current = _trained_weights(model)
+        current = _copies(model, self._weights)
         _load(model, self._weights)
         try:
             yield
@@ -53,7 +73,7 @@ class BestEpoch:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("epoch", "metrics", "_score", "_weights")}
+        return {name: getattr(self, name) for name in ("epoch", "metrics", "foreign", "_score", "_weights")}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
@@ -61,8 +81,8 @@ class BestEpoch:
             setattr(self, name, value)
 
 
-def _trained_weights(model: TaskModel) -> dict[str, Tensor]:
-    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+def _copies(model: TaskModel, names: Collection[str]) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if name in names}
 
 
 @torch.no_grad()

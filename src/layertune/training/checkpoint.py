@@ -13,7 +13,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ import torch
 from layertune.config import ConfigError, RunConfig
 from layertune.config.files import write_atomic
 from layertune.records.store import versions_of
-
-if TYPE_CHECKING:
-    from layertune.models import TaskModel
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +34,12 @@ class CheckpointError(ConfigError):
 
 
 class Checkpoint:
-    """The checkpoint of one run.
+    """The checkpoint of one run, which names the file and says how often it is written."""
 
-    Args:
-        run: names the file and says how often it is written.
-        model: its trainable parameters are kept; the frozen ones are the pretrained ones.
-        parts: objects with `state_dict` and `load_state_dict` (optimiser, schedule).
-    """
-
-    def __init__(self, run: RunConfig, model: TaskModel, **parts: Any) -> None:
+    def __init__(self, run: RunConfig) -> None:
         self.run = run
         self.every = run.checkpoint.every_steps
         self.path = run.cache_dir.parent / "checkpoints" / f"{run.run_id}.pt"
-        self.model, self.parts = model, parts
         self._stop_asked = False
 
     def due(self, step: int) -> bool:
@@ -57,7 +47,7 @@ class Checkpoint:
         return self.every is not None and (self._stop_asked or step % self.every == 0)
 
     def save(self, progress: dict[str, Any]) -> None:
-        """Write the state.
+        """Write the state of the run and of all random generators.
 
         Raises:
             Interruption: the run was asked to stop; the state is on disk.
@@ -65,8 +55,6 @@ class Checkpoint:
         state = {
             "versions": dataclasses.asdict(versions_of(self.run)),
             "progress": progress,
-            "trained": {n: p.detach().cpu() for n, p in self.model.named_parameters() if p.requires_grad},
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "random": {
                 "python": random.getstate(),
                 "numpy": np.random.get_state(),
@@ -80,43 +68,27 @@ class Checkpoint:
         if self._stop_asked:
             raise Interruption(f"stopped after a step; the same command goes on from {self.path}")
 
-    def resume(self) -> dict[str, Any] | None:
-        """Take up the saved state, if there is one of the versions in force; return its progress.
+    def resume(self, take_up: Callable[[dict[str, Any]], None]) -> None:
+        """Hand what was saved to `take_up`, if there is a state of the versions in force.
 
         Raises:
             CheckpointError: the file is damaged, or holds the state of another model.
         """
         if self.every is None or not self.path.is_file():
-            return None
+            return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=False)  # our own file
             if state["versions"] != dataclasses.asdict(versions_of(self.run)):
                 log.warning("%s is of older versions: the run starts anew", self.path)
-                return None
-            progress = self._take_up(state)
+                return
+            take_up(state["progress"])
+            _restore_random(state["random"])
         except Exception as error:  # a damaged pickle raises nearly anything
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise CheckpointError(
                 f"the checkpoint {self.path} cannot be read ({reason}): delete it, and the run starts anew."
             ) from error
         log.info("resuming from %s", self.path)
-        return progress
-
-    def _take_up(self, state: dict[str, Any]) -> dict[str, Any]:
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, value in state["trained"].items():
-                parameters[name].copy_(value)
-        for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
-        kept = state["random"]
-        random.setstate(kept["python"])
-        np.random.set_state(kept["numpy"])
-        torch.set_rng_state(kept["torch"])
-        if kept["cuda"]:
-            torch.cuda.set_rng_state_all(kept["cuda"])
-        progress: dict[str, Any] = state["progress"]
-        return progress
 
     def remove(self) -> None:
         """Delete the file: the run is done."""
@@ -141,6 +113,14 @@ class Checkpoint:
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stop_asked = True
+
+
+def _restore_random(kept: dict[str, Any]) -> None:
+    random.setstate(kept["python"])
+    np.random.set_state(kept["numpy"])
+    torch.set_rng_state(kept["torch"])
+    if kept["cuda"]:
+        torch.cuda.set_rng_state_all(kept["cuda"])
 
 
 def _stop_now(*_: object) -> None:

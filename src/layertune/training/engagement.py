@@ -2,66 +2,83 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from layertune.config import RunConfig
 from layertune.evaluation.evaluate import majority_accuracy
 from layertune.methods import Preparation, count, unused_parameters
 from layertune.records.record import ChecksRecord
 from layertune.tasks import TaskData
+from layertune.training.witness import PhaseReport, fingerprints, places_of
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
-    from layertune.training.loop import TrainOutcome
+    from layertune.training.outcome import TrainOutcome
 
 
 class Engagement:
-    """Fingerprints of all parameters, taken after `prepare` and compared after training."""
+    """Fingerprints of all parameters, taken after `prepare` and compared after training.
+
+    What happened in between is told by the reports of the phases (`layertune.training.witness`).
+    """
 
     def __init__(self, model: TaskModel) -> None:
-        self.before = _digests(model)
-        self.frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self.before = fingerprints(model.named_parameters())
 
     def check(
         self, run: RunConfig, model: TaskModel, data: TaskData, prep: Preparation, outcome: TrainOutcome
     ) -> ChecksRecord:
         """Return the checks of a finished training.
 
-        `frozen_unchanged` covers what was frozen before and after, bit for bit; `trained_changed` the tensors
-        that were trainable throughout and received a gradient, and at least one tensor of every layer with
-        such tensors: a layer that the optimiser never held has no gradient to show.
+        `frozen_unchanged` covers what required no gradient during a whole phase, bit for bit, and a sample of
+        what was frozen between two of its steps; `trained_changed` the tensors that required and received a
+        gradient in a phase, and at least one tensor of every layer that required one: a layer that the
+        optimiser never held has no gradient to show.
         """
-        after = _digests(model)
-        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        frozen = self.frozen - trainable
-        throughout = trainable - self.frozen
-        trained = throughout & outcome.received_gradient
-        moved = {name for name in throughout if after[name] != self.before[name]}
-        all_layers_moved = all(names & moved for names in _by_layer(model, throughout))
+        frozen, trained = self._compare(model, outcome.phases)
         return ChecksRecord(
-            frozen_unchanged=all(after[name] == self.before[name] for name in frozen) if frozen else None,
-            trained_changed=bool(trained) and trained <= moved and all_layers_moved,
+            frozen_unchanged=all(frozen) if frozen else None,
+            trained_changed=bool(trained) and all(trained),
             loss_finite=outcome.loss_finite,
-            trainable_matches_selection=matches_selection(model, prep),
+            trainable_matches_selection=_matches(model, prep, outcome.phases),
             beats_majority=_beats_majority(run, data, outcome),
         )
 
+    def _compare(self, model: TaskModel, phases: Sequence[PhaseReport]) -> tuple[list[bool], list[bool]]:
+        """Return what can be said about frozen tensors and about trained ones, one statement each."""
+        frozen: list[bool] = [report.held_still for report in phases if report.held_still is not None]
+        trained: list[bool] = []
+        final = fingerprints(model.named_parameters())
+        known = dict(self.before)  # of the run's own model, as far as it has been followed
+        moving: set[str] = set()  # what the phase before trained: the method may carry it on
+        for report in phases:
+            start = {**known, **report.before} if report.own else report.before
+            end = report.after or final
+            if report.own:
+                frozen += [known[n] == value for n, value in report.before.items() if n not in moving]
+            watched = end.keys() & (report.before.keys() or start.keys())
+            frozen += [start[name] == end[name] for name in watched - report.touched.keys()]
+            trained += _trained(report, {name for name in watched if start[name] != end[name]})
+            if report.own:
+                known |= {name: end[name] for name in watched}
+                moving = set(report.touched)
+        if all(report.own for report in phases):
+            frozen += [final[name] == value for name, value in known.items() if name not in moving]
+        else:  # the run's model was written back to; by name, what no phase trained stays what it was
+            touched = {name for report in phases for name in report.touched}
+            frozen += [final[name] == value for name, value in self.before.items() if name not in touched]
+        return frozen, trained
 
-def _by_layer(model: TaskModel, names: set[str]) -> list[set[str]]:
-    """Group those of the named parameters that lie in layers by their layer."""
-    of = {parameter: name for name, parameter in model.named_parameters() if name in names}
-    layers = [{of[p] for p in layer.parameters() if p in of} for layer in model.backbone.layers]
-    return [layer for layer in layers if layer]
 
-
-def _digests(model: TaskModel) -> dict[str, str]:
-    return {
-        name: hashlib.sha256(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
-        for name, parameter in model.named_parameters()
-    }
+def _trained(report: PhaseReport, moved: set[str]) -> list[bool]:
+    """State that what received a gradient moved, and that every layer that was to train has such a tensor."""
+    layers: dict[int, set[str]] = {}
+    for name, place in report.places.items():
+        if place:
+            layers.setdefault(place, set()).add(name)
+    followed = [name in moved for name in report.received & report.touched.keys()]
+    return followed + [bool(names & moved) for names in layers.values()] if followed else [False]
 
 
 def _beats_majority(run: RunConfig, data: TaskData, outcome: TrainOutcome) -> bool | None:
@@ -85,27 +102,72 @@ def matches_selection(model: TaskModel, prep: Preparation) -> bool:
     return trainable == prep.expected_trainable
 
 
+def _matches(model: TaskModel, prep: Preparation, phases: Sequence[PhaseReport]) -> bool:
+    """Whether each phase started with as many trainable parameters as the method says; a method that
+    changes nothing on its way is held against its decision at the end, too.
+    """
+    expected = [report.expected for report in phases]
+    expected[:1] = [prep.expected_trainable]
+    for report, wanted in zip(phases, expected, strict=True):
+        if wanted is not None and sum(report.trainable.values()) != wanted:
+            return False
+    steady = len(phases) == 1 and phases[0].own and phases[0].trainable == phases[0].touched
+    return matches_selection(model, prep) if steady else True
+
+
 def parameter_facts(model: TaskModel, prep: Preparation) -> dict[str, Any]:
     """Return the record's counts: all parameters, the trainable by place, the unused, the lowest layer."""
-    names = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    head = set(model.head.parameters())
-    added = {names[name] for name in prep.added if name in names}
-    backbone = set(names.values()) - head - added
-    embeddings = backbone - {p for layer in model.backbone.layers for p in layer.parameters()}
-    layers = trained_layers(model)
-    below = bool(embeddings - unused_parameters(model) - set(_final_norm(model)))
+    places = places_of(model)
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     return {
         "parameters": count(model.parameters()),
-        "trainable": {
-            "backbone": count(backbone),
-            "head": count(head & set(names.values())),
-            "added": count(added),
-        },
+        "trainable": _by_place(model, prep, sizes),
         "unused": count(unused_parameters(model)),
-        "lowest_trained_layer": 0 if below else (layers[0] if layers else None),
+        "lowest_trained_layer": _lowest({name: places[name] for name in sizes}, prep),
+        "facts": dict(prep.facts),
     }
 
 
-def _final_norm(model: TaskModel) -> list[torch.nn.Parameter]:
-    norm = model.backbone.final_norm
-    return [] if norm is None else list(norm.parameters())
+def measured_facts(model: TaskModel, prep: Preparation, outcome: TrainOutcome) -> dict[str, Any]:
+    """Return the same counts as training showed them.
+
+    `trainable` then also holds `at_once`, the most parameters that got a gradient in one step, and `touched`,
+    all that ever did; the lowest layer is that of the whole run.
+    """
+    phases = outcome.phases
+    touched: dict[str, int] = {}
+    for report in phases:
+        for name, size in report.with_gradient.items():
+            touched[name] = max(size, touched.get(name, 0))
+    places = {name: place for report in phases for name, place in report.places.items()}
+    found = dict(outcome.facts)
+    at_once = found.pop("at_once", max(report.at_once for report in phases))
+    steps = sum(report.steps for report in phases)
+    mean = sum(report.summed for report in phases) / max(1, steps)
+    if mean != at_once:
+        found.setdefault("mean_trained", mean)
+    return parameter_facts(model, prep) | {
+        "trainable": _by_place(model, prep, phases[0].trainable)
+        | {"at_once": at_once, "touched": found.pop("touched", sum(touched.values()))},
+        "lowest_trained_layer": _lowest(places, prep),
+        "facts": prep.facts | found,
+    }
+
+
+def _by_place(model: TaskModel, prep: Preparation, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Add up sizes of tensors by name: in the backbone, in the head, added by the method."""
+    backbone = set(model.backbone.parameters())  # a tied head counts as the embedding it is
+    head = {name for name, p in model.named_parameters() if p not in backbone}
+    counts = {"backbone": 0, "head": 0, "added": 0}
+    for name, size in sizes.items():
+        counts["added" if name in prep.added else "head" if name in head else "backbone"] += size
+    return counts
+
+
+def _lowest(places: Mapping[str, int | None], prep: Preparation) -> int | None:
+    """Return the lowest layer that is trained; 0 = below all layers, None = only what lies above them.
+
+    What a method added below the layers acts on the first.
+    """
+    found = [max(place, int(name in prep.added)) for name, place in places.items() if place is not None]
+    return min(found, default=None)

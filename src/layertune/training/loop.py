@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from layertune.config import RunConfig
 from layertune.evaluation.evaluate import Scores, score_epoch, score_foreign
-from layertune.methods import Method, optimised
-from layertune.tasks import TaskData, epoch_batches
+from layertune.methods import Method
+from layertune.models.task_model import IGNORED_LABEL
+from layertune.tasks import Batch, TaskData, epoch_batches
 from layertune.training.best import BestEpoch
 from layertune.training.checkpoint import Checkpoint
-from layertune.training.optim import build_optimizer, build_schedule
+from layertune.training.outcome import TrainOutcome
+from layertune.training.phases import Phases
 from layertune.training.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
 
 if TYPE_CHECKING:
@@ -32,34 +34,6 @@ if TYPE_CHECKING:
     from layertune.records.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-# A tensor counts as having received a gradient when Adam's second moment says that its gradients were larger
-# than this: below it the update drowns in Adam's eps, and a tensor may rightly stay as it was.
-GRADIENT_FLOOR = 1e-6
-
-
-@dataclass(frozen=True)
-class TrainOutcome:
-    """What training did and cost; `seconds` are those of the steps alone.
-
-    Attributes:
-        history: one entry per epoch: epoch, steps, loss, seconds, metrics.
-        last: task -> metric -> value after the last epoch; `best` the same at the best epoch, and which.
-        received_gradient: names of the tensors that must have changed.
-    """
-
-    history: tuple[dict[str, Any], ...]
-    last: dict[str, Scores]
-    best: dict[str, Any]
-    seconds: float
-    cpu_seconds: float
-    seconds_per_step_median: float | None
-    peak_memory_bytes: int
-    steps: int
-    examples_per_second: float
-    tokens_per_second: float
-    loss_finite: bool
-    received_gradient: frozenset[str]
 
 
 def train(
@@ -88,13 +62,13 @@ class _Loop:
     ) -> None:
         self.run, self.model, self.data, self.method = run, model, data, method
         self.runtime, self.track = runtime, track
-        self.epochs = 1 if run.protocol.max_steps else run.train.epochs or 1
+        self.epochs_asked = method.epochs(run.train.epochs or 1)
+        self.epochs = 1 if run.protocol.max_steps else self.epochs_asked
         self.lengths = data.train.store.lengths
         self.total_steps = sum(len(self.batches(epoch)) for epoch in range(1, self.epochs + 1))
-        self.optimizer = build_optimizer(model, run.train)
-        self.schedule = build_schedule(self.optimizer, run.train, self.total_steps)
-        self.checkpoint = Checkpoint(run, model, optimizer=self.optimizer, schedule=self.schedule)
         self.watch = Stopwatch(runtime.device)
+        self.phases = Phases(run, model, method, self.total_steps, self.watch)
+        self.checkpoint = Checkpoint(run)
         self.memory = PeakMemory(runtime.device)
         self.best = BestEpoch(run.task, keep_weights=len(data.evals) > 1)
         self.history: list[dict[str, Any]] = []
@@ -119,7 +93,7 @@ class _Loop:
 
     def train(self) -> TrainOutcome:
         """Run all epochs that are left; stop early only where the loss is no longer finite."""
-        self._resume()
+        self.checkpoint.resume(self._take_up)
         with self.checkpoint.listening(), self._bar() as bar:
             while self.epoch <= self.epochs and math.isfinite(self.loss_sum):
                 self._train_epoch(bar)
@@ -132,9 +106,10 @@ class _Loop:
 
     def _train_epoch(self, bar: tqdm[Any]) -> None:
         batches = self.batches(self.epoch)
-        self.model.train()
+        self.phases.enter(self.step)
+        self.phases.trained.train()
         if self.done == 0:
-            self.method.on_epoch_start(self.model, self.epoch)
+            self.method.on_epoch_start(self.phases.trained, self.epoch)
         loss_sum = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.runtime.device)
         self.watch.start()
         for indices in batches[self.done :]:
@@ -154,26 +129,42 @@ class _Loop:
 
     def _step(self, indices: np.ndarray) -> Tensor:
         """Take one optimiser step on a batch; return its mean loss, still on the device."""
+        phases = self.phases
+        phases.enter(self.step)
         self.step += 1
-        self.method.before_step(self.model, self.step)
-        size = self.run.train.micro_batch or len(indices)
+        self.method.before_step(phases.trained, self.step)
+        phases.witness.before_step()
         loss = torch.zeros((), device=self.runtime.device)
-        for start in range(0, len(indices), size):
-            rows = indices[start : start + size]
-            batch = self.data.train.store.batch(rows).to(self.runtime.device)
+        for batch, share in self._micro_batches(indices):
             with self.runtime.accelerator.autocast():
-                part = self.model(batch).loss * (len(rows) / len(indices))
+                part = phases.trained(batch.to(self.runtime.device)).loss * share
             self.runtime.accelerator.backward(part)
             loss += part.detach()
-        self.method.after_backward(self.model, self.step)
+        phases.witness.after_backward()
+        self.method.after_backward(phases.trained, self.step)
         if self.run.train.clip_norm is not None:
-            trained = [parameter for _, parameter in optimised(self.model)]
-            torch.nn.utils.clip_grad_norm_(trained, self.run.train.clip_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(self.model, self.step)
+            torch.nn.utils.clip_grad_norm_(phases.held.values(), self.run.train.clip_norm)
+        phases.optimizer.step()
+        phases.schedule.step()
+        phases.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(phases.trained, self.step)
+        phases.witness.after_step()
         return loss
+
+    def _micro_batches(self, indices: np.ndarray) -> Iterator[tuple[Batch, float]]:
+        """Cut a batch into parts, each with its share in the batch's mean loss.
+
+        The mean is over rows, in generation over target tokens: then the parts add up to the whole batch.
+        """
+        size = self.run.train.micro_batch or len(indices)
+        parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+        batch = self.data.train.store.batch
+        if len(parts) == 1 or self.data.kind != "generation":
+            yield from ((batch(rows), len(rows) / len(indices)) for rows in parts)
+            return
+        batches = [batch(rows) for rows in parts]
+        targets = [int((part.labels[:, 1:] != IGNORED_LABEL).sum()) for part in batches]
+        yield from ((part, count / sum(targets)) for part, count in zip(batches, targets, strict=True))
 
     def _forget_warmup(self) -> None:
         self.watch.stop()
@@ -184,9 +175,11 @@ class _Loop:
         """Evaluate, and add the epoch to the history."""
         metrics: dict[str, Scores] = {}
         if self.run.protocol.evaluate and math.isfinite(self.loss_sum):
-            model = self.method.eval_model(self.model)
+            model = self.method.eval_model(self.phases.trained)
             metrics = score_epoch(self.run, model, self.data, self.runtime)
-            self.best.offer(self.epoch, metrics, self.model)
+            is_best = self.best.offer(self.epoch, metrics, self.model, self.phases.may_change())
+            if is_best and len(self.data.evals) > 1 and not self.phases.own:  # not there at the end
+                self.best.foreign = score_foreign(self.run, model, self.data, self.runtime)
         before = sum(entry["seconds"] for entry in self.history)
         entry = {
             "epoch": self.epoch,
@@ -212,19 +205,27 @@ class _Loop:
             entry["seconds"],
         )
 
-    def _outcome(self) -> TrainOutcome:
-        last: dict[str, Scores] = {}
-        best: dict[str, Any] = {}
-        if self.best.epoch is not None and math.isfinite(self.loss_sum):
-            last = dict(self.history[-1]["metrics"])
-            best = dict(self.best.metrics)
-            if len(self.data.evals) > 1:
-                last |= score_foreign(self.run, self.method.eval_model(self.model), self.data, self.runtime)
+    def _read_outs(self) -> tuple[dict[str, Scores], dict[str, Any]]:
+        """Return the scores after the last and at the best epoch, foreign splits included."""
+        if self.best.epoch is None or not math.isfinite(self.loss_sum):
+            return {}, {}
+        last: dict[str, Scores] = dict(self.history[-1]["metrics"])
+        best: dict[str, Any] = dict(self.best.metrics)
+        if len(self.data.evals) > 1:
+            last |= self._score_foreign(self.phases.trained)
+            if self.best.foreign is None:
                 with self.best.weights(self.model):
-                    best |= score_foreign(
-                        self.run, self.method.eval_model(self.model), self.data, self.runtime
-                    )
-            best["epoch"] = self.best.epoch
+                    best |= self._score_foreign(self.model)
+            else:
+                best |= self.best.foreign
+        return last, best | {"epoch": self.best.epoch}
+
+    def _score_foreign(self, trained: TaskModel) -> dict[str, Scores]:
+        return score_foreign(self.run, self.method.eval_model(trained), self.data, self.runtime)
+
+    def _outcome(self) -> TrainOutcome:
+        last, best = self._read_outs()
+        self.phases.finish()
         watch = self.watch
         return TrainOutcome(
             history=tuple(self.history),
@@ -238,27 +239,19 @@ class _Loop:
             examples_per_second=watch.examples / watch.seconds,
             tokens_per_second=watch.tokens / watch.seconds,
             loss_finite=math.isfinite(self.loss_sum),
-            received_gradient=frozenset(self._received_gradient()),
+            epochs=self.epochs_asked,
+            phases=tuple(self.phases.reports),
+            facts=self.method.facts(),
         )
-
-    def _received_gradient(self) -> list[str]:
-        names = []
-        for name, parameter in optimised(self.model):
-            moment = self.optimizer.state.get(parameter, {}).get("exp_avg_sq")
-            if moment is not None and float(moment.max()) > GRADIENT_FLOOR**2:
-                names.append(name)
-        return names
 
     def _progress(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in ("history", "epoch", "done", "step", "loss_sum")}
-        return {**kept, "watch": self.watch.state(), "best": self.best.state()}
+        parts = {name: getattr(self, name).state() for name in ("phases", "watch", "best")}
+        return kept | parts
 
-    def _resume(self) -> None:
-        progress = self.checkpoint.resume()
-        if progress is None:
-            return
-        self.watch.load(progress.pop("watch"))
-        self.best.load(progress.pop("best"))
+    def _take_up(self, progress: dict[str, Any]) -> None:
+        for name in ("phases", "watch", "best"):  # the watch after the phases, which count on it
+            getattr(self, name).load(progress.pop(name))
         for name, value in progress.items():
             setattr(self, name, value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,15 +16,22 @@ if TYPE_CHECKING:
     from layertune.models import TaskModel
 
 
-def build_optimizer(model: TaskModel, train: TrainSpec) -> torch.optim.AdamW:
+def build_optimizer(
+    model: TaskModel, train: TrainSpec, held: Mapping[str, torch.nn.Parameter] | None = None
+) -> torch.optim.AdamW:
     """Return fused AdamW with one group for the backbone and one for the head.
 
     Choice: weight decay on every trainable tensor, biases and LayerNorms included, as the released code does.
+
+    Args:
+        model: says what is head; in generation nothing is, since the head may be the input embedding.
+        train: rates, betas, weight decay.
+        held: the parameters by name; None = all that are trainable now.
     """
     assert train.learning_rate is not None and train.betas is not None and train.weight_decay is not None
-    head = set(model.head.parameters())
+    head = set() if model.kind == "generation" else set(model.head.parameters())
     groups: dict[str, list[torch.nn.Parameter]] = {"backbone": [], "head": []}
-    for _, parameter in optimised(model):
+    for parameter in (dict(optimised(model)) if held is None else held).values():
         groups["head" if parameter in head else "backbone"].append(parameter)
     rates = {"backbone": train.learning_rate, "head": train.head_learning_rate or train.learning_rate}
     return torch.optim.AdamW(
@@ -37,9 +44,13 @@ def build_optimizer(model: TaskModel, train: TrainSpec) -> torch.optim.AdamW:
     )
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, train: TrainSpec, steps: int) -> LambdaLR:
-    """Return the schedule over `steps` steps: warm-up, then linear or cosine decay to 0, or constant."""
-    return LambdaLR(optimizer, rate_factor(train.schedule or "linear", train.warmup_ratio or 0.0, steps))
+def build_schedule(optimizer: torch.optim.Optimizer, train: TrainSpec, steps: int, done: int = 0) -> LambdaLR:
+    """Return the schedule over `steps` steps: warm-up, then linear or cosine decay to 0, or constant.
+
+    `done` of them were taken with an earlier optimiser.
+    """
+    factor = rate_factor(train.schedule or "linear", train.warmup_ratio or 0.0, steps)
+    return LambdaLR(optimizer, lambda step: factor(done + step))
 
 
 def rate_factor(schedule: str, warmup_ratio: float, steps: int) -> Callable[[int], float]:

@@ -164,6 +164,11 @@ class Stopwatch:
         self.steps: list[float] = []
         self._marks: list[float | torch.cuda.Event] = []
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return bool(self._marks)
+
     def start(self) -> None:
         """Start, or start again."""
         synchronize(self.device)

@@ -1,0 +1,37 @@
+"""What training did and cost: the loop's report to the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from layertune.evaluation.evaluate import Scores
+from layertune.training.witness import PhaseReport
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What training did and cost; `seconds` are those of the steps alone.
+
+    Attributes:
+        history: one entry per epoch: epoch, steps, loss, seconds, metrics.
+        last: task -> metric -> value after the last epoch; `best` the same at the best epoch, and which.
+        epochs: how many were asked for, as the method reads the configuration.
+        phases: what was seen of each phase.
+        facts: what the method found out in training.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    last: dict[str, Scores]
+    best: dict[str, Any]
+    seconds: float
+    cpu_seconds: float
+    seconds_per_step_median: float | None
+    peak_memory_bytes: int
+    steps: int
+    examples_per_second: float
+    tokens_per_second: float
+    loss_finite: bool
+    epochs: int
+    phases: tuple[PhaseReport, ...]
+    facts: dict[str, Any]

@@ -1,0 +1,188 @@
+"""The phases of a run: in each a model, an optimiser over what it may train, and a stretch of the schedule.
+
+Most methods have one. A boundary may fall anywhere, also in mid-epoch; what a phase's optimiser knew is
+dropped at its end, unless the method carries it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from layertune.config import RunConfig
+from layertune.methods import Method
+from layertune.training.optim import build_optimizer, build_schedule
+from layertune.training.runtime import Stopwatch
+from layertune.training.witness import PhaseReport, Witness
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+
+
+class Phases:
+    """The plan of a run and the phase in progress.
+
+    Args:
+        run: its timing protocol takes warm-up steps in the first phase, on top of the plan.
+        model: the model of the run.
+        method: cuts the run into phases.
+        total_steps: optimiser steps, warm-up included.
+        watch: counts what a method does between phases as training.
+
+    Raises:
+        ValueError: the method's phases do not add up to the run.
+    """
+
+    def __init__(
+        self, run: RunConfig, model: TaskModel, method: Method, total_steps: int, watch: Stopwatch
+    ) -> None:
+        self.run, self.model, self.method, self.watch = run, model, method, watch
+        warmup = (run.protocol.warmup_steps or 0) if run.protocol.max_steps else 0
+        self.plan = method.phases(total_steps - warmup)
+        steps = [phase.steps for phase in self.plan]
+        if not steps or min(steps) < 1 or sum(steps) != total_steps - warmup:
+            raise ValueError(f"method {run.method.name} cuts {total_steps - warmup} steps into {steps}")
+        self.ends = list(accumulate([warmup + steps[0], *steps[1:]]))
+        self.index: int | None = None
+        self.trained = model
+        self.held: dict[str, nn.Parameter] = {}
+        self.reports: list[PhaseReport] = []
+        self.optimizer: torch.optim.Optimizer
+        self.schedule: torch.optim.lr_scheduler.LambdaLR
+        self.witness: Witness
+
+    @property
+    def own(self) -> bool:
+        """Whether the model of the run is the one that is being trained."""
+        return self.trained is self.model
+
+    def enter(self, step: int) -> None:
+        """Make the phase of the step after `step` finished ones the current one."""
+        if self.index is None:
+            self._open(0)
+        elif step >= self.ends[self.index] and self.index + 1 < len(self.plan):
+            with self._paused():
+                self._close(last=False)
+                self._open(self.index + 1)
+
+    def finish(self) -> None:
+        """End the phase in progress: the run is over."""
+        if self.index is not None:
+            self._close(last=True)
+
+    def _open(self, index: int) -> None:
+        self.index = index
+        before = self.trained
+        with self._counted():
+            self._adopt(self.method.start_phase(self.model, index))
+        known = self.reports[-1].after if self.reports and before is self.trained and self.own else {}
+        self.witness = self._witness(known)
+        if self.trained is not before:
+            self.trained.train()
+
+    def _adopt(self, trained: TaskModel) -> None:
+        """Train this model from now on."""
+        assert self.index is not None
+        self.trained = trained
+        wanted = self.run.train.activation_checkpointing
+        if wanted and not trained.backbone.activation_checkpointing:
+            trained.backbone.enable_activation_checkpointing()
+        self.held = dict(self.method.optimised(trained))
+        self.optimizer = build_optimizer(trained, self.run.train, self.held)
+        self.method.optimizer_ready(self.optimizer, self.index)
+        self.schedule = build_schedule(self.optimizer, self.run.train, *self._stretch(self.index))
+
+    def _stretch(self, index: int) -> tuple[int, int]:
+        """Return the steps of the schedule that covers a phase, and how many lie before the phase."""
+        restarts = [i for i, phase in enumerate(self.plan) if phase.restart_schedule or i == 0]
+        first = max(i for i in restarts if i <= index)
+        last = min([i - 1 for i in restarts if i > index], default=len(self.plan) - 1)
+        starts = [0, *self.ends]
+        return self.ends[last] - starts[first], starts[index] - starts[first]
+
+    def _witness(self, known: Mapping[str, str]) -> Witness:
+        assert self.index is not None
+        return Witness(
+            self.trained,
+            self.held,
+            own=self.own,
+            expected=self.method.expected_in_phase(self.index),
+            first=self.index == 0,
+            known=known,
+        )
+
+    def _close(self, last: bool) -> None:
+        assert self.index is not None
+        self.reports.append(self.witness.report(self.optimizer, last))
+        with self._counted():
+            self.method.end_phase(self.trained, self.optimizer, self.index)
+        for parameter in self.trained.parameters():
+            parameter.grad = None
+        if not last:
+            del self.optimizer, self.schedule, self.witness  # their memory, before the next ones are built
+            self.held = {}
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Stop the watch where it runs: fingerprints are no part of training."""
+        running = self.watch.running
+        if running:
+            self.watch.stop()
+        yield
+        if running:
+            self.watch.start()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.watch.start()
+        yield
+        self.watch.stop()
+
+    def may_change(self) -> set[str]:
+        """Return the parameters of the run's model that one of its phases may change, by name."""
+        if len(self.plan) > 1:
+            return {name for name, _ in self.model.named_parameters()}
+        return set(self.held) if self.own else set()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, the values of all trained tensors included."""
+        names = {name for report in self.reports if report.own for name in report.touched}
+        return {
+            "index": self.index,
+            "reports": self.reports,
+            "witness": self.witness.state(),
+            "method": self.method.state_dict(),
+            "model": _values(self.model, names | (set(self.held) if self.own else set())),
+            "trained": {} if self.own else _values(self.trained, set(self.held)),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint: the phase that was in progress goes on."""
+        self.index, self.reports = state["index"], list(state["reports"])
+        _put(self.model, state["model"])
+        self.method.load_state_dict(state["method"])
+        assert self.index is not None
+        self._adopt(self.method.resume_phase(self.model, self.index))
+        _put(self.trained, state["trained"])
+        self.witness = self._witness(state["witness"]["before"])
+        self.witness.load(state["witness"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def _values(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    return {name: p.detach().cpu() for name, p in model.named_parameters() if name in names}
+
+
+@torch.no_grad()
+def _put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameters[name].copy_(value)

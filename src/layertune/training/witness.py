@@ -1,0 +1,208 @@
+"""What is seen of a phase while it trains: which tensors required a gradient, what moved and what must not.
+
+`layertune.training.engagement` judges the reports; the loop only collects them. Counting costs nothing while
+the set of trained tensors stays the same, and fingerprints are taken at the ends of phases alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from layertune.methods import unused_parameters
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+
+# A tensor counts as having received a gradient when Adam's second moment says that its gradients were larger
+# than this: below it the update drowns in Adam's eps, and a tensor may rightly stay as it was.
+GRADIENT_FLOOR = 1e-6
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a number -> integer of that size
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """What was seen of one phase; tensors by name.
+
+    Attributes:
+        own: the model of the run was trained, not another one made from it.
+        expected: parameters that had to require a gradient when the phase started; None = the method does
+            not say.
+        trainable: those that did, with their sizes.
+        touched: those that did at one step or more.
+        with_gradient: those of them that got a gradient.
+        places: touched tensor -> its layer, 0 for what lies below the layers, None for what lies above.
+        received: tensors whose gradients were large enough to move them.
+        before: fingerprints at the start; empty where those of the whole run say the same.
+        after: fingerprints at the end; likewise.
+        held_still: tensors frozen between two steps of their training kept their value; None = not looked.
+        steps: optimiser steps.
+        at_once: most parameters with a gradient in one step.
+        summed: parameters with a gradient, added up over the steps.
+    """
+
+    own: bool
+    expected: int | None
+    trainable: dict[str, int]
+    touched: dict[str, int]
+    with_gradient: dict[str, int]
+    places: dict[str, int | None]
+    received: frozenset[str]
+    before: dict[str, str]
+    after: dict[str, str]
+    held_still: bool | None
+    steps: int
+    at_once: int
+    summed: int
+
+
+class Witness:
+    """Watches one phase.
+
+    Args:
+        model: the model that is trained in it.
+        held: what its optimiser holds, by name.
+        own: whether it is the model of the run.
+        expected: see `PhaseReport`.
+        first: the first phase of a run: its fingerprints have been taken.
+        known: fingerprints that the phase before ended with.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        held: Mapping[str, nn.Parameter],
+        own: bool,
+        expected: int | None,
+        first: bool,
+        known: Mapping[str, str],
+    ) -> None:
+        self.model, self.held, self.own, self.expected = model, held, own, expected
+        self.named = list(model.named_parameters())
+        self.trainable = {name: p.numel() for name, p in self.named if p.requires_grad}
+        self.watched = {*self.trainable, *held} if own else {name for name, _ in self.named}
+        self.before: dict[str, str] = {}
+        if not (own and first):
+            self.before = {name: known[name] for name in self.watched & known.keys()}
+            self.before |= fingerprints((n, p) for n, p in self.named if n in self.watched - known.keys())
+        self.touched: dict[str, int] = {}
+        self.with_gradient: dict[str, int] = {}
+        self.held_still: bool | None = None
+        self.steps = self.at_once = self.summed = self.changes = 0
+        self._active: list[bool] = []
+        self._changed = False
+        self._current = 0
+        self._frozen: dict[str, int] = {}
+
+    def before_step(self) -> None:
+        """Notice which tensors are active; at the 1st, 2nd, 4th, 8th ... change note what must hold still."""
+        active = [parameter.requires_grad for _, parameter in self.named]
+        self._changed = active != self._active
+        self._frozen = {}
+        if not self._changed:
+            return
+        self._active = active
+        self.changes += 1
+        for (name, parameter), is_active in zip(self.named, active, strict=True):
+            if is_active:
+                self.touched[name] = parameter.numel()
+        if self.changes & (self.changes - 1) == 0:
+            self._frozen = {n: checksum(p) for n, p in self.held.items() if not p.requires_grad}
+
+    def after_backward(self) -> None:
+        """Count the parameters that got a gradient."""
+        if self._changed:
+            got = {name: p.numel() for name, p in self.named if p.requires_grad and p.grad is not None}
+            self.with_gradient |= got
+            self._current = sum(got.values())
+            self.at_once = max(self.at_once, self._current)
+        self.steps += 1
+        self.summed += self._current
+
+    def after_step(self) -> None:
+        """Compare what had to hold still."""
+        if self._frozen:
+            still = all(checksum(self.held[name]) == value for name, value in self._frozen.items())
+            self.held_still = still and self.held_still is not False
+
+    def report(self, optimizer: torch.optim.Optimizer, last: bool) -> PhaseReport:
+        """Close the phase; `last` = no other follows, and the run's last fingerprints will be taken."""
+        after = {} if self.own and last else fingerprints((n, p) for n, p in self.named if n in self.watched)
+        places = places_of(self.model)
+        received = set()
+        for name, parameter in self.held.items():
+            moment = optimizer.state.get(parameter, {}).get("exp_avg_sq")
+            if name in self.touched and moment is not None and float(moment.max()) > GRADIENT_FLOOR**2:
+                received.add(name)
+        return PhaseReport(
+            own=self.own,
+            expected=self.expected,
+            trainable=self.trainable,
+            touched=self.touched,
+            with_gradient=self.with_gradient,
+            places={name: places[name] for name in self.touched},
+            received=frozenset(received),
+            before=self.before,
+            after=after,
+            held_still=self.held_still,
+            steps=self.steps,
+            at_once=self.at_once,
+            summed=self.summed,
+        )
+
+    _KEPT = (
+        "trainable",
+        "touched",
+        "with_gradient",
+        "before",
+        "held_still",
+        "steps",
+        "at_once",
+        "summed",
+        "changes",
+    )
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {name: getattr(self, name) for name in self._KEPT}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def fingerprints(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, str]:
+    """Return the sha256 of the bits of each tensor."""
+    return {
+        name: hashlib.sha256(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+        for name, parameter in named
+    }
+
+
+def checksum(parameter: nn.Parameter) -> int:
+    """Return the sum of a tensor's bits read as integers, computed where it lies: fast, and enough to see an
+    optimiser's update.
+    """
+    bits = parameter.detach().reshape(-1).view(_INTEGERS[parameter.element_size()])
+    return int(bits.sum(dtype=torch.int64))
+
+
+def places_of(model: TaskModel) -> dict[str, int | None]:
+    """Return where each parameter lies: its layer (1..L), 0 below the layers, None above them or unused."""
+    backbone = model.backbone
+    above = set(model.head.parameters()) - set(backbone.parameters())  # a tied head is the embedding
+    above |= unused_parameters(model)
+    if backbone.final_norm is not None:
+        above |= set(backbone.final_norm.parameters())
+    layer_of: dict[nn.Parameter, int] = {}  # of a parameter that layers share: the lowest of them
+    for number, layer in enumerate(backbone.layers, start=1):
+        for parameter in layer.parameters():
+            layer_of.setdefault(parameter, number)
+    return {name: None if p in above else layer_of.get(p, 0) for name, p in model.named_parameters()}
