@@ -15,6 +15,8 @@ from layertune.methods.base import (
     train_only,
     unused_parameters,
 )
+from layertune.methods.lift import Lift
+from layertune.methods.lisa import Lisa
 from layertune.methods.peft import Ia3, Lora
 from layertune.methods.prefix import Prefix
 from layertune.methods.selected import SelectedLayers
@@ -27,6 +29,8 @@ METHODS: dict[str, type[Method]] = {
     "adapters": Adapters,
     "prefix": Prefix,
     "ia3": Ia3,
+    "lift": Lift,
+    "lisa": Lisa,
 }
 
 
