@@ -21,20 +21,24 @@ from layertune.command_line import job, run_command_line
 from layertune.config import RunConfig
 from layertune.config.compose import register_schema
 from layertune.records import Store
+from layertune.report.recipe import objective
 from layertune.report.summary import summarise
 
 register_schema()
 
 
 @hydra.main(config_path="configs", config_name="config", version_base="1.3")
-def main(cfg: Any) -> None:
-    """Check the request, then run it."""
+def main(cfg: Any) -> float | None:
+    """Check the request, then run it; the score is what an optimising sweeper maximises."""
     with job():
         run = RunConfig.from_hydra(cfg)
 
         from layertune.pipeline import execute  # heavy imports only after the request is known to be right
 
-        print(summarise(execute(run, Store(run.results_dir, run.outputs_dir))))
+        record = execute(run, Store(run.results_dir, run.outputs_dir))
+        print(summarise(record))
+        return objective(run, record)
+    return None
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
 
 
-def run_command_line(main: Callable[[], None], arguments: Sequence[str] | None = None) -> int:
+def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None = None) -> int:
     """Call a Hydra main function and return the exit code; every error ends as one sentence on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text())
         return DONE
-    sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+    sweep = any(argument in ("-m", "--multirun") or argument.startswith("sweep=") for argument in arguments)
     _job_errors.clear()
     try:
         main()
@@ -77,7 +77,7 @@ def help_text() -> str:
     """Return the help page: the groups with their choices, and the keys people use."""
     from layertune.config.compose import group_names
 
-    groups = ("model", "task", "method", "protocol", "train", "tracking")
+    groups = ("model", "task", "method", "protocol", "train", "tracking", "sweep")
     width = max(map(len, groups)) + 1
     choices = "\n\n".join(
         textwrap.fill(

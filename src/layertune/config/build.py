@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
+from layertune.config.schema import ConfigError, MethodSpec, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,7 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
             for runs that other machines made.
     """
     from layertune.config.checks import check_run
+    from layertune.config.recipe import build_recipe
     from layertune.config.resolve import resolve_training
 
     tree = dict(_container(cfg))
@@ -178,7 +179,7 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
     spec = _without_inert_k(build_method(method, declared), declared)
     run = dataclasses.replace(run, method=spec, overrides=overrides)
-    run = resolve_training(run, _build_recipe(recipe))
+    run = resolve_training(run, build_recipe(recipe, run.grid))
     check_run(run, on_this_machine)
     return run
 
@@ -223,17 +224,6 @@ def _declared_method(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
     from layertune.config.compose import group_file
 
     return group_file("method", str(method.get("name", "")))
-
-
-def _build_recipe(recipe: Any) -> dict[str, dict[str, TrainDefaults]]:
-    """Read `configs/recipe/<model>.yaml`: task -> method -> training values (and the records behind them)."""
-    built: dict[str, dict[str, TrainDefaults]] = {}
-    for task, methods in (recipe or {}).items():
-        built[task] = {}
-        for method, values in methods.items():
-            chosen = {key: value for key, value in values.items() if key != "records"}
-            built[task][method] = build_dataclass(TrainDefaults, chosen, f"recipe.{task}.{method}")
-    return built
 
 
 def _command_line() -> list[str]:

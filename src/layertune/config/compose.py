@@ -40,7 +40,10 @@ def register_schema() -> None:
     """Store the schema's defaults as Hydra's node `base`: every field can be overridden without a `+`."""
     from hydra.core.config_store import ConfigStore
 
+    from layertune.config.grids import register_resolvers
+
     ConfigStore.instance().store(name="base", node=base_tree())
+    register_resolvers()
 
 
 def base_tree() -> dict[str, Any]:

@@ -12,8 +12,9 @@ of its own source. A method's YAML names only what differs from the defaults bel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from layertune.config.schema import MethodSpec, RunConfig, TrainDefaults
+from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
 
 GRIDS = ("fair", "paper")
 PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4
@@ -57,3 +58,36 @@ def rates_of_grid(run: RunConfig) -> TrainDefaults:
     return TrainDefaults(
         learning_rate=middle(PAPER_RATES), head_learning_rate=FAIR_HEAD_RATE if own_head else None
     )
+
+
+# -- for configs/sweep: a search over a method's own list ---------------------------------------------------
+
+
+def register_resolvers() -> None:
+    """Make `${rates:${method},${grid}}` and `${rate_range:...}` known to configurations."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("rates", _rates, replace=True)
+    OmegaConf.register_new_resolver("rate_range", _rate_range, replace=True)
+
+
+def _rates(method: Any, grid: str, *, _root_: Any) -> str:
+    """Return the rates to search as a sweep: `1e-05,2e-05,5e-05`."""
+    return ",".join(f"{rate!r}" for rate in _listed(method, grid, _root_, ("method", "grid")))
+
+
+def _rate_range(method: Any, grid: str, *, _root_: Any) -> str:
+    """Return the lowest and the highest rate to search as `interval(1e-05,5e-05)`."""
+    rates = _listed(method, grid, _root_, ("model", "task", "method", "grid", "seed"))
+    return f"interval({min(rates)!r},{max(rates)!r})"
+
+
+def _listed(method: Any, grid: str, root: Any, single: Sequence[str]) -> tuple[float, ...]:
+    """Return the rates of a composed method; the keys in `single` must have one value each."""
+    for override in root.hydra.overrides.task:
+        key, _, value = str(override).partition("=")
+        if key in single and ("," in value or "(" in value):
+            raise ConfigError(f"{override}: a search over a method's own rates takes one {key} per command.")
+    if not method.get("name"):
+        raise ConfigError("No method given: a search over a method's own rates takes one method per command.")
+    return tuple(float(rate) for rate in method.get("grids", {}).get(grid, PAPER_RATES))

@@ -15,8 +15,10 @@ def request_error(error: Exception) -> str | None:
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_override(found[1], text)
-    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
-        return _unknown_choice(found[1], found[2])
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        return _unknown_choice(found[1], found[2], text)
+    if found := re.match(r"ConfigError raised while resolving interpolation: (.+)", text):
+        return found[1]  # ours, from a resolver
     if found := re.search(r"You must specify '([^']+)'", text):
         group = found[1]
         return f"No {group} given: say {group}=<name>; allowed: {_choices(group)}."
@@ -33,10 +35,23 @@ def _unknown_override(key: str, text: str) -> str:
     return str(unknown_key(key, leaf, allowed))
 
 
-def _unknown_choice(group: str, name: str) -> str:
+def _unknown_choice(group: str, name: str, text: str) -> str:
+    """Return the sentence for a choice that does not exist; Hydra lists those it found, wherever they lie."""
     from layertune.config.compose import group_names
 
-    return str(unknown_key(f"{group}={name}", name, group_names(group)))
+    listed = text.partition(f"Available options in '{group}':")[2].partition("Config search path")[0]
+    sentence = str(unknown_key(f"{group}={name}", name, listed.split() or group_names(group)))
+    if group.startswith("hydra/") and name in _EXTRAS:
+        sentence += f" It comes with pip install 'layertune[{_EXTRAS[name]}]'."
+    return sentence
+
+
+_EXTRAS = {
+    "optuna": "search",
+    "joblib": "launchers",
+    "submitit_local": "launchers",
+    "submitit_slurm": "launchers",
+}
 
 
 def _choices(group: str) -> str:

@@ -1,0 +1,49 @@
+"""Choose rate, epochs and batch size from the records of a search and write configs/recipe/<model>.yaml.
+
+python scripts/choose_recipe.py bert --grid fair
+
+Exit code 2: no choice can be made, and one sentence says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from layertune.config.compose import CONFIG_DIR
+from layertune.records import RecordError
+from layertune.report.recipe import RecipeError, choose, search_records, write_recipe
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read, choose, write, print."""
+    records = search_records(Path(args.outputs) / "records", args.model)
+    found, left_out = choose(records, args.model, args.grid, args.train)
+    path = Path(args.recipes) / f"{args.model}.yaml"
+    write_recipe(path, found)
+    for one in found:
+        rate, epochs, batch_size = one.values
+        print(
+            f"{one.task:<14} {one.method:<16} {one.grid} rate {rate:g}, {epochs} epochs, batch {batch_size}, "
+            f"{100 * one.score:.1f} (seeds {', '.join(map(str, one.seeds))}; {len(one.records)} compared)"
+        )
+    if left_out:
+        print(f"left out (other settings, a seed not all have, failed): {', '.join(left_out)}")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="the model's name, as in model=bert")
+    parser.add_argument("--grid", choices=("paper", "fair"), help="default: the one the records are from")
+    parser.add_argument("--train", choices=("published", "fast"), default="published")
+    parser.add_argument("--outputs", default="outputs", help="the outputs_dir of the search")
+    parser.add_argument("--recipes", default=str(CONFIG_DIR / "recipe"), help="folder of the recipes")
+    try:
+        main(parser.parse_args())
+    except (RecipeError, RecordError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

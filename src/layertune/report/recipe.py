@@ -1,0 +1,212 @@
+"""From the records of a search to `configs/recipe/<model>.yaml`: rate, epochs and batch of a task and method.
+
+Paper: §4.4 takes the optimal values of each data set and does not say on which rows they were compared.
+Choice: the highest mean, over seeds, of the metric a table prints, after the last epoch, on held-out training
+data; ties go to the smaller rate, then to fewer epochs, then to the larger batch. Compared are runs that
+differ from the defaults of a grid in nothing but those three values, on the seeds that all of them have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layertune.config.files import write_atomic
+from layertune.config.grids import GRIDS
+from layertune.config.plain import plain_run
+from layertune.config.recipe import by_grid
+from layertune.config.schema import ConfigError, RunConfig
+from layertune.records.record import Record, read_record
+from layertune.records.store import versions_of
+
+Values = tuple[float, int, int]  # learning rate, epochs, batch size
+
+
+class RecipeError(ValueError):
+    """Records of a search from which no choice can be made."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found for one task and method under one grid."""
+
+    task: str
+    method: str
+    grid: str
+    values: Values
+    score: float  # 0..1, mean over seeds
+    seeds: tuple[int, ...]
+    records: tuple[str, ...]  # ids of all runs that were compared
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One record of a search, with the run of a grid's defaults that it answers."""
+
+    record: Record
+    asked: RunConfig
+
+    @property
+    def values(self) -> Values:
+        train = self.asked.train
+        assert train.learning_rate is not None and train.epochs is not None and train.batch_size is not None
+        return train.learning_rate, train.epochs, train.batch_size
+
+
+def objective(run: RunConfig, record: Record) -> float | None:
+    """Return what a search maximises: the task's metric after the last epoch; None without an evaluation.
+
+    A metric that is not finite (a correlation of constant outputs) is worse than every other.
+    """
+    if record.metrics is None:
+        return None
+    value = record.metrics.last[run.task.data_name][run.task.metric]
+    return float("-inf") if value is None else value
+
+
+def search_records(folder: Path, model: str) -> list[Record]:
+    """Read the records of a model's searches from a folder of records."""
+    found = (read_record(path) for path in sorted(folder.glob(f"{model}-*.json")))
+    return [record for record in found if record.spec.protocol == "search" and record.spec.stage == "run"]
+
+
+def choose(
+    records: Iterable[Record], model: str, grid: str | None = None, train: str = "published"
+) -> tuple[list[Found], list[str]]:
+    """Choose rate, epochs and batch size for every task and method; also return the ids of runs left out.
+
+    Args:
+        records: of searches, as `search_records` reads them.
+        model: whose records they are.
+        grid: paper | fair; None = the only one that the records were made under.
+        train: published | fast, the mode of the runs that are compared.
+
+    Raises:
+        RecipeError: there are no such records, or they are stale, come from several grids, data sets or
+            weights, or have no seed in common.
+    """
+    kept = list(records)
+    matched = {name: _of_grid(kept, model, name, train) for name in GRIDS}
+    grid = grid or _only_grid(matched)
+    groups: dict[tuple[str, str], list[_Run]] = {}
+    for run in matched[grid]:
+        groups.setdefault((run.asked.task.name, run.asked.method.name), []).append(run)
+    # A run that two grids have in common does not make a search under both.
+    searched = [
+        group for _, group in sorted(groups.items()) if any(r.record.spec.grid == grid for r in group)
+    ]
+    if not searched:
+        raise RecipeError(
+            f"no search of {model} under grid={grid}: python run.py sweep=rates model={model} task=<task> "
+            f"method=<method> grid={grid}."
+        )
+    found = [_found(group, grid) for group in searched]
+    used = {name for one in found for name in one.records}
+    return found, [record.run_id for record in kept if record.run_id not in used]
+
+
+def _of_grid(records: Sequence[Record], model: str, grid: str, train: str) -> list[_Run]:
+    """Return the records whose configuration is a grid's default but for the three values and the seed."""
+    runs = []
+    for record in records:
+        spec, values = record.spec, record.config["train"]
+        try:
+            asked = plain_run(
+                [
+                    *(f"model={model}", f"task={spec.task}", f"method={spec.method}", f"train={train}"),
+                    *("protocol=search", f"grid={grid}", f"seed={spec.seed}"),
+                    *(f"train.{key}={values[key]}" for key in ("learning_rate", "epochs", "batch_size")),
+                ]
+            )
+        except ConfigError:  # a task or method of its author's own, or one that is gone
+            continue
+        if asked.config_sha256 == record.identity.config_sha256 and record.status != "interrupted":
+            runs.append(_Run(record, asked))
+    return runs
+
+
+def _only_grid(matched: Mapping[str, Sequence[_Run]]) -> str:
+    """Return the one grid that explains all records that any grid explains."""
+    ids = {grid: {run.record.run_id for run in runs} for grid, runs in matched.items()}
+    every = set().union(*ids.values())
+    whole = [grid for grid in sorted(ids, reverse=True) if ids[grid] == every]  # paper first
+    if not whole:
+        counts = ", ".join(f"{grid}: {len(found)}" for grid, found in sorted(ids.items()))
+        raise RecipeError(f"the records come from several grids ({counts}): say --grid paper or --grid fair.")
+    return whole[0]
+
+
+def _found(runs: Sequence[_Run], grid: str) -> Found:
+    task, method = runs[0].asked.task.name, runs[0].asked.method.name
+    _refuse_what_does_not_compare(runs, f"{task}, {method}")
+    candidates: dict[Values, dict[int, _Run]] = {}
+    for run in runs:
+        candidates.setdefault(run.values, {})[run.record.spec.seed] = run
+    finished = {
+        values: by_seed
+        for values, by_seed in candidates.items()
+        if all(run.record.status == "done" for run in by_seed.values())
+    }
+    seeds = set.intersection(*map(set, finished.values())) if finished else set()
+    if not seeds:
+        why = "no two have a seed in common" if finished else "all failed"
+        raise RecipeError(f"{task}, {method}: of {len(candidates)} candidates {why}.")
+    compared = {values: [by_seed[seed] for seed in sorted(seeds)] for values, by_seed in finished.items()}
+    scores = {values: _mean_score(group) for values, group in compared.items()}
+    best = min(scores, key=lambda values: (-scores[values], values[0], values[1], -values[2]))
+    ids = tuple(sorted(run.record.run_id for group in compared.values() for run in group))
+    return Found(task, method, grid, best, scores[best], tuple(sorted(seeds)), ids)
+
+
+def _refuse_what_does_not_compare(runs: Sequence[_Run], what: str) -> None:
+    stale = [run.record.run_id for run in runs if run.record.versions != versions_of(run.asked)]
+    if stale:
+        raise RecipeError(f"stale records, of older versions: {', '.join(stale)}; repeat or delete them.")
+    several = {
+        "data sets": {run.record.data.fingerprint_sha256 for run in runs if run.record.data},
+        "weights": {run.record.model.weights for run in runs if run.record.model},
+    }
+    for name, found in several.items():
+        if len(found) > 1:
+            raise RecipeError(f"{what}: the records come from {len(found)} {name}; keep those of one.")
+
+
+def _mean_score(runs: Sequence[_Run]) -> float:
+    scores = [objective(run.asked, run.record) for run in runs]
+    mean = sum(float("-inf") if score is None else score for score in scores) / len(scores)
+    return round(mean, 12)  # a tie does not hang on the order of a sum
+
+
+def write_recipe(path: Path, found: Sequence[Found]) -> None:
+    """Write choices into a recipe; what it says of other tasks, methods and grids stays.
+
+    Raises:
+        RecipeError: the file is there and is not a recipe.
+    """
+    from omegaconf import OmegaConf
+
+    # Read as configurations are: 1e-5 is a number here, and text to plain YAML.
+    tree: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    if not isinstance(tree, dict) or not all(isinstance(methods, dict) for methods in tree.values()):
+        raise RecipeError(f"{path} does not read task -> method -> values.")
+    for one in found:
+        methods = tree.setdefault(one.task, {})
+        entry = methods.get(one.method) or {}
+        if entry and not by_grid(entry):  # it held under every grid: the other grids keep it
+            entry = {grid: dict(entry) for grid in GRIDS}
+        rate, epochs, batch_size = one.values
+        chosen = {"learning_rate": rate, "epochs": epochs, "batch_size": batch_size, "score": one.score}
+        notes = {"seeds": list(one.seeds), "records": list(one.records)}
+        methods[one.method] = entry | {one.grid: chosen | notes}
+    body = OmegaConf.to_yaml(OmegaConf.create(dict(sorted(tree.items()))))
+    write_atomic(path, (_HEAD.format(model=path.stem) + body).encode())
+
+
+_HEAD = """# What searches on held-out training data found for {model}, by task, method and grid. Written by
+#   python scripts/choose_recipe.py {model}
+# and used by every run.py model={model} task=<task> method=<method> grid=<grid>.
+# Rule: highest mean over seeds of the task's metric after the last epoch; ties: the smaller rate, then fewer
+# epochs, then the larger batch. `records` are the runs that were compared.
+"""
