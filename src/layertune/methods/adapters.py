@@ -54,6 +54,8 @@ class Adapters(AddedParameters):
     Each stands before the residual addition and the LayerNorm; dropout, where the architecture has it there,
     comes before the adapter, as in the source. Gemma-2 normalises once more before it adds: the adapter comes
     before that norm.
+
+    Choice: GELU; the norms of the blocks train with the adapters, as in the source (`train_norms`).
     """
 
     def __init__(self, run: RunConfig) -> None:
