@@ -6,11 +6,12 @@ from collections import Counter
 
 import pytest
 import torch
+from added_cases import real_language_model, real_model
 from test_methods import BERT_LAYER, HEAD
 from tiny_runs import assert_same, compose_tiny, prepare, weights
 
 from layertune.config import ConfigError
-from layertune.methods import build_method
+from layertune.methods import build_method, count
 from layertune.methods.lift import Lift, layer_order
 from layertune.training import loop
 from layertune.training.witness import places_of
@@ -164,11 +165,23 @@ def test_an_order_or_a_period_that_cannot_be_is_refused(tmp_path, options):
         build_method(compose_tiny(tmp_path, "method=lift", *options))
 
 
-def test_generation_trains_the_layer_alone(prepared):
-    case = prepared("model=tiny_gpt2")
-    case.model.kind = "generation"
-    case.model.head = torch.nn.Identity()
-    prep = case.method.prepare(case.model, case.data, case.runtime)
-    layer = case.model.backbone.layers[0]
-    assert prep.expected_trainable == sum(p.numel() for p in layer.parameters())
-    assert {p for p in case.model.parameters() if p.requires_grad} == set(layer.parameters())
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+def test_counts_on_the_real_configurations(tmp_path, model_type):
+    model = real_model(model_type)
+    method = build_method(compose_tiny(tmp_path, "method=lift", "model.num_layers=12"))
+    prep = method.prepare(model, None, None)
+    assert len(method.phases(120)) == 12
+    touched = set()
+    for phase in range(12):
+        method.start_phase(model, phase)
+        active = {p for p in model.parameters() if p.requires_grad}
+        assert count(active) == prep.expected_trainable == method.expected_in_phase(phase)
+        assert count(active - set(model.head.parameters())) == 7_087_872
+        touched |= active
+    assert count(touched - set(model.head.parameters())) == 85_054_464
+
+
+def test_counts_in_generation_leave_the_tied_head_out(tmp_path):
+    model = real_language_model("gpt2")
+    method = build_method(compose_tiny(tmp_path, "method=lift", "model.num_layers=12"))
+    assert method.prepare(model, None, None).expected_trainable == 7_087_872

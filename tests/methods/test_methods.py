@@ -9,21 +9,26 @@ from types import ModuleType
 
 import pytest
 import torch
+from added_cases import real_language_model
 from tiny_runs import compose_tiny, prepare
 
 from layertune.config import ConfigError
 from layertune.config.compose import group_file, group_names
 from layertune.methods import METHODS, Full, SelectedLayers, build_method, count, optimised, train_only
 from layertune.methods.base import Method
+from layertune.models import PooledHead
 from layertune.pipeline import execute
 from layertune.records import Store
 from layertune.scoring import LayerScores
+from layertune.training.engagement import parameter_facts, trained_layers
+from layertune.training.optim import build_optimizer
 
 # Tiny BERT, width 32, inner width 64: four square projections, two of the inner width, two LayerNorms.
 BERT_LAYER = 4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 2 * (32 + 32)
 # Tiny GPT-2, width 32, inner width 128: query-key-value, projection, two of the inner width, two LayerNorms.
 GPT2_LAYER = (32 * 96 + 96) + (32 * 32 + 32) + (32 * 128 + 128) + (128 * 32 + 32) + 2 * (32 + 32)
 HEAD = (4 * 32 * 32 + 32) + (32 * 2 + 2)  # concat of 4 layers -> 32 -> 2 classes
+POOLED_HEAD = (32 * 32 + 32) + (32 * 2 + 2)  # the last layer alone
 
 SELECTING = [name for name in group_names("method") if (group_file("method", name) or {}).get("selector")]
 
@@ -49,7 +54,7 @@ def test_a_selecting_method_trains_its_k_layers_and_the_head_alone(prepared, mod
         block = case.model.backbone.layers[number - 1]
         expected |= {f"{path}.{number - 1}.{name}" for name, _ in block.named_parameters()}
     assert trainable_names(case.model) == expected
-    assert case.prep.expected_trainable == 2 * layer + HEAD
+    assert case.prep.expected_trainable == 2 * layer + (POOLED_HEAD if method == "elsa" else HEAD)
 
 
 def test_the_two_ends_of_the_scale_train_everything_and_the_head(prepared):
@@ -184,3 +189,41 @@ def test_a_method_without_hooks_changes_nothing_and_is_evaluated_itself(prepared
         assert hook(case.model, 1) is None
     with pytest.raises(NotImplementedError):
         method.prepare(case.model, case.data, case.runtime)
+
+
+def generation_run(tmp_path, *overrides):
+    run = compose_tiny(tmp_path, "model=tiny_gpt2", *overrides)
+    return dataclasses.replace(run, task=dataclasses.replace(run.task, kind="generation"))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_generation_leaves_the_tied_head_frozen_in_partial_methods(tmp_path, norm):
+    # Paper: only the k layers train; the released code trains ln_f as well, 2 · 768 numbers.
+    model = real_language_model("gpt2")
+    run = generation_run(tmp_path, "method=top_k", "method.k=3", "model.num_layers=12")
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, train_final_norm=norm))
+    prep = build_method(run).prepare(model, None, None)
+    assert prep.expected_trainable == 3 * 7_087_872 + (1_536 if norm else 0)
+    assert not model.head.weight.requires_grad
+    assert trained_layers(model) == prep.layers == (10, 11, 12)
+
+
+def test_full_fine_tuning_trains_the_tied_head_once(tmp_path):
+    model = real_language_model("gpt2")
+    prep = build_method(generation_run(tmp_path, "method=full")).prepare(model, None, None)
+    assert model.head.weight.requires_grad and prep.expected_trainable == 124_439_808
+    assert parameter_facts(model, prep)["trainable"] == {"backbone": 124_439_808, "head": 0, "added": 0}
+    groups = build_optimizer(model, generation_run(tmp_path).train).param_groups
+    assert [group["name"] for group in groups] == ["backbone"]
+
+
+def test_there_is_no_head_alone_in_generation(tmp_path):
+    with pytest.raises(ConfigError, match="method=head_only trains nothing on task=demo"):
+        build_method(generation_run(tmp_path, "method=head_only"))
+
+
+def test_elsa_trains_the_last_layers_under_the_standard_pooled_head(prepared):
+    case = prepared("method=elsa", "method.k=1")
+    assert isinstance(case.model.head, PooledHead) and case.prep.layers == (4,)
+    assert case.prep.expected_trainable == BERT_LAYER + POOLED_HEAD
+    assert compose_tiny(case.run.cache_dir, "method=elsa", "model.num_layers=12").method.k == 3

@@ -10,6 +10,8 @@ import torch
 from tiny_runs import NO_DROPOUT, Prepared, assert_same, prepare_with, weights
 
 from layertune.methods import Full, HeadOnly
+from layertune.models import TaskModel
+from layertune.tasks import Batch
 from layertune.training import loop, prepare_runtime, train
 
 QUIET = NO_DROPOUT["tiny_bert"]
@@ -62,6 +64,45 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(prepared, kind,
     assert max(float(gradient.abs().max()) for gradient in whole.values()) > 0.01
     for name, gradient in whole.items():
         torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def as_generation(case: Prepared) -> Prepared:
+    """Give the tokens of each row themselves as targets: all in the first half of the rows, one in the rest."""
+    plain = case.data.train.store
+
+    class Targets:
+        lengths = plain.lengths
+
+        @staticmethod
+        def batch(rows: np.ndarray) -> Batch:
+            batch = plain.batch(rows)
+            labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+            for row, number in enumerate(rows):
+                if number >= 12:
+                    labels[row, 2:] = -100
+            return dataclasses.replace(batch, labels=labels)
+
+    backbone = case.model.backbone
+    head = torch.nn.Linear(backbone.hidden_size, backbone.model.config.vocab_size, bias=False)
+    head.weight = backbone.model.get_input_embeddings().weight
+    model = TaskModel(backbone, head, "generation", label_smoothing=0.1).double()
+    data = dataclasses.replace(
+        case.data, train=dataclasses.replace(case.data.train, store=Targets()), kind="generation"
+    )
+    return dataclasses.replace(case, model=model, data=data)
+
+
+def test_micro_batches_of_a_language_model_are_weighed_by_their_target_tokens(prepared):
+    options = ("model=tiny_gpt2", "method=full", "train.batch_size=24", *NO_DROPOUT["tiny_gpt2"])
+    rows = np.arange(24)
+    (whole, loss), (split, other) = (
+        gradients_of(as_generation(prepared(*options, *more)), rows)
+        for more in ((), ("train.micro_batch=6",))
+    )
+    assert other == pytest.approx(loss, rel=1e-6)
+    assert whole.keys() == split.keys() and "head.weight" not in whole  # tied: one tensor
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=0, atol=1e-9, msg=name)
 
 
 def test_a_regression_trains_and_reports_correlations(prepared):
