@@ -55,13 +55,16 @@ def _weights_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks_module, "weights_folder", lambda model: None)
 
 
-@pytest.mark.parametrize(("group", "name"), FILES, ids=lambda value: str(value))
+SWEEPS = [("sweep", name) for name in group_names("sweep")]
+
+
+@pytest.mark.parametrize(("group", "name"), [*FILES, *SWEEPS], ids=lambda value: str(value))
 def test_a_file_opens_with_a_comment_that_gives_its_command(group: str, name: str) -> None:
     lines = (CONFIG_DIR / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
     assert len(comment) >= 2, "what it is, and the command"
-    (command,) = [line for line in comment if "python run.py" in line] or [""]
-    assert f"{group}={name}" in command
+    commands = [line for line in comment if "python run.py" in line]
+    assert commands and all(f"{group}={name}" in command for command in commands)
 
 
 @pytest.mark.parametrize(("group", "name"), [pair for pair in FILES if pair[0] in NAMED], ids=str)
@@ -231,6 +234,10 @@ BASE = ("model=tiny_bert", "task=cr", "method=low_k")
             r"method\.k=4 is out of range: tiny_bert has 4 layers, so k is between 1 and 3",
         ),
         ((*BASE, "method.k=[1"), r"no viable alternative at input"),
+        (
+            (*BASE, "hydra/launcher=nosuch"),
+            r"^hydra/launcher=nosuch does not exist; allowed here: basic(, [a-z_]+)*\.$",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
