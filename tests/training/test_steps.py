@@ -67,7 +67,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(prepared, kind,
 
 
 def as_generation(case: Prepared) -> Prepared:
-    """Give the tokens of each row themselves as targets: all in the first half of the rows, one in the rest."""
+    """Make the tokens of each row its targets: all of them in the first 12 rows, one in the others."""
     plain = case.data.train.store
 
     class Targets:
