@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -225,3 +226,17 @@ def test_the_mirror_of_a_run_holds_the_heat_map_and_the_record_says_so(request_r
     assert (record.tracking.wandb_mode, record.tracking.wandb_id) == ("offline", record.run_id)
     (picture,) = (tmp_path / "outputs" / "wandb").rglob("*.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_before_it_trains_leaves_a_record_that_says_so(
+    request_run, store, monkeypatch, number
+):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(pipeline, "build_model", lambda *_: signal.raise_signal(number))
+    run = request_run()
+    with pytest.raises(KeyboardInterrupt, match="asked to stop"):
+        execute(run, store)
+    record = read_record(store.path(run))
+    assert (record.status, record.data, record.training) == ("interrupted", None, None)
+    assert signal.getsignal(number) == before

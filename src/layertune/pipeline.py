@@ -15,6 +15,7 @@ from layertune.records.writer import open_record
 from layertune.report.figures import plot_record
 from layertune.tasks import load_task
 from layertune.training import prepare_runtime, train
+from layertune.training.checkpoint import stopping_at_once
 from layertune.training.engagement import Engagement, measured_facts, parameter_facts
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def execute(run: RunConfig, store: Store) -> Record:
     if not run.force and (done := store.find(run)) is not None:
         log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
         return done
-    with open_record(run, store) as draft:
+    with open_record(run, store) as draft, stopping_at_once():
         method = build_method(run)
         runtime = prepare_runtime(run)
         tokenizer, tokenizer_key = load_tokenizer(run.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -109,3 +110,19 @@ def test_the_peak_of_memory_sees_what_was_freed_again():
         "assert meter.read() - before > 128 << 20\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("started", "given", "warned"), [(True, None, True), (False, None, False), (True, ":16:8", False)]
+)
+def test_a_setting_that_comes_too_late_for_cublas_is_said(monkeypatch, caplog, started, given, warned):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "to be restored")
+    if given is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    try:
+        set_determinism(True)
+    finally:
+        set_determinism(False)
+    assert ("cuBLAS may not see" in caplog.text) == warned
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (given or ":4096:8")

@@ -11,6 +11,7 @@ import io
 import logging
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -97,22 +98,38 @@ class Checkpoint:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Turn SIGTERM and Ctrl-C into a stop at the end of the step; at once, where nothing can be saved."""
-        handler = _stop_now if self.every is None else self._ask_to_stop
-        previous: dict[int, Callable[..., Any] | int | None] = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                previous[number] = signal.signal(number, handler)
-        except ValueError:  # not the main thread: signals cannot be listened to there
-            if self.every is not None:
+        if self.every is None:
+            with stopping_at_once():
+                yield
+            return
+        with _on_stop_signals(self._ask_to_stop) as listening:
+            if not listening:
                 log.warning("not in the main thread: this run cannot stop cleanly on a signal")
-        try:
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stop_asked = True
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C raise KeyboardInterrupt, so that what is going on can say it was stopped."""
+    with _on_stop_signals(_stop_now):
+        yield
+
+
+@contextmanager
+def _on_stop_signals(handler: Callable[..., None]) -> Iterator[bool]:
+    """Handle SIGTERM and Ctrl-C; yield whether that is possible: it is in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield False
+        return
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield True
+    finally:
+        for number, former in previous.items():
+            signal.signal(number, former)
 
 
 def _restore_random(kept: dict[str, Any]) -> None:

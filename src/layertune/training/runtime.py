@@ -43,9 +43,9 @@ def prepare_runtime(run: RunConfig) -> Runtime:
     Raises:
         ConfigError: CUDA was asked for and is not there, or more than one process was started.
     """
+    set_determinism(run.train.deterministic)  # before CUDA starts
     device, reason = _choose_device(run.train.device)
     torch.set_num_threads(run.train.num_threads or _default_threads())
-    set_determinism(run.train.deterministic)
     seed_everything(run.seed)
 
     from accelerate import Accelerator
@@ -126,8 +126,13 @@ def _version(package: str) -> str | None:
 
 def set_determinism(deterministic: bool) -> None:
     """Ask torch for deterministic algorithms, or stop asking; a sweep may mix both in one process."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if deterministic and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        if torch.cuda.is_initialized():
+            log.warning(
+                "CUDA has been used before: cuBLAS may not see CUBLAS_WORKSPACE_CONFIG and repeat no bits; "
+                "start deterministic runs in a process of their own, or set it in the shell."
+            )
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = deterministic
