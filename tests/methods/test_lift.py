@@ -114,7 +114,7 @@ def test_orders():
 def test_the_order_is_followed_and_recorded(prepared, order):
     case = prepared("train.batch_size=8", f"method.order={order}", "seed=3")
     wanted = layer_order(order, 4, 3)
-    assert case.prep.facts == {"layer_order": list(wanted)} and wanted != (1, 2, 3, 4)
+    assert case.prep.facts == {"layer_order": wanted} and wanted != (1, 2, 3, 4)
     seen, *_ = diary_of(case)
     assert [active - {None} for active, *_ in seen[::2]] == [{layer} for layer in wanted]
 

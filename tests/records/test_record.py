@@ -228,3 +228,21 @@ def test_a_false_check_is_a_failure_unless_it_is_null_or_only_a_fact() -> None:
     )
     assert checks.failures() == ["frozen_unchanged", "trainable_matches_selection"]
     assert ChecksRecord(True, True, True, None, False).failures() == []
+
+
+def test_trainable_parameters_are_added_up_with_and_without_what_training_measured(
+    record: Record, tmp_path: Path
+) -> None:
+    model = record.model
+    assert model is not None and model.num_trainable == 234 and model.facts == {}
+    measured = dataclasses.replace(
+        model, trainable={**model.trainable, "at_once": 134, "touched": 534}, facts={"layer_order": [2, 1]}
+    )
+    newer = dataclasses.replace(record, model=measured)
+    read = read_record(newer.write(tmp_path / "newer.json"))
+    assert read.model is not None and read.model.num_trainable == 234
+    assert (read.model.trainable["touched"], read.model.facts["layer_order"]) == (534, (2, 1))
+    older = json.loads(record.to_json())
+    del older["model"]["facts"]  # as the first records have it
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    assert read_record(tmp_path / "older.json") == record

@@ -134,7 +134,7 @@ def test_counts_are_those_of_the_steps(prepared):
         "touched": 4 * layer + head,
     }
     assert facts["lowest_trained_layer"] == 1  # the last to train
-    assert facts["facts"] == {"layer_order": [4, 3, 2, 1]}
+    assert facts["facts"] == {"layer_order": (4, 3, 2, 1)}
 
 
 def test_the_mean_over_the_steps_is_told_where_the_count_changes(prepared, monkeypatch):
@@ -162,7 +162,7 @@ def test_what_the_method_counts_itself_goes_first(prepared, monkeypatch):
     case = prepared("method=lift", "train.batch_size=8")
     facts = measured_facts(case.model, case.prep, train(*case.parts))
     assert facts["trainable"]["touched"] == 7
-    assert facts["facts"] == {"layer_order": [1, 2, 3, 4], "rounds": 2}
+    assert facts["facts"] == {"layer_order": (1, 2, 3, 4), "rounds": 2}
 
 
 def test_before_training_a_record_holds_what_preparation_decided(prepared):

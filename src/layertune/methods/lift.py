@@ -56,7 +56,7 @@ class Lift(Method):
         """Freeze all but the first layer and the head."""
         self.names = {parameter: name for name, parameter in model.named_parameters()}
         expected = train_only(model, self._parts(model, self.layers[0]))
-        return Preparation(expected_trainable=expected, facts={"layer_order": list(self.layers)})
+        return Preparation(expected_trainable=expected, facts={"layer_order": self.layers})
 
     def phases(self, total_steps: int) -> tuple[Phase, ...]:
         """Give each layer its share of the steps; the last ones take the remainder, one step each."""
