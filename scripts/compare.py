@@ -1,4 +1,7 @@
-"""Print records side by side: `python scripts/compare.py results/runs/gte_small-trec-*.json`."""
+"""Print records side by side: `python scripts/compare.py [--means] results/runs/gte_small-trec-*.json`.
+
+One row per record; with --means one row per method, over its seeds.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import sys
 from pathlib import Path
 
 from layertune.records import RecordError, read_record
-from layertune.report.summary import compare
+from layertune.report.summary import compare, compare_means
 
 try:
-    paths = [Path(name) for name in sys.argv[1:]]
-    if not paths:
+    names = [name for name in sys.argv[1:] if name != "--means"]
+    if not names:
         sys.exit(print(__doc__, file=sys.stderr) or 2)
-    print(compare([read_record(path) for path in paths]))
+    records = [read_record(Path(name)) for name in names]
+    print(compare_means(records) if "--means" in sys.argv else compare(records))
 except (RecordError, OSError) as error:
     sys.exit(print(f"error: {error}", file=sys.stderr) or 2)

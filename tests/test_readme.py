@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from layertune.config.compose import compose_run
 from layertune.records import read_record
-from layertune.report.summary import compare
+from layertune.report.summary import compare_means
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,8 @@ def test_every_run_of_the_readme_composes(readme):
     assert len(commands) >= 5
     for command in commands:
         words = [word for word in shlex.split(command, comments=True) if word not in ("-m", "--cfg", "job")]
+        if "--config-dir=mine" in words:
+            continue  # the worked example, run below
         choices = [expanded(word) for word in words]
         for first_and_last in (0, -1):
             compose_run(*(choice[first_and_last] for choice in choices))
@@ -55,7 +58,7 @@ def test_the_table_is_what_the_records_say(readme, repo):
         records = [
             read_record(path) for path in sorted((repo / "results/runs").glob(f"gte_small-{task}-*.json"))
         ]
-        assert compare(records) in (repo / name).read_text(encoding="utf-8")
+        assert compare_means(records) in (repo / name).read_text(encoding="utf-8")
 
 
 def test_every_choice_is_listed(readme, repo):
@@ -84,8 +87,83 @@ def test_the_script_of_the_readme_runs(readme, tmp_path):
         vocab_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    (script,) = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
+    scripts = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
+    (script,) = [script for script in scripts if "freeze_all_but" in script]
     script = script.replace("google-bert/bert-base-uncased", str(folder))
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"training layers \(\d, \d, \d\): [\d,]+ parameters", done.stdout)
+
+
+# -- the worked example of a training method ----------------------------------------------------------------
+
+
+@pytest.fixture
+def example(readme, tmp_path, monkeypatch):
+    """Write the files of the example where the README says, and return its section."""
+    section = readme.split("## Adding things")[1].split("\n## ")[0]
+    files = dict(re.findall(r"`(mine/[a-z/_.]+)`.*?:\n\n```[a-z]+\n(.+?)```", section, flags=re.S))
+    assert set(files) == {"mine/bitfit.py", "mine/method/bitfit.yaml"}
+    assert all(content.count("\n") < 60 for content in files.values())
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    yield section
+    sys.modules.pop("bitfit", None)
+
+
+def bitfit_run(folder, *overrides):
+    """Compose as `--config-dir=mine` does: the folder joins the search path of configurations."""
+    return compose_tiny(folder, f"hydra.searchpath=[file://{folder / 'mine'}]", "method=bitfit", *overrides)
+
+
+@pytest.mark.parametrize("terms", ["null", "[query,intermediate]"])
+def test_the_method_of_the_readme_trains_biases_and_head_alone(example, tmp_path, terms):
+    case = prepare(bitfit_run(tmp_path, f"method.terms={terms}"))
+    before = weights(case.model)
+    train(*case.parts)
+    after = weights(case.model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    wanted = re.compile("query|intermediate" if terms != "null" else "")
+    biases = {
+        name
+        for name in before
+        if re.search(r"layers?\.\d+\..*bias$", name)
+        and wanted.search(name)
+        and not name.endswith("key.bias")  # softmax does not see a constant added to every score
+    }
+    head = {name for name in before if name.startswith("head.")}
+    assert len(biases) >= 8 and head
+    assert changed - {name for name in changed if name.endswith("key.bias")} == biases | head
+    record = execute(case.run, Store(case.run.results_dir, case.run.outputs_dir))
+    assert record.status == "done" and record.checks.failures() == []
+    assert (
+        record.spec.method == "bitfit" and record.training.learning_rate == 1e-4
+    )  # the task's own, grid=paper
+    fair = bitfit_run(tmp_path, "grid=fair")
+    assert (fair.train.learning_rate, fair.train.head_learning_rate) == (4e-4, 5e-5)
+
+
+def test_the_command_of_the_readme_runs_the_method(example, repo, tmp_path):
+    (command, *others) = re.findall(r"^python run\.py (.+)$", example, flags=re.M)[-2:]
+    assert all("--config-dir=mine" in one and "method=bitfit" in one for one in (command, *others))
+    assert "export PYTHONPATH=mine" in example
+    path = os.pathsep.join(["mine", *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    def call(*extra):
+        return subprocess.run(
+            [sys.executable, str(repo / "run.py"), *shlex.split(command, comments=True), *extra],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "WANDB_MODE": "offline"},
+        )
+
+    done = call("tracking=disabled")
+    assert done.returncode == 0, done.stderr
+    (record,) = (tmp_path / "outputs" / "records").glob("tiny_bert-demo-bitfit-s0-*.json")
+    assert read_record(record).status == "done"
+    refused = call("+method.term=x")  # options are those of the YAML, wherever it lies
+    assert refused.returncode == 2 and "method.term does not exist" in refused.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from layertune.records.record import Record
@@ -34,17 +35,39 @@ def compare(records: Sequence[Record]) -> str:
 
     Methods in the order of their mean score, the seeds of a method together.
     """
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.spec.model, record.spec.task, record.spec.method), []).append(record)
-    ordered = sorted(groups.values(), key=_mean_score, reverse=True)
-    rows = [_row(record) for group in ordered for record in sorted(group, key=lambda r: r.spec.seed)]
+    rows = [_row(record) for group in _groups(records) for record in sorted(group, key=lambda r: r.spec.seed)]
     head = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
+    return _aligned(head, rows)
+
+
+def compare_means(records: Sequence[Record]) -> str:
+    """Return a small table, one row per method: the same as `compare`, as means over the seeds.
+
+    `trained` is what trains in the backbone at once, added parameters included and the head left out; `grid`
+    says which rates; the score is the mean after the last epoch ± the sample standard deviation (n seeds).
+    Unfinished records are left out.
+    """
+    done = [record for record in records if record.status == "done" and _score(record)[1] is not None]
+    head = ("method", "grid", "layers", "trained", "select s", "train s", "peak MiB", "score", "n")
+    return _aligned(head, [_mean_row(group) for group in _groups(done)])
+
+
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Put the seeds of one configuration together; best mean score first."""
+    groups: dict[tuple[str | int | None, ...], list[Record]] = {}
+    for record in records:
+        spec = record.spec
+        key = (spec.model, spec.task, spec.method, spec.k, spec.grid, spec.train, spec.protocol)
+        groups.setdefault(key, []).append(record)
+    return sorted(groups.values(), key=_mean_score, reverse=True)
+
+
+def _aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column in (0, 2) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if name in ("method", "grid", "layers") else cell.rjust(width)
+            for name, cell, width in zip(head, row, widths, strict=True)
         ).rstrip()
         for row in (head, *rows)
     ]
@@ -82,3 +105,32 @@ def _row(record: Record) -> tuple[str, ...]:
         f"{training.peak_memory_bytes / 2**20:,.0f}" if training and training.peak_memory_bytes else "—",
         record.status if score is None else f"{metric} {100 * score:.1f}",
     )
+
+
+def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
+    first = group[0]
+    layers = {_row(record)[2] for record in group}
+    scores = [score for record in group if (score := _score(record)[1]) is not None]
+    spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    train = [record.training for record in group if record.training is not None]
+    peaks = [t.peak_memory_bytes for t in train if t.peak_memory_bytes is not None]
+    scored = [r.selection.seconds for r in group if r.selection is not None and r.selection.scores]
+    return (
+        first.spec.method + (" (fast)" if first.spec.train == "fast" else ""),
+        first.spec.grid,
+        layers.pop() if len(layers) == 1 else "by seed",
+        f"{_trained_at_once(first):,}",
+        f"{statistics.mean(scored):.1f}" if scored else "—",
+        f"{statistics.mean(t.seconds for t in train):.1f}",
+        f"{statistics.mean(peaks) / 2**20:,.0f}" if peaks else "—",
+        f"{_score(first)[0]} {100 * statistics.mean(scores):.1f}{spread}",
+        str(len(group)),
+    )
+
+
+def _trained_at_once(record: Record) -> int:
+    """Count the largest number that trained in one step, head left out; records of old did not measure it."""
+    assert record.model is not None
+    trainable = record.model.trainable
+    at_once = trainable.get("at_once")
+    return record.model.num_trainable - trainable["head"] if at_once is None else at_once - trainable["head"]

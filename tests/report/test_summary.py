@@ -1,0 +1,60 @@
+"""Records side by side: one row per record, or one per method over its seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from layertune.records import read_record
+from layertune.report.summary import compare, compare_means
+
+RUNS = Path(__file__).resolve().parents[2] / "results/runs"
+
+
+@pytest.fixture
+def record():
+    """Return a function that gives one committed record another method, seed, grid and score."""
+    original = read_record(next(RUNS.glob("gte_small-trec-full-s0-*.json")))
+
+    def make(method="full", seed=0, grid="paper", score=0.5, seconds=100.0, **trainable):
+        return replace(
+            original,
+            spec=replace(original.spec, method=method, seed=seed, grid=grid),
+            metrics=replace(original.metrics, last={"trec": {"accuracy": score}}),
+            training=replace(original.training, seconds=seconds, peak_memory_bytes=2**20 * seed),
+            model=replace(original.model, trainable={"backbone": 1000, "head": 200, "added": 30} | trainable),
+        )
+
+    return make
+
+
+def rows_of(table: str) -> list[list[str]]:
+    return [line.split() for line in table.splitlines()[2:]]
+
+
+def test_seeds_become_one_row_of_mean_and_sample_deviation(record):
+    rows = rows_of(
+        compare_means([record(seed=1, score=0.9, seconds=10), record(seed=3, score=0.7, seconds=20)])
+    )
+    # mean of 90 and 70; sample deviation sqrt(10² + 10²) = 14.1; mean of 10 and 20 s, of 1 and 3 MiB
+    assert rows == [["full", "paper", "all", "1,030", "—", "15.0", "2", "accuracy", "80.0", "±", "14.1", "2"]]
+
+
+def test_grids_and_methods_are_rows_of_their_own_best_first(record):
+    table = compare_means(
+        [record(score=0.6), record("lora", grid="fair", score=0.7), record("lora", score=0.4)]
+    )
+    assert [row[:2] for row in rows_of(table)] == [["lora", "fair"], ["full", "paper"], ["lora", "paper"]]
+
+
+def test_what_trains_at_once_is_counted_without_the_head(record):
+    table = compare_means([record("lift", at_once=700, touched=9000)])
+    assert rows_of(table)[0][3] == "500"
+
+
+def test_an_unfinished_record_is_in_no_mean(record):
+    failed = replace(record(seed=42, score=0.0), status="failed")
+    assert compare_means([record(score=0.5), failed]) == compare_means([record(score=0.5)])
+    assert len(rows_of(compare([record(score=0.5), failed]))) == 2
