@@ -37,7 +37,7 @@ def plain_tree(overrides: Sequence[str]) -> dict[str, Any]:
     choices, values = split_overrides(overrides)
     tree = base_tree()
     for group, name in {**_PRIMARY, **choices}.items():
-        tree[group] = merged(tree.get(group, {}), _choice(group, name))
+        tree[group] = merged(tree.get(group, {}), group_choice(group, name))
     recipe = group_file("recipe", choices.get("model", ""))
     if recipe is not None:
         tree["recipe"] = recipe
@@ -75,7 +75,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 @cache
-def _choice(group: str, name: str) -> Mapping[str, Any]:
+def group_choice(group: str, name: str) -> Mapping[str, Any]:
     """Return the content of a group's file, with the files of its `defaults` list below it."""
     content = group_file(group, name)
     if content is None:
@@ -84,7 +84,7 @@ def _choice(group: str, name: str) -> Mapping[str, Any]:
     result: dict[str, Any] = {}
     for entry in content.get("defaults", ["_self_"]):
         file, _, place = str(entry).partition("@")
-        below = own if file == "_self_" else _choice(group, file)
+        below = own if file == "_self_" else group_choice(group, file)
         result = merged(result, _nested(place, below) if place else below)
     return result
 

@@ -15,7 +15,13 @@ from layertune.config.plain import plain_run, split_overrides
 from layertune.config.schema import ConfigError, RunConfig
 
 How = Literal["runs", "any", "mean", "best"]
+# Measures that mean something within one device only.
+DEVICE_BOUND = ("speedup", "peak_memory", "preparation_seconds")
+PaperKey = tuple[int, str, str, str, str]  # table, row, task, metric, model: of results/paper/tables.csv
 UNITS = {"percent": 100.0, "raw": 1.0, "million": 1e-6, "factor": 1.0, "gibibyte": 2.0**-30, "second": 1.0}
+
+
+SAME = {"": ("",), "bert": ("bert", "bert_cased"), "gpt2": ("gpt2",)}  # §4.3 names the cased checkpoint
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class Column:
     key: str  # unique in its table
     title: str
     task: str  # a task's name, or "average": the key in results/paper/tables.csv
-    metric: str  # the key there: accuracy, f1_macro, mean, speedup, trainable_parameters ...
+    metric: str  # accuracy, f1_macro, mean, speedup, trainable_parameters ...: the key there, unless
+    # `paper_metric` names another
     unit: str  # one of UNITS
     decimals: int
     overrides: tuple[str, ...] = ()  # "task=sst2", "protocol=timing"
@@ -51,7 +58,8 @@ class Column:
     evaluation: str = ""  # the evaluation set whose metric is read
     mean_of: tuple[str, ...] = ()  # keys of columns: an average
     higher_is_better: bool | None = True  # None: nothing to rank
-    paper_rows: tuple[str, ...] | None = None  # rows that have a number to compare with; None = all
+    paper_metric: str | None = None  # the paper's metric that this column compares with
+    paper_rows: tuple[str, ...] | None = None  # names of the rows that do; None = all
     mark: str = ""  # of a footnote
 
     @property
@@ -71,8 +79,9 @@ class Cell:
     overrides: tuple[tuple[str, ...], ...] = ()  # of its runs, apart from the seed; several only for `any`
     seeds: tuple[int, ...] = ()
     parts: tuple[Cell, ...] = ()
-    reference: Cell | None = None  # the cell of full fine-tuning that a speed-up is taken over
-    speed: bool = False  # compared within one device only
+    reference: Cell | None = None  # full fine-tuning: what a speed-up is taken over, on which device
+    paper_key: PaperKey | None = None  # the number beside it; None = the paper prints none
+    comparable: bool = True  # whether a difference to that number means anything: same model, all data
 
     @property
     def key(self) -> tuple[str, str]:
@@ -107,7 +116,7 @@ class TableSpec:
     columns: tuple[Column, ...]
     seeds: tuple[int, ...]
     paper_table: int | None  # 1 ... 10; None for figures
-    model: str  # what stands for the model that the paper uses
+    model: str  # what stands for the model that the paper uses; "" where rows have models of their own
     paper_model: str  # that model
     train: str
     grid: str
@@ -117,8 +126,7 @@ class TableSpec:
     footnotes: dict[str, str] = field(default_factory=dict)  # mark -> text
     notes: tuple[str, ...] = ()  # below the table, without a mark
     rank_within: Literal["table", "group"] = "table"
-    one_device: bool = False  # cells of other devices than full fine-tuning's are refused
-    reference: str | None = None  # row key that speed-ups are taken over
+    reference: str | None = None  # row key: what speed-ups are taken over, on which device all cells must be
 
     def row(self, key: str) -> Row:
         """Return a row by its key."""
@@ -141,12 +149,19 @@ class TableSpec:
         return list({run.config_sha256: run for cell in self.cells() for run in cell.runs()}.values())
 
     def _cell(self, row: Row, column: Column) -> Cell:
+        cell = Cell(
+            self.name,
+            row,
+            column,
+            paper_key=self._paper_key(row, column),
+            comparable=self.protocol in ("paper", "timing") and self.model in SAME.get(self.paper_model, ()),
+        )
         if column.mean_of:
             parts = tuple(self._cell(row, self.column(key)) for key in column.mean_of)
-            return Cell(self.name, row, column, "mean", parts=parts)
+            return replace(cell, how="mean", parts=parts)
         if row.of:
             parts = tuple(self._cell(self.row(key), column) for key in row.of)
-            return Cell(self.name, row, column, row.how, parts=parts)
+            return replace(cell, how=row.how, parts=parts)
         common = [f"model={row.model}", f"protocol={self.protocol}", f"train={self.train}"]
         common += [f"grid={self.grid}"] if self.grid != "paper" else []
         overrides = tuple(
@@ -154,18 +169,16 @@ class TableSpec:
             for own in row.any_of or ((),)
         )
         reference = None
-        if column.measure == "speedup" and self.reference not in (None, row.key):
-            reference = replace(self._cell(self.row(str(self.reference)), column), reference=None)
-        return Cell(
-            self.name,
-            row,
-            column,
-            "any" if row.any_of else "runs",
-            overrides=overrides,
-            seeds=self.seeds,
-            reference=reference,
-            speed=self.one_device,
-        )
+        if column.measure in DEVICE_BOUND and self.reference not in (None, row.key):
+            reference = self._cell(self.row(str(self.reference)), column)
+        how: How = "any" if row.any_of else "runs"
+        return replace(cell, how=how, overrides=overrides, seeds=self.seeds, reference=reference)
+
+    def _paper_key(self, row: Row, column: Column) -> PaperKey | None:
+        if self.paper_table is None or (column.paper_rows is not None and row.name not in column.paper_rows):
+            return None
+        model = self.paper_model or row.model
+        return (self.paper_table, row.name, column.task, column.paper_metric or column.metric, model)
 
 
 Item = TypeVar("Item", Row, Column)

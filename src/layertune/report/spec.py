@@ -14,7 +14,8 @@ from functools import cache
 from typing import Any
 
 from layertune.config.build import build_dataclass, unknown_key
-from layertune.config.compose import CONFIG_DIR, group_file, group_names
+from layertune.config.compose import CONFIG_DIR, group_names
+from layertune.config.plain import group_choice
 from layertune.config.schema import ConfigError
 from layertune.report.cells import UNITS, Cell, Column, How, Row, TableSpec
 from layertune.report.paper import PaperTables, load_paper_tables
@@ -23,7 +24,7 @@ __all__ = ["Cell", "Column", "Row", "TableSpec", "load_table", "model_title", "t
 
 _METRICS = {"accuracy": "acc", "f1_macro": "F1", "pearson": "Pear."}  # as the paper's headings name them
 _TABLE = {"name", "title", "caption", "rows", "columns", "paper_table", "paper_model", "models", "overrides"}
-_TABLE |= {"protocol", "seeds", "footnotes", "notes", "rank_within", "one_device", "reference"}
+_TABLE |= {"protocol", "seeds", "footnotes", "notes", "rank_within", "reference", "any"}
 _ROW = {"key", "title", "model", "overrides", "best", "mean", "any", "sweep", "ranked", "mark"}
 
 
@@ -39,7 +40,7 @@ def model_title(name: str) -> str:
     Raises:
         ConfigError: there is no such model.
     """
-    return str(_file("model", name)["title"])
+    return str(group_choice("model", name)["title"])
 
 
 def load_table(
@@ -66,11 +67,11 @@ def load_table(
         ConfigError: no such table or model, or the file is malformed.
     """
     name = f"table{name}" if isinstance(name, int) else name
-    content = _file("table", name)
+    content = group_choice("table", name)
     _refuse_unknown(content, _TABLE, name)
     files = _Files(name, content, {"bert": model, "gpt2": lm})
     own_protocol = content.get("protocol", "paper")
-    paper_model = content.get("paper_model", "bert")
+    paper_model = "" if "models" in content else content.get("paper_model", "bert")
     return TableSpec(
         name=name,
         title=content["title"],
@@ -89,7 +90,6 @@ def load_table(
         footnotes=dict(content.get("footnotes", {})),
         notes=tuple(content.get("notes", ())),
         rank_within=content.get("rank_within", "table"),
-        one_device=content.get("one_device", False),
         reference=content.get("reference"),
     )
 
@@ -126,7 +126,7 @@ class _Files:
             own = self.model(given["model"]) if "model" in given else model
             ks: Iterable[int | None] = [None]
             if given.get("sweep"):
-                ks = range(1, int(_file("model", own)["num_layers"]))
+                ks = range(1, int(group_choice("model", own)["num_layers"]))
             for k in ks:
                 yield self._row(given, group, own, prefix, k)
 
@@ -134,7 +134,8 @@ class _Files:
         name = given["key"]
         how: How = "best" if "best" in given else "mean" if "mean" in given else "runs"
         of = tuple(prefix + key for key in given.get(how, ()))
-        overrides = list(given.get("overrides", () if of or "any" in given else [f"method={name}"]))
+        any_of = given.get("any", self.content.get("any", ()))
+        overrides = list(given.get("overrides", () if of else [f"method={name}"]))
         if k is not None:
             overrides.append(f"method.k={k}")
         return Row(
@@ -146,7 +147,7 @@ class _Files:
             overrides=tuple(overrides),
             how=how,
             of=of,
-            any_of=tuple(tuple(item) for item in given.get("any", ())),
+            any_of=tuple(tuple(item) for item in any_of),
             ranked=given.get("ranked", not of and name != "full"),
             k=k,
             mark=given.get("mark", ""),
@@ -157,7 +158,7 @@ class _Files:
         for number in _paper().numbers:
             if number.table == self.content.get("paper_table") and number.row == name:
                 return number.method_printed
-        return str(_file("method", name)["title"])
+        return str(group_choice("method", name)["title"])
 
     def columns(self) -> Iterator[Column]:
         """Yield the columns."""
@@ -167,6 +168,7 @@ class _Files:
             yield self._column(given)
 
     def _column(self, given: Mapping[str, Any]) -> Column:
+        """Return one column, what is left out filled in from its task."""
         task = given["task"]
         values: dict[str, Any] = {
             "key": given["key"],
@@ -177,7 +179,7 @@ class _Files:
         if "overrides" not in given and "mean_of" not in given:
             values["overrides"] = [f"task={task}"]
         if "measure" not in given and "mean_of" not in given:
-            file = _file("task", task)
+            file = group_choice("task", task)
             values["metric"] = metric = given.get("metric", file["metric"])
             values["evaluation"] = file.get("data") or task
             values["title"] = f"{file['title']} ({_METRICS.get(metric, metric)})"
@@ -195,13 +197,6 @@ _COLUMN = {field.name for field in fields(Column)}
 @cache
 def _paper() -> PaperTables:
     return load_paper_tables(CONFIG_DIR.parent / "results" / "paper")
-
-
-def _file(group: str, name: str) -> Mapping[str, Any]:
-    content = group_file(group, name)
-    if content is None:
-        raise ConfigError(f"{group}={name} does not exist; known: {', '.join(group_names(group))}.")
-    return content
 
 
 def _refuse_unknown(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
