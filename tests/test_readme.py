@@ -10,10 +10,14 @@ import sys
 from itertools import product
 
 import pytest
+import torch
+from tiny_runs import compose_tiny, prepare, weights
 
 from layertune.config.compose import compose_run
-from layertune.records import read_record
+from layertune.pipeline import execute
+from layertune.records import Store, read_record
 from layertune.report.summary import compare_means
+from layertune.training import train
 
 
 @pytest.fixture(scope="module")

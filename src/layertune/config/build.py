@@ -13,6 +13,7 @@ import logging
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig
@@ -175,7 +176,7 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     if not isinstance(method, Mapping):
         raise ConfigError("No method given: say method=<name>, for example method=low_k.")
     overrides = tuple(tree.pop("overrides", None) or (() if _is_plain(cfg) else _command_line()))
-    declared = _declared_method(method)
+    declared = _declared_method(method, () if _is_plain(cfg) else _config_dirs())
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
     spec = _without_inert_k(build_method(method, declared), declared)
     run = dataclasses.replace(run, method=spec, overrides=overrides)
@@ -220,10 +221,20 @@ def _container(cfg: Any) -> Mapping[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def _declared_method(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _declared_method(method: Mapping[str, Any], folders: Sequence[Path]) -> Mapping[str, Any] | None:
+    """Return the content of a method's own YAML: in configs/, else in the folders given, else None."""
     from layertune.config.compose import group_file
 
-    return group_file("method", str(method.get("name", "")))
+    found = (group_file("method", str(method.get("name", "")), folder) for folder in (None, *folders))
+    return next((content for content in found if content is not None), None)
+
+
+def _config_dirs() -> list[Path]:
+    """Return the folders of configurations of the running Hydra job (`--config-dir`), none outside one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def _command_line() -> list[str]:

@@ -75,11 +75,11 @@ def _listed(value: Any) -> Any:
 
 
 @cache
-def group_file(group: str, name: str) -> Mapping[str, Any] | None:
-    """Return the content of `configs/<group>/<name>.yaml`, or None where there is no such file."""
+def group_file(group: str, name: str, folder: Path | None = None) -> Mapping[str, Any] | None:
+    """Return the content of `<folder or configs>/<group>/<name>.yaml`, or None where there is no such file."""
     from omegaconf import OmegaConf
 
-    path = CONFIG_DIR / group / f"{name}.yaml"
+    path = (folder or CONFIG_DIR) / group / f"{name}.yaml"
     if not path.is_file():
         return None
     content = OmegaConf.to_container(OmegaConf.load(path))  # reads 1e-5 as a number; plain YAML reads text
