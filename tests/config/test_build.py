@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -159,7 +160,7 @@ def test_the_command_line_of_a_hydra_job_is_kept_for_reading(
     from omegaconf import OmegaConf
 
     given = ["model=tiny_bert", "method.k=3"]
-    job = OmegaConf.create({"overrides": {"task": given, "hydra": []}})
+    job = OmegaConf.create({"overrides": {"task": given, "hydra": []}, "runtime": {"config_sources": []}})
     monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: job))
     assert RunConfig.from_hydra(OmegaConf.create(tree)).overrides == tuple(given)
@@ -167,6 +168,25 @@ def test_the_command_line_of_a_hydra_job_is_kept_for_reading(
         RunConfig.from_hydra(tree).overrides == ()
     )  # a run built inside a job did not come from its command line
     assert RunConfig.from_hydra({**tree, "overrides": ["seed=1"]}).overrides == ("seed=1",)
+
+
+def test_a_method_s_yaml_outside_configs_says_which_options_exist(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: mine\nkind: my_package.Mine\nterms: 3\n")
+    sources = [{"path": "hydra.conf", "schema": "pkg"}, {"path": str(tmp_path), "schema": "file"}]
+    job = OmegaConf.create({"overrides": {"task": []}, "runtime": {"config_sources": sources}})
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: job))
+    tree["method"] = {"name": "mine", "kind": "my_package.Mine", "terms": 4}
+    assert RunConfig.from_hydra(OmegaConf.create(tree)).method.options == {"terms": 4}
+    tree["method"]["term"] = 5
+    with pytest.raises(ConfigError, match=r"method\.term does not exist.*Did you mean 'terms'\?"):
+        RunConfig.from_hydra(OmegaConf.create(tree))
 
 
 def test_a_recipe_with_an_unknown_key_names_its_place(build: Build) -> None:
