@@ -149,8 +149,9 @@ def test_decoding_with_a_cache_equals_the_training_path_token_by_token(model_typ
     decoded = model.causal_lm.generate(batch.input_ids, max_new_tokens=6, do_sample=False, pad_token_id=1)
     ids = batch.input_ids
     for _ in range(decoded.shape[1] - 7):
-        grown = dataclasses.replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
-        ids = torch.cat([ids, model(grown).logits[:, -1:].argmax(-1)], dim=1)
+        more = torch.cat([ids, ids[:, :1]], dim=1)  # any token in the place of the next one
+        grown = dataclasses.replace(batch, input_ids=more, attention_mask=torch.ones_like(more), labels=more)
+        ids = torch.cat([ids, model(grown).logits[None, -1:].argmax(-1)], dim=1)
     assert torch.equal(decoded, ids)
 
 

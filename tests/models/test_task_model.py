@@ -139,17 +139,20 @@ def test_generation_predicts_the_next_token_where_the_label_is_not_masked():
     labels[1, 3:6] = batch.input_ids[1, 3:6]
     batch = dataclasses.replace(batch, labels=labels)
     output = model(batch)
-    assert output.logits.shape == (2, 9, 60)
-    terms = []
+    assert output.logits.shape == (5 + 3, 60)
+    reference = model.causal_lm(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    terms, predicting = [], []
     for row, start, end in ((0, 4, 9), (1, 3, 6)):
         for position in range(start, end):  # the token at `position` is predicted by the state before it
-            log_probabilities = output.logits[row, position - 1].log_softmax(-1)
+            predicting.append(reference[row, position - 1])
+            log_probabilities = predicting[-1].log_softmax(-1)
             terms.append(
                 -0.9 * log_probabilities[batch.input_ids[row, position]] - 0.1 * log_probabilities.mean()
             )
     torch.testing.assert_close(output.loss, torch.stack(terms).mean())
-    reference = model.causal_lm(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    torch.testing.assert_close(output.logits, reference)
+    torch.testing.assert_close(output.logits, torch.stack(predicting))
+    known = dataclasses.replace(batch, targets=torch.tensor([4, 5, 6, 7, 8, 9 + 3, 9 + 4, 9 + 5]))
+    assert torch.equal(model(known).logits, output.logits)
 
 
 def test_a_generation_head_is_tied_to_the_embeddings_and_counted_once():
@@ -176,9 +179,11 @@ def test_gemmas_soft_capped_logits_equal_the_librarys():
         },
     )
     model, batch = build_model(run_of(spec), 0, "generation"), batch_of([9, 6])
-    batch = dataclasses.replace(batch, labels=batch.input_ids)
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[0, 1:], labels[1, 1:6] = batch.input_ids[0, 1:], batch.input_ids[1, 1:6]
+    batch = dataclasses.replace(batch, labels=labels)
     reference = model.causal_lm(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    torch.testing.assert_close(model(batch).logits, reference)
+    torch.testing.assert_close(model(batch).logits, torch.cat([reference[0, :8], reference[1, :5]]))
     assert reference.abs().max() < 0.5
 
 

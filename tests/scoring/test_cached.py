@@ -166,7 +166,7 @@ def test_batches_hold_exactly_the_rows_asked_for(tmp_path):
     run = compose_tiny(tmp_path)
     data = load_task(run, *load_tokenizer(run.model))
     rows = np.array([3, 5, 8, 40, 41, 63])
-    batches = list(batches_of(data.train, rows, 4, CPU))
+    batches = list(batches_of(data.train.store, rows, 4, CPU))
     assert [len(batch) for batch in batches] == [4, 2]
     assert sorted(int(i) for batch in batches for i in batch.indices) == rows.tolist()
     for batch in batches:

@@ -16,18 +16,20 @@ from layertune.models.backbone import Backbone, full_precision
 from layertune.models.errors import ModelError
 from layertune.models.heads import ConcatHead, PooledHead, initialise
 from layertune.models.loading import load_model
+from layertune.tasks.encode import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from layertune.tasks import Batch
 
 log = logging.getLogger(__name__)
 
-IGNORED_LABEL = -100
-
 
 @dataclass(frozen=True)
 class Output:
-    """Loss (a scalar) and logits: [B, C], regression [B, 1], generation [B, T, vocabulary]; at least fp32."""
+    """Loss (a scalar) and logits, at least fp32: [B, C], regression [B, 1], generation [N, vocabulary].
+
+    N are the learnt tokens of the batch, row by row; each one's logits are those of the state before it.
+    """
 
     loss: Tensor
     logits: Tensor
@@ -40,7 +42,7 @@ class TaskModel(nn.Module):
         backbone: the pretrained model.
         head: maps [B, L, H] to [B, C]; for generation the language model's own head, [B, T, H] to [B, T, V].
         kind: `classification` (cross-entropy), `regression` (mean squared error on the raw score) or
-            `generation` (cross-entropy of the next token where the label is not -100).
+            `generation` (cross-entropy of each token whose label is not -100, given those before it).
         label_smoothing: share of the target spread over all classes; ignored for regression.
         causal_lm: generation only: the whole model of transformers; it shares its modules with backbone and
         head.
@@ -84,24 +86,32 @@ class TaskModel(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Return loss and logits of a batch."""
-        logits = full_precision(self._logits(batch))
-        return Output(self._loss(logits, batch.labels), logits)
+        if self.kind == "generation":
+            logits, labels = self.next_token_logits(batch)
+        else:
+            logits, labels = full_precision(self.head(self.backbone(batch))), batch.labels
+        return Output(self._loss(logits, labels), logits)
 
-    def _logits(self, batch: Batch) -> Tensor:
-        if self.kind != "generation":
-            return self.head(self.backbone(batch))
-        logits = self.head(self.backbone.run(batch))
+    def next_token_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the logits of the learnt tokens, [N, V], and the tokens themselves, [N].
+
+        The head, a third of a small model's work, reads only the states that predict such a token.
+        """
+        targets = batch.targets
+        if targets is None:
+            learnt = batch.labels != IGNORED_LABEL
+            learnt[:, 0] = False  # nothing stands before a first token
+            targets = learnt.flatten().nonzero().squeeze(1)
+        states = self.backbone.run(batch).flatten(0, 1)  # [B·T, H]
+        logits = self.head(states[targets - 1])
         cap = getattr(self.backbone.model.config, "final_logit_softcapping", None)  # Gemma-2
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        logits = full_precision(logits if cap is None else torch.tanh(logits / cap) * cap)
+        return logits, batch.labels.flatten()[targets]
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "regression":
             return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-        if self.kind == "generation":  # the state of token t predicts token t + 1
-            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        return F.cross_entropy(
-            logits, labels, ignore_index=IGNORED_LABEL, label_smoothing=self.label_smoothing
-        )
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def with_fresh_head(self, seed: int) -> TaskModel:
         """Return a model with this backbone and a newly drawn head; for generation, the model itself."""

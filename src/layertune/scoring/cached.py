@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,12 @@ import torch
 
 from layertune.config import RunConfig, ScoringSpec
 from layertune.config.build import build_dataclass
-from layertune.config.files import write_atomic
+from layertune.config.files import file_sha256, write_atomic
 from layertune.config.identity import TOKEN_SCORERS, sha256_of, weights_key
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
 from layertune.scoring import SCORERS, LayerScores
-from layertune.tasks import Batch, Split, TaskData, sorted_batches
+from layertune.tasks import Batch, TaskData, TokenStore, sorted_batches
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def cached_scores(
     scorer = resolve_name(run.method.scorer, SCORERS, "method.scorer")
     tokens = run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None
     options = {} if tokens is None else {"tokens": tokens}
-    scores = scorer(model, batches_of(data.train, rows, run.scoring.batch_size, device), **options)
+    store = data.train.store.without_references() if run.task.score_text == "prompt" else data.train.store
+    scores = scorer(model, batches_of(store, rows, run.scoring.batch_size, device), **options)
     log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
     tree = dataclasses.asdict(scores)
     write_atomic(path, json.dumps({"sha256": sha256_of(tree), "scores": tree}).encode())
@@ -66,15 +68,15 @@ def _read(path: Path) -> LayerScores | None:
 
 def scored_rows(total: int, scoring: ScoringSpec) -> np.ndarray:
     """Return the row numbers that are scored: all, or a subset drawn once with seed 0 for all seeds."""
-    if scoring.examples == "all" or scoring.examples >= total:
+    if scoring.examples is None or scoring.examples == "all" or scoring.examples >= total:
         return np.arange(total)
     return np.sort(np.random.default_rng(0).choice(total, scoring.examples, replace=False))
 
 
-def batches_of(split: Split, rows: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Batch]:
+def batches_of(store: TokenStore, rows: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Gather rows into batches of similar length, on the device."""
-    for indices in sorted_batches(split.store.lengths[rows], batch_size):
-        yield split.store.batch(rows[indices]).to(device)
+    for indices in sorted_batches(store.lengths[rows], batch_size):
+        yield store.batch(rows[indices]).to(device)
 
 
 def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
@@ -82,15 +84,27 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
     model = run.model
     # The one score that a loss enters, and the one that depends on which rows share a batch.
     loss = [run.head, model.rep_norm, run.train.label_smoothing, run.scoring.batch_size]
+    encoding: list[object] = [run.task.max_length, run.task.segment_ids]
+    if run.task.kind == "generation":
+        encoding += [run.task.format, run.task.score_text]
     return sha256_of(
         {
             "version": SCORING_VERSION,
-            "scorer": run.method.scorer,
+            "scorer": scorer_key(run.method.scorer),
             "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,
             "weights": weights_key(run),
             "representative": [model.representative_token, model.last_layer],
             "loss": loss if run.method.scorer == "gradient_norm" else None,
             "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
-            "encoding": [run.task.max_length, run.task.segment_ids],
+            "encoding": encoding,
         }
     )
+
+
+def scorer_key(name: str | None) -> str | list[str] | None:
+    """Return what stands for a scorer: its name; for one given by dotted path, also the hash of its file."""
+    if name is None or name in SCORERS:
+        return name
+    resolve_name(name, SCORERS, "method.scorer")  # imports its module
+    file = sys.modules[name.rpartition(".")[0]].__file__
+    return name if file is None else [name, file_sha256(Path(file))]

@@ -2,12 +2,14 @@
 
 from layertune.tasks.batches import epoch_batches, sorted_batches
 from layertune.tasks.encode import Batch, Split, TokenStore
+from layertune.tasks.meanings import Meanings
 from layertune.tasks.rows import DataError
 from layertune.tasks.sources import Provenance, TaskData, load_task
 
 __all__ = [
     "Batch",
     "DataError",
+    "Meanings",
     "Provenance",
     "Split",
     "TaskData",

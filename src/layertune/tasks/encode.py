@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -17,13 +17,39 @@ import torch
 from torch import Tensor
 
 from layertune.config import TaskSpec
+from layertune.tasks.meanings import Meanings
 from layertune.tasks.rows import DataError, Rows
 
 log = logging.getLogger(__name__)
 
 ENCODER_VERSION = 1  # raised when the same rows would give other token ids
+IGNORED_LABEL = -100  # of tokens that are not learnt
 MULTIPLE = 8  # padded lengths: few distinct shapes, and what tensor cores like
 _CHUNK = 2000  # rows per call of the tokenizer
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the layers below `layer` made of a batch: the forward pass starts there.
+
+    Attributes:
+        layer: the first layer that is left to run, 2 to L + 1.
+        states: [B, T, H] entering it; None for L + 1, where nothing is left.
+        representatives: [B, layer - 1, H], the representative tokens of the layers below; None where no head
+            reads them.
+    """
+
+    layer: int
+    states: Tensor | None
+    representatives: Tensor | None
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prefix:
+        """Return the same on a device."""
+        moved = (
+            None if t is None else t.to(device, non_blocking=non_blocking)
+            for t in (self.states, self.representatives)
+        )
+        return Prefix(self.layer, *moved)
 
 
 @dataclass(frozen=True)
@@ -33,9 +59,13 @@ class Batch:
     Attributes:
         input_ids: [B, T] int64.
         attention_mask: [B, T] int64, 1 on real tokens.
-        labels: [B] int64 (classification) or [B] float32 (regression).
+        labels: [B] int64 (classification) or [B] float32 (regression); generation: [B, T] int64, the token
+            itself where it is learnt, else -100.
         segment_ids: [B, T] int64; None stands for zeros.
         indices: [B] row numbers within the split.
+        targets: [N] int64, generation: where the learnt tokens are in `labels.flatten()`, known before the
+            batch reaches a device. None = look for them.
+        prefix: the result of the lowest layers, where it is known; None = all layers run.
     """
 
     input_ids: Tensor
@@ -43,17 +73,18 @@ class Batch:
     labels: Tensor
     segment_ids: Tensor | None
     indices: np.ndarray
+    targets: Tensor | None = None
+    prefix: Prefix | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch on a device."""
-        segments = self.segment_ids
-        return Batch(
-            self.input_ids.to(device, non_blocking=non_blocking),
-            self.attention_mask.to(device, non_blocking=non_blocking),
-            self.labels.to(device, non_blocking=non_blocking),
-            None if segments is None else segments.to(device, non_blocking=non_blocking),
-            self.indices,
-        )
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        tensors = ("input_ids", "attention_mask", "labels", "segment_ids", "targets")
+        prefix = None if self.prefix is None else self.prefix.to(device, non_blocking)
+        return replace(self, **{name: moved(getattr(self, name)) for name in tensors}, prefix=prefix)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -71,6 +102,7 @@ class TokenStore:
         truncated: rows that were cut to max_length.
         pad_id: token that fills up a batch.
         max_length: no batch is padded beyond it; None = no limit.
+        prompts: int32 [n], generation: how many tokens each example begins with that are not learnt.
     """
 
     ids: np.ndarray
@@ -80,6 +112,7 @@ class TokenStore:
     truncated: int
     pad_id: int
     max_length: int | None = None
+    prompts: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -101,25 +134,41 @@ class TokenStore:
         mask = columns < lengths[:, None]  # [B, T]
         positions = np.where(mask, starts[:, None] + columns, 0)
         ids = np.where(mask, self.ids[positions], self.pad_id).astype(np.int64)
-        segments = None
+        segments = targets = None
         if self.segments is not None:
             segments = torch.from_numpy(np.where(mask, self.segments[positions], 0).astype(np.int64))
+        labels = np.asarray(self.labels)[indices]
+        if self.prompts is not None:  # by position, not by id: padding and the end may share one
+            learnt = mask & (columns >= self.prompts[indices][:, None])
+            labels = np.where(learnt, ids, IGNORED_LABEL)
+            targets = torch.from_numpy(np.flatnonzero(learnt))
         return Batch(
             torch.from_numpy(ids),
             torch.from_numpy(mask.astype(np.int64)),
-            torch.from_numpy(np.asarray(self.labels)[indices]),
+            torch.from_numpy(labels),
             segments,
             indices,
+            targets,
         )
+
+    def without_references(self) -> TokenStore:
+        """Return the examples of a generation split cut after their prompts: nothing is left to learn."""
+        assert self.prompts is not None, "only a generation split has prompts"
+        keep = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths) < np.repeat(
+            self.prompts, self.lengths
+        )
+        offsets = np.concatenate([[0], np.cumsum(self.prompts, dtype=np.int64)])
+        return replace(self, ids=self.ids[keep], offsets=offsets)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One encoded split: the data set's name, which of its splits, and the tokens."""
+    """One encoded split: the name its scores go by, which it is, its tokens; generation: its meanings."""
 
     name: str
     split: str
     store: TokenStore
+    meanings: Meanings | None = None
 
     def __len__(self) -> int:
         return len(self.store)

@@ -14,7 +14,8 @@ from typing import Any
 
 from layertune.config import HubSource, TaskSpec
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
-from layertune.tasks.rows import DataError, Rows, concatenate, split_off
+from layertune.tasks.meanings import check_meanings
+from layertune.tasks.rows import DataError, Rows, concatenate, split_off, unlabelled
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str]:
 def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> Rows:
     data = _load(task, hub, part)
     where = f"{hub.id} ({part})"
-    columns = {name: hub.columns.get(name, name) for name in (*task.columns, "label")}
+    generated = task.kind == "generation"  # both sides are text, nothing is labelled
+    wanted = task.columns if generated else (*task.columns, "label")
+    columns = {name: hub.columns.get(name, name) for name in wanted}
     conditions = (hub.where or {}).get(split, {})
     if missing := [name for name in (*columns.values(), *conditions) if name not in data.column_names]:
         raise DataError(
@@ -68,6 +71,10 @@ def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> Rows:
         values = {
             name: [v for v, kept in zip(column, keep, strict=True) if kept] for name, column in values.items()
         }
+    if generated:
+        rows = unlabelled(tuple(text_column(values[name], columns[name], where) for name in task.columns))
+        check_meanings(rows, where, task.meanings.get(split))
+        return rows
     names = _label_names(data.features[columns["label"]], hub, where)
     return Rows(
         tuple(text_column(values[name], columns[name], where) for name in task.columns),

@@ -16,7 +16,8 @@ from typing import Any
 from layertune.config import TaskSpec
 from layertune.config.files import file_sha256, local_split_file
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.meanings import check_meanings
+from layertune.tasks.rows import DataError, Rows, unlabelled
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def read_local(folder: Path, task: TaskSpec, split: str) -> tuple[Rows, str]:
             f"{path} has sha256 {digest} and manifest.json says {facts['sha256']}: not the announced file."
         )
     table = _READERS[path.suffix](path)
-    wanted = [*task.columns, LABEL]
+    generated = task.kind == "generation"  # both sides are text, nothing is labelled
+    wanted = [*task.columns] if generated else [*task.columns, LABEL]
     if missing := [column for column in wanted if column not in table]:
         raise DataError(
             f"{path} has no column {' or '.join(missing)}: it needs {', '.join(wanted)} "
@@ -53,6 +55,11 @@ def read_local(folder: Path, task: TaskSpec, split: str) -> tuple[Rows, str]:
         log.warning("%s: columns not used: %s", path, ", ".join(extra))
     names = facts.get("label_names") or ()
     texts = tuple(text_column(table[column], column, str(path)) for column in task.columns)
+    if generated:
+        rows = unlabelled(texts)
+        check_counts(rows.labels, task, str(path), facts.get("rows"), None)
+        check_meanings(rows, str(path), facts.get("unique_meaning_representations"))
+        return rows, facts.get("status", UNLISTED)
     labels = canonical_labels(table[LABEL], task, str(path), names=names)
     counts = facts.get("label_counts")
     numbered = dict(enumerate(names or task.labels))

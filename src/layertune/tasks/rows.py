@@ -46,6 +46,11 @@ class Rows:
         return digest.hexdigest()
 
 
+def unlabelled(texts: tuple[Sequence[str], ...]) -> Rows:
+    """Return rows of text alone; their label is 0 throughout."""
+    return Rows(texts, np.zeros(len(texts[0]), dtype=np.int64))
+
+
 def concatenate(parts: Sequence[Rows]) -> Rows:
     """Join the rows of several splits, in order."""
     columns = zip(*(part.texts for part in parts), strict=True)

@@ -17,6 +17,7 @@ from layertune.config.files import resolved_data_dir
 from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
+from layertune.tasks.meanings import Meanings, first_meanings, group_meanings, split_off_meanings
 from layertune.tasks.rows import Rows, split_off, subset
 from layertune.tasks.synthetic import read_synthetic
 from layertune.tasks.token_cache import encode_cached
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 OFFICIAL = "official"
 CUT_SEED = 0  # of subsets and held-out parts: the same rows for every run
+HOLDOUT = "holdout"
 HOLDOUT_SHARE = 10  # a tenth of train
 
 
@@ -53,13 +55,23 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Everything a run reads: training split, evaluation splits (in-domain first), what they are."""
+    """Everything a run reads: training split, evaluation splits, what they are.
+
+    The first evaluation split is scored after each epoch, the others at the last and at the best one:
+    splits of foreign data sets, or the test split of a generation task.
+    """
 
     train: Split
     evals: dict[str, Split]
     provenance: Provenance
     num_outputs: int
     kind: str
+    tokenizer: Any = None
+
+    @property
+    def each_epoch(self) -> str:
+        """Name of the evaluation split that is scored after each epoch and picks the best."""
+        return next(iter(self.evals))
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,17 @@ class _Part:
     status: str
     source: str
     revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its scores go by: the data set; the split for each epoch, where there is one, adds its own."""
+        own = self.spec.data_name
+        return f"{own}_{self.split}" if self.split == self.spec.dev_split else own
+
+    @property
+    def meanings(self) -> Meanings | None:
+        """The distinct representations of a generation split; None elsewhere."""
+        return group_meanings(self.rows) if self.spec.kind == "generation" else None
 
 
 def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
@@ -95,7 +118,7 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
         store = encode_cached(
             part.rows, fingerprint, tokenizer, tokenizer_key, part.spec, run.cache_dir / "tokens"
         )
-        splits.append(Split(part.spec.data_name, part.split, store))
+        splits.append(Split(part.name, part.split, store, part.meanings))
     train, *evals = splits
     total = sum(len(split) for split in splits)
     provenance = Provenance(
@@ -111,7 +134,8 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
     counts = ", ".join(f"{name} {count:,}" for name, count in provenance.counts.items())
     cut = 100 * provenance.truncated_fraction
     log.info("data: %s from %s (%s), %.2f %% of rows cut", counts, provenance.source, provenance.status, cut)
-    return TaskData(train, {split.name: split for split in evals}, provenance, task.num_outputs, task.kind)
+    by_name = {split.name: split for split in evals}
+    return TaskData(train, by_name, provenance, task.num_outputs, task.kind, tokenizer)
 
 
 def _protocol_parts(run: RunConfig) -> list[_Part]:
@@ -120,16 +144,30 @@ def _protocol_parts(run: RunConfig) -> list[_Part]:
     train = _read(run, task, task.train_split)
     if protocol.holdout is not None:
         count = max(1, min(len(train.rows) // HOLDOUT_SHARE, protocol.holdout))
-        rest, held_out = split_off(train.rows, count, CUT_SEED)
-        evals = [_Part(task, "holdout", held_out, train.status, train.source, train.revision)]
+        divide = split_off_meanings if task.kind == "generation" else split_off
+        rest, held_out = divide(train.rows, count, CUT_SEED)
+        evals = [_Part(task, HOLDOUT, held_out, train.status, train.source, train.revision)]
         train = _Part(task, train.split, rest, train.status, train.source, train.revision)
     else:
-        evals = [_read(run, spec, spec.eval_split) for spec in (task, *task.foreign.values())]
-    return [_cut(train, protocol.train_examples), *(_cut(part, protocol.eval_examples) for part in evals)]
+        own = [split for split in (task.dev_split, task.eval_split) if split is not None]
+        evals = [_read(run, task, split) for split in own]
+        evals += [_read(run, spec, spec.eval_split) for spec in task.foreign.values()]
+    return [
+        _replaced(train, subset(train.rows, protocol.train_examples, CUT_SEED)),
+        *(_replaced(part, _evaluated(part, run)) for part in evals),
+    ]
 
 
-def _cut(part: _Part, limit: int | None) -> _Part:
-    rows = subset(part.rows, limit, CUT_SEED)
+def _evaluated(part: _Part, run: RunConfig) -> Rows:
+    """Return the rows of an evaluation split that the protocol scores."""
+    protocol = run.protocol
+    if part.spec.kind != "generation":
+        return subset(part.rows, protocol.eval_examples, CUT_SEED)
+    every_epoch = part.split in (part.spec.dev_split, HOLDOUT)
+    return first_meanings(part.rows, protocol.dev_meanings if every_epoch else protocol.eval_meanings)
+
+
+def _replaced(part: _Part, rows: Rows) -> _Part:
     if rows is part.rows:
         return part
     status = "subset" if part.status in (OFFICIAL, "subset") else f"{part.status} + subset"

@@ -20,11 +20,12 @@ import numpy as np
 
 from layertune.config import TaskSpec
 from layertune.tasks.encode import ENCODER_VERSION, TokenStore, encode, padding_id
+from layertune.tasks.prompts import encode_generation
 from layertune.tasks.rows import Rows
 
 log = logging.getLogger(__name__)
 
-_ARRAYS = {"ids": np.int32, "offsets": np.int64, "segments": np.uint8}
+_ARRAYS = {"ids": np.int32, "offsets": np.int64, "segments": np.uint8, "prompts": np.int32}
 
 
 def token_key(fingerprint: str, tokenizer_key: str, spec: TaskSpec) -> str:
@@ -37,6 +38,8 @@ def token_key(fingerprint: str, tokenizer_key: str, spec: TaskSpec) -> str:
         "is_pair": spec.is_pair,
         "encoder": ENCODER_VERSION,
     }
+    if spec.kind == "generation":
+        parts["format"] = spec.format
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,7 +63,7 @@ def encode_cached(
             return store
         log.warning("token cache entry %s is damaged: encoding again", entry)
         shutil.rmtree(entry)
-    store = encode(rows, tokenizer, spec)
+    store = (encode_generation if spec.kind == "generation" else encode)(rows, tokenizer, spec)
     _save(entry, store)
     return replace(store, **_arrays(entry))
 
@@ -106,7 +109,7 @@ def _load(entry: Path, rows: Rows, tokenizer: Any, spec: TaskSpec) -> TokenStore
         facts = json.loads((entry / "facts.json").read_text())
         arrays = _arrays(entry)
         intact = all(
-            _checksum(arrays[name]) == facts["checksums"][name]
+            _checksum(arrays[name]) == facts["checksums"].get(name)
             and (arrays[name] is None or arrays[name].dtype == dtype)
             for name, dtype in _ARRAYS.items()
         )
