@@ -63,7 +63,7 @@ def objective(run: RunConfig, record: Record) -> float | None:
     if record.metrics is None:
         return None
     value = record.metrics.last[run.task.data_name][run.task.metric]
-    return float("-inf") if value is None else value
+    return float(value) if isinstance(value, int | float) else float("-inf")
 
 
 def search_records(folder: Path, model: str) -> list[Record]:
