@@ -10,7 +10,7 @@ import torch
 from tiny_runs import compose_tiny, prepare, with_foreign
 from torch import nn
 
-from layertune.evaluation.evaluate import majority_accuracy, predict, score_epoch, score_foreign
+from layertune.evaluation.evaluate import majority_accuracy, predict, score_epoch, score_rest
 from layertune.models.task_model import Output
 from layertune.tasks import Split, TokenStore
 from layertune.training import prepare_runtime
@@ -102,7 +102,7 @@ def test_own_and_foreign_splits_are_scored_apart_each_by_its_own_metrics(tmp_pat
         case.data, evals={"demo": split_of(FIRST_TOKENS), "other": split_of([2, 0, 1, 1, 0, 2, 0])}
     )
     assert score_epoch(run, FirstToken(), data, runtime) == {"demo": {"accuracy": 1.0, "f1_macro": 1.0}}
-    found = score_foreign(run, FirstToken(), data, runtime)
+    found = score_rest(run, FirstToken(), data, runtime, 1)
     # f1 by class: 0 -> 2·2/(2+3), 1 -> 1, 2 -> 2·2/(3+2)
     assert found == {"other": {"f1_macro": pytest.approx((0.8 + 1.0 + 0.8) / 3)}}
 

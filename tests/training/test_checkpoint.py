@@ -48,7 +48,7 @@ def falling_scores(monkeypatch):
     def use():
         scores = iter([0.9, 0.5])
         monkeypatch.setattr(loop, "score_epoch", lambda *_: {"demo": {"accuracy": next(scores)}})
-        monkeypatch.setattr(loop, "score_foreign", lambda _, model, *__: {"other": {"sum": total(model)}})
+        monkeypatch.setattr(loop, "score_rest", lambda _, model, *__: {"other": {"sum": total(model)}})
 
     return use
 
@@ -107,7 +107,7 @@ def test_a_failure_after_the_last_step_keeps_the_checkpoint(prepared, monkeypatc
         raise RuntimeError("the disk is gone")
 
     case = with_foreign(prepared(*OPTIONS, EVERY))
-    monkeypatch.setattr(loop, "score_foreign", lost)
+    monkeypatch.setattr(loop, "score_rest", lost)
     with pytest.raises(RuntimeError, match="the disk is gone"):
         train(*case.parts)
     assert len(checkpoints(case)) == 1

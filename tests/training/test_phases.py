@@ -202,7 +202,7 @@ def test_the_best_epoch_s_weights_come_back_whole_where_the_trained_layers_chang
 
     monkeypatch.setattr(loop, "score_epoch", own)
     monkeypatch.setattr(
-        loop, "score_foreign", lambda _, model, *__: seen.append(weights(model)) or {"other": {}}
+        loop, "score_rest", lambda _, model, *__: seen.append(weights(model)) or {"other": {}}
     )
     train(*case.parts)
     assert_same(seen[0], at_epoch[1])
@@ -219,7 +219,7 @@ def test_foreign_splits_of_the_best_epoch_are_scored_while_its_model_is_there(to
         seen.append(weights(model))
         return {"other": {"accuracy": len(seen) / 10}}
 
-    monkeypatch.setattr(loop, "score_foreign", foreign)
+    monkeypatch.setattr(loop, "score_rest", foreign)
     outcome = train(*case.parts)
     assert (outcome.best["other"], outcome.last["other"]) == ({"accuracy": 0.1}, {"accuracy": 0.2})
     assert_same(seen[1], weights(case.model))  # the last copy, as it was written back

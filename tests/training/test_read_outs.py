@@ -118,7 +118,7 @@ def test_foreign_splits_are_scored_at_the_last_and_the_best_weights_and_the_last
         return {"other": {"accuracy": len(seen) / 10}}
 
     monkeypatch.setattr(loop, "score_epoch", own)
-    monkeypatch.setattr(loop, "score_foreign", foreign)
+    monkeypatch.setattr(loop, "score_rest", foreign)
     outcome = train(*case.parts)
     assert len(seen) == 2
     assert_same(seen[0], at_epoch[2])  # the last epoch

@@ -3,6 +3,7 @@
 from layertune.config.schema import (
     CheckpointSpec,
     ConfigError,
+    DecodingSpec,
     HubSource,
     MethodSpec,
     ModelSpec,
@@ -18,6 +19,7 @@ from layertune.config.schema import (
 __all__ = [
     "CheckpointSpec",
     "ConfigError",
+    "DecodingSpec",
     "HubSource",
     "MethodSpec",
     "ModelSpec",

@@ -16,11 +16,12 @@ from layertune.config.schema_base import (
     not_identity,
     resolved_later,
 )
-from layertune.config.schema_task import HubSource, TaskSpec
+from layertune.config.schema_task import DecodingSpec, HubSource, TaskSpec
 
 __all__ = [
     "CheckpointSpec",
     "ConfigError",
+    "DecodingSpec",
     "HubSource",
     "MethodSpec",
     "ModelSpec",

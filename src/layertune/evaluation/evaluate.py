@@ -1,13 +1,25 @@
-"""Score a model on evaluation splits: predictions in one pass each, then the task's metrics."""
+"""Score a model on evaluation splits: predictions in one pass each, then the task's metrics.
+
+One split is scored after each epoch. What costs more, or must not pick the epoch, waits for the last and the
+best one: splits of other data sets (§6), the test split of a generation task.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from layertune.config import RunConfig, TaskSpec
+from layertune.evaluation.generation import (
+    forced_scores,
+    generate,
+    predictions_path,
+    save_predictions,
+    score_outputs,
+)
 from layertune.evaluation.metrics import compute
 from layertune.scoring.layer_scores import scoring_mode
 from layertune.tasks import Split, TaskData, sorted_batches
@@ -16,20 +28,65 @@ if TYPE_CHECKING:
     from layertune.models import TaskModel
     from layertune.training.runtime import Runtime
 
-Scores = dict[str, float | None]  # metric -> fraction; None where a metric is undefined
+log = logging.getLogger(__name__)
+
+# metric -> fraction; None where it is undefined, and then `<metric>_reason` may say why.
+Scores = dict[str, float | str | None]
 
 
 def score_epoch(run: RunConfig, model: TaskModel, data: TaskData, runtime: Runtime) -> dict[str, Scores]:
-    """Score the in-domain split; what happens after each epoch."""
-    name = run.task.data_name
-    return {name: _score(run, run.task, model, data.evals[name], runtime)}
+    """Score the split of each epoch; in generation its outputs only under `eval_generation=every`."""
+    split = data.evals[data.each_epoch]
+    if data.kind != "generation":
+        return {split.name: _score(run, run.task, model, split, runtime)}
+    forced = forced_scores(model, split, runtime, run.train.eval_batch_size)
+    if not picks_best(run):
+        return {split.name: forced}
+    outputs = generate(model, split, data.tokenizer, run.task.decoding, runtime)
+    return {split.name: score_outputs(outputs, split) | forced}
 
 
-def score_foreign(run: RunConfig, model: TaskModel, data: TaskData, runtime: Runtime) -> dict[str, Scores]:
-    """Score the evaluation splits of other data sets, without adaptation (§6)."""
-    return {
-        name: _score(run, task, model, data.evals[name], runtime) for name, task in run.task.foreign.items()
-    }
+def picks_best(run: RunConfig) -> bool:
+    """Whether an epoch can be best: the metric that decides is there after each."""
+    return run.task.kind != "generation" or run.eval_generation == "every"
+
+
+def waiting_splits(run: RunConfig, data: TaskData) -> tuple[str, ...]:
+    """Name the splits that are scored at the last and the best epoch only."""
+    others = tuple(name for name in data.evals if name != data.each_epoch)
+    return others or (() if picks_best(run) else (data.each_epoch,))
+
+
+def score_rest(
+    run: RunConfig, model: TaskModel, data: TaskData, runtime: Runtime, epoch: int
+) -> dict[str, Scores]:
+    """Score the splits that wait: foreign ones without adaptation (§6), the outputs of a test split.
+
+    Args:
+        run: what is asked.
+        model: the model as it is after `epoch`.
+        data: holds the splits.
+        runtime: where to compute.
+        epoch: names the file that keeps the outputs.
+    """
+    found: dict[str, Scores] = {}
+    for name in waiting_splits(run, data):
+        split = data.evals[name]
+        if data.kind == "generation":
+            found[name] = _score_generated(run, model, data, split, runtime, epoch)
+        else:
+            found[name] = _score(run, run.task.foreign[name], model, split, runtime)
+    return found
+
+
+def _score_generated(
+    run: RunConfig, model: TaskModel, data: TaskData, split: Split, runtime: Runtime, epoch: int
+) -> Scores:
+    outputs = generate(model, split, data.tokenizer, run.task.decoding, runtime)
+    save_predictions(predictions_path(run, split, epoch), split, outputs)
+    log.info("epoch %d, %s: %d outputs, the first: %s", epoch, split.split, len(outputs), outputs[0])
+    scores = score_outputs(outputs, split, secondary=True)
+    return scores | forced_scores(model, split, runtime, run.train.eval_batch_size)
 
 
 def _score(run: RunConfig, task: TaskSpec, model: TaskModel, split: Split, runtime: Runtime) -> Scores:

@@ -87,4 +87,4 @@ def training_section(run: RunConfig, outcome: TrainOutcome) -> TrainingRecord:
 
 def metrics_section(outcome: TrainOutcome) -> MetricsRecord | None:
     """Give both read-outs; None where nothing was evaluated."""
-    return MetricsRecord(last=outcome.last, best=outcome.best) if outcome.last else None
+    return MetricsRecord(last=outcome.last, best=outcome.best or None) if outcome.last else None

@@ -25,9 +25,17 @@ def summarise(record: Record) -> str:
         lines.append(f"  training  {training.seconds:.1f} s, {training.steps} steps")
     if record.metrics is not None:
         for task, scores in record.metrics.last.items():
-            shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in scores.items() if v is not None)
+            shown = "  ".join(_shown(name, value) for name, value in scores.items() if value is not None)
             lines.append(f"  {task:<9} {shown}  (last epoch)")
     return "\n".join(lines)
+
+
+def _shown(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return f"{name}: {value}"
+    if "nist" in name or name in ("cider", "loss", "perplexity"):
+        return f"{name} {value:.3f}"
+    return f"{name} {100 * value:.1f}"
 
 
 def compare(records: Sequence[Record]) -> str:
@@ -83,7 +91,8 @@ def _score(record: Record) -> tuple[str, float | None]:
     if record.metrics is None:
         return "", None
     in_domain = next(iter(record.metrics.last.values()))
-    return next(iter(in_domain.items()))
+    name, value = next(iter(in_domain.items()))
+    return name, value if isinstance(value, float) else None
 
 
 def _row(record: Record) -> tuple[str, ...]:

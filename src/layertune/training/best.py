@@ -21,17 +21,17 @@ class BestEpoch:
 
     Args:
         task: names the metric that decides (`best_by`, else `metric`).
-        keep_weights: also keep the trained weights of that epoch, for foreign evaluation splits.
+        keep_weights: also keep the trained weights of that epoch, for splits that are scored at the end.
 
     Attributes:
-        foreign: scores on foreign splits, put in where an epoch's model will not be there later.
+        rest: scores on those splits, put in where an epoch's model will not be there later.
     """
 
     def __init__(self, task: TaskSpec, keep_weights: bool) -> None:
         self.task, self.keep_weights = task, keep_weights
         self.epoch: int | None = None
         self.metrics: dict[str, Scores] = {}
-        self.foreign: dict[str, Scores] | None = None
+        self.rest: dict[str, Scores] | None = None
         self._score = float("-inf")
         self._weights: dict[str, Tensor] = {}
 
@@ -46,15 +46,15 @@ class BestEpoch:
 
         Args:
             epoch: counted from 1.
-            metrics: data set -> metric -> value.
+            metrics: split -> metric -> value; the first split decides.
             model: the model of the run.
             names: its parameters that training may change; None = those that require a gradient now.
         """
-        found = metrics[self.task.data_name][self.task.best_by or self.task.metric]
-        score = float("-inf") if found is None else found
+        found = next(iter(metrics.values()))[self.task.best_by or self.task.metric]
+        score = found if isinstance(found, float) else float("-inf")
         if self.epoch is not None and score <= self._score:
             return False
-        self.epoch, self.metrics, self._score, self.foreign = epoch, metrics, score, None
+        self.epoch, self.metrics, self._score, self.rest = epoch, metrics, score, None
         if self.keep_weights:
             if names is None:
                 names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -73,7 +73,7 @@ class BestEpoch:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("epoch", "metrics", "foreign", "_score", "_weights")}
+        return {name: getattr(self, name) for name in ("epoch", "metrics", "rest", "_score", "_weights")}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from layertune.config import RunConfig
-from layertune.evaluation.evaluate import Scores, score_epoch, score_foreign
+from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
 from layertune.methods import Method
 from layertune.models.task_model import IGNORED_LABEL
 from layertune.tasks import Batch, TaskData, epoch_batches
@@ -70,7 +70,8 @@ class _Loop:
         self.phases = Phases(run, model, method, self.total_steps, self.watch)
         self.checkpoint = Checkpoint(run)
         self.memory = PeakMemory(runtime.device)
-        self.best = BestEpoch(run.task, keep_weights=len(data.evals) > 1)
+        self.waiting = waiting_splits(run, data)
+        self.best = BestEpoch(run.task, keep_weights=bool(self.waiting))
         self.history: list[dict[str, Any]] = []
         self.epoch, self.done = 1, 0  # epoch in progress, its finished steps
         self.step = 0  # all finished steps
@@ -177,9 +178,11 @@ class _Loop:
         if self.run.protocol.evaluate and math.isfinite(self.loss_sum):
             model = self.method.eval_model(self.phases.trained)
             metrics = score_epoch(self.run, model, self.data, self.runtime)
-            is_best = self.best.offer(self.epoch, metrics, self.model, self.phases.may_change())
-            if is_best and len(self.data.evals) > 1 and not self.phases.own:  # not there at the end
-                self.best.foreign = score_foreign(self.run, model, self.data, self.runtime)
+            is_best = picks_best(self.run) and self.best.offer(
+                self.epoch, metrics, self.model, self.phases.may_change()
+            )
+            if is_best and self.waiting and not self.phases.own:  # not there at the end
+                self.best.rest = self._score_rest(self.phases.trained, self.epoch)
         before = sum(entry["seconds"] for entry in self.history)
         entry = {
             "epoch": self.epoch,
@@ -194,7 +197,7 @@ class _Loop:
             f"{name} {value:.4f}"
             for scores in metrics.values()
             for name, value in scores.items()
-            if value is not None
+            if isinstance(value, float)
         )
         log.info(
             "epoch %d/%d: loss %.4f, %s, %.1f s",
@@ -206,22 +209,32 @@ class _Loop:
         )
 
     def _read_outs(self) -> tuple[dict[str, Scores], dict[str, Any]]:
-        """Return the scores after the last and at the best epoch, foreign splits included."""
-        if self.best.epoch is None or not math.isfinite(self.loss_sum):
+        """Return the scores after the last and at the best epoch, with the splits that waited for them."""
+        if not self.history[-1]["metrics"] or not math.isfinite(self.loss_sum):
             return {}, {}
+        final = self.history[-1]["epoch"]
         last: dict[str, Scores] = dict(self.history[-1]["metrics"])
+        if self.waiting:
+            last |= self._score_rest(self.phases.trained, final)
+        if self.best.epoch is None:
+            return self._own_first(last), {}
         best: dict[str, Any] = dict(self.best.metrics)
-        if len(self.data.evals) > 1:
-            last |= self._score_foreign(self.phases.trained)
-            if self.best.foreign is None:
-                with self.best.weights(self.model):
-                    best |= self._score_foreign(self.model)
-            else:
-                best |= self.best.foreign
-        return last, best | {"epoch": self.best.epoch}
+        if self.best.rest is not None:
+            best |= self.best.rest
+        elif self.best.epoch == final:  # the same weights
+            best |= {name: last[name] for name in self.waiting}
+        elif self.waiting:
+            with self.best.weights(self.model):
+                best |= self._score_rest(self.model, self.best.epoch)
+        return self._own_first(last), self._own_first(best) | {"epoch": self.best.epoch}
 
-    def _score_foreign(self, trained: TaskModel) -> dict[str, Scores]:
-        return score_foreign(self.run, self.method.eval_model(trained), self.data, self.runtime)
+    def _own_first(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """Put the data set of the task in front, where a reader looks for it."""
+        own = self.run.task.data_name
+        return {name: scores[name] for name in sorted(scores, key=lambda name: name != own)}
+
+    def _score_rest(self, trained: TaskModel, epoch: int) -> dict[str, Scores]:
+        return score_rest(self.run, self.method.eval_model(trained), self.data, self.runtime, epoch)
 
     def _outcome(self) -> TrainOutcome:
         last, best = self._read_outs()

@@ -65,7 +65,8 @@ def _nist(tokens: list[list[str]], groups: list[list[list[str]]]) -> float | Non
 def _rouge_l(outputs: list[str], groups: list[list[str]]) -> float:
     """Return the mean over items of the best stemmed ROUGE-L F1 over the references."""
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scorer = RougeScorer(["rougeL"], tokenizer=DefaultTokenizer(use_stemmer=True))  # named: else it logs
     best = (scorer.score_multi(group, text)["rougeL"] for text, group in zip(outputs, groups, strict=True))
     return float(sum(score.fmeasure for score in best) / len(outputs))
