@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from layertune.config import RunConfig, TrainDefaults
 from layertune.config.build import run_from_hydra
-from layertune.config.resolve import BUILT_IN
+from layertune.config.resolve import BUILT_IN, resolve_training
 
 Build = Callable[..., RunConfig]
 
@@ -114,6 +115,19 @@ def test_a_task_proposes_how_many_rows_are_scored(build: Build) -> None:
     assert build({**proposed, "scoring.examples": 7}).scoring.examples == 7
     every = build({**proposed, "scoring.examples": "all"})
     assert every.scoring.examples == "all" and "scoring" not in every.identity()
+
+
+def test_a_method_s_option_may_be_listed_by_task(build: Build) -> None:
+    def share(given: float | None = None, **listed: float) -> Any:
+        run = build()
+        options = {"share": given, "share_by_task": {"other": 0.1, **listed}}
+        run = replace(run, method=replace(run.method, options=options))
+        return resolve_training(run, {}).method.options
+
+    assert share(demo=0.2, default=0.3) == {"share": 0.2}
+    assert share(default=0.3) == {"share": 0.3}
+    assert share() == {"share": None}
+    assert share(given=0.9, demo=0.2) == {"share": 0.9}  # and the list is gone
 
 
 def test_the_recipe_leaves_no_trace_but_its_values(build: Build) -> None:

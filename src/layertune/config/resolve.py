@@ -29,6 +29,8 @@ BUILT_IN = TrainDefaults(
     precision="fp32",
 )
 
+BY_TASK = "_by_task"
+
 
 def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefaults]]) -> RunConfig:
     """Fill every open `train.*` value of a run and record its origin.
@@ -65,7 +67,22 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
         values["head_learning_rate"] = None  # one rate for both is the neutral case
     scored = _first(run.scoring.examples, run.task.score_examples, "all")
     scoring = replace(run.scoring, examples=scored)
-    return replace(run, train=replace(run.train, **values), scoring=scoring, origin=origin)
+    spec = replace(run.method, options=_options_of_task(run))
+    return replace(run, method=spec, train=replace(run.train, **values), scoring=scoring, origin=origin)
+
+
+def _options_of_task(run: RunConfig) -> dict[str, Any]:
+    """Return the method's options; where `x_by_task` lists values by task, `x` takes the run's.
+
+    The list itself goes: the value for another task is no part of a run. `default` is for all other tasks.
+    """
+    options = {key: value for key, value in run.method.options.items() if not key.endswith(BY_TASK)}
+    for key, listed in run.method.options.items():
+        option = key.removesuffix(BY_TASK)
+        if key.endswith(BY_TASK) and options.get(option) is None:
+            found = (listed.get(name) for name in (run.task.name, run.task.data_name, "default"))
+            options[option] = _first(*found)
+    return options
 
 
 def _split_by_hand(run: RunConfig) -> tuple[TrainDefaults, TrainDefaults]:

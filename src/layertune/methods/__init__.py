@@ -20,6 +20,7 @@ from layertune.methods.lisa import Lisa
 from layertune.methods.peft import Ia3, Lora
 from layertune.methods.prefix import Prefix
 from layertune.methods.selected import SelectedLayers
+from layertune.methods.slimfit import SlimFit
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "prefix": Prefix,
     "ia3": Ia3,
     "lift": Lift,
+    "slimfit": SlimFit,
     "lisa": Lisa,
 }
 
