@@ -7,7 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from made_records import Says, write
 
+from layertune.records import Record
+from layertune.report.aggregate import CellValue, ReadOut, aggregate
+from layertune.report.cells import Cell
+from layertune.report.index import RecordIndex
 from layertune.report.paper import Erratum, PaperTables, load_errata, load_paper_tables
 
 SINGLE = ["sst2", "sst5", "mr", "cr", "mpqa", "subj", "trec", "cola"]
@@ -66,3 +71,13 @@ def errata(repo: Path) -> dict[str, Erratum]:
 @pytest.fixture(scope="session")
 def paper(repo: Path) -> PaperTables:
     return load_paper_tables(repo / "results" / "paper")
+
+
+@pytest.fixture
+def says(tmp_path: Path) -> Says:
+    """Return what a table's cell says of some records."""
+
+    def aggregated(cell: Cell, *records: Record, readout: ReadOut = "last") -> CellValue:
+        return aggregate(cell, RecordIndex.read(write(tmp_path, *records)), readout)
+
+    return aggregated

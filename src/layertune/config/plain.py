@@ -79,7 +79,7 @@ def group_choice(group: str, name: str) -> Mapping[str, Any]:
     """Return the content of a group's file, with the files of its `defaults` list below it."""
     content = group_file(group, name)
     if content is None:
-        raise ConfigError(f"{group}={name} does not exist; allowed: {', '.join(group_names(group))}.")
+        raise ConfigError(f"{group}={name} does not exist; known: {', '.join(group_names(group))}.")
     own = {key: value for key, value in content.items() if key != "defaults"}
     result: dict[str, Any] = {}
     for entry in content.get("defaults", ["_self_"]):

@@ -91,7 +91,7 @@ def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: RunReco
     for seed, record in used.items():
         value = measure(record, cell.column, readout)
         if value is None:
-            notes.append(f"{record.run_id} does not record {cell.column.metric}")
+            notes.append(_absent(record, cell, readout))
         elif cell.column.measure == "speedup":
             full = MEASURES["speedup"](base[seed], cell.column, readout) if seed in base else None
             if full is None:
@@ -184,6 +184,13 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
 def _mean(value: CellValue) -> float:
     assert value.mean is not None, f"{value.cell.key} is done and has no number"
     return value.mean
+
+
+def _absent(record: RunRecord, cell: Cell, readout: ReadOut) -> str:
+    """Say that a finished record lacks what the column reads, and why where it knows."""
+    column = cell.column
+    reason = record.reason(readout, column.evaluation, column.metric) if column.measure == "metric" else None
+    return f"{record.run_id} does not record {column.metric}" + (f": {reason}" if reason else "")
 
 
 def _mixed_data(records: Iterable[RunRecord]) -> list[str]:

@@ -89,8 +89,17 @@ class RunRecord:
 
     def metric(self, readout: str, evaluation: str, name: str) -> float | None:
         """Return one metric as recorded (a fraction), None where there is none."""
-        value = (self.sections["metrics"].get(readout) or {}).get(evaluation, {}).get(name)
+        value = self._metrics(readout, evaluation).get(name)
         return None if value is None else float(value)
+
+    def reason(self, readout: str, evaluation: str, name: str) -> str | None:
+        """Return why a metric is null, where the record says so."""
+        value = self._metrics(readout, evaluation).get(f"{name}_reason")
+        return None if value is None else str(value)
+
+    def _metrics(self, readout: str, evaluation: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = (self.sections["metrics"].get(readout) or {}).get(evaluation) or {}
+        return found
 
 
 @dataclass(frozen=True)
