@@ -1,6 +1,7 @@
 """The configuration of a run: typed, checked before anything else happens, and its identity."""
 
 from layertune.config.schema import (
+    CacheSpec,
     CheckpointSpec,
     ConfigError,
     DecodingSpec,
@@ -17,6 +18,7 @@ from layertune.config.schema import (
 )
 
 __all__ = [
+    "CacheSpec",
     "CheckpointSpec",
     "ConfigError",
     "DecodingSpec",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from layertune.config.files import local_split_file, resolved_data_dir, splits_needed
 from layertune.config.grids import GRIDS
-from layertune.config.identity import TOKEN_SCORERS
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, TOKEN_SCORERS, can_be_adaptive
+from layertune.config.schema import CacheSpec, ConfigError, RunConfig
 from layertune.config.weights import weights_folder
 
 log = logging.getLogger(__name__)
@@ -168,6 +168,22 @@ def _check_stage(run: RunConfig) -> None:
         )
 
 
+def _check_fast(run: RunConfig) -> None:
+    if run.scoring.examples == "adaptive" and not can_be_adaptive(run):
+        raise ConfigError(
+            f"scoring.examples=adaptive does not work with method={run.method.name}: it needs a scorer of "
+            f"{', '.join(EXAMPLE_SCORERS)} and a selector of {', '.join(RANKING_SELECTORS)}."
+        )
+    if run.cache.layer is not None and not 2 <= run.cache.layer <= run.model.num_layers:
+        raise ConfigError(
+            f"cache.layer={run.cache.layer} is not allowed: it lies between 2 and {run.model.num_layers}."
+        )
+    if run.cache.max_gb < 0:
+        raise ConfigError(f"cache.max_gb={run.cache.max_gb} is not allowed: it is at least 0 (no cache).")
+    if run.train.mode == "published" and run.cache != CacheSpec():
+        log.warning("cache.* has no effect: train=published uses no cache; say train=fast.")
+
+
 def _warn_of_inert_tokens(run: RunConfig) -> None:
     scorer = run.method.scorer
     if run.scoring.tokens == "representative" and scorer not in TOKEN_SCORERS:
@@ -206,6 +222,7 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_precision,
     _check_length,
     _check_stage,
+    _check_fast,
     _check_generation,
     _warn_of_inert_tokens,
 )

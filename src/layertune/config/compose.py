@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config.schema import (
+    CacheSpec,
     CheckpointSpec,
     ConfigError,
     MethodSpec,
@@ -31,6 +32,7 @@ _NODES = {
     "protocol": ProtocolSpec,
     "train": TrainSpec,
     "scoring": ScoringSpec,
+    "cache": CacheSpec,
     "tracking": TrackingSpec,
     "checkpoint": CheckpointSpec,
 }

@@ -22,6 +22,20 @@ SYNTHETIC_REVISION = "grammar-1"  # raised when the generated sentences change
 
 
 TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those that read `scoring.tokens`
+EXAMPLE_SCORERS = ("cosine", "euclidean", "io_cosine")  # means over examples: a few may decide
+RANKING_SELECTORS = (
+    "highest",
+    "lowest",
+    "block_highest",
+    "block_lowest",
+    "block_median",
+    "block_median_upper",
+)
+
+
+def can_be_adaptive(run: RunConfig) -> bool:
+    """Whether few examples may decide the layers: scores are means over examples, and are ranked."""
+    return run.method.scorer in EXAMPLE_SCORERS and run.method.selector in RANKING_SELECTORS
 
 
 def identity_of_run(run: RunConfig) -> dict[str, Any]:
@@ -33,6 +47,8 @@ def identity_of_run(run: RunConfig) -> dict[str, Any]:
         inert["scoring"] = ("tokens",)
     if scorer is None:
         inert |= {"scoring": ("tokens", "examples"), "task": ("score_text",)}
+    if run.train.mode == "published":
+        tree.pop("cache", None)
     for group, keys in inert.items():
         for key in keys:
             tree.get(group, {}).pop(key, None)

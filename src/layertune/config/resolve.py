@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from layertune.config.grids import PAPER_RATES, middle, rates_of_grid, rates_of_method
+from layertune.config.identity import can_be_adaptive
 from layertune.config.schema import RunConfig, TrainDefaults
 
 # Paper: §4.4 gives AdamW, betas (0.9, 0.99), weight decay 0.01 and grids for rate, epochs and batch size.
@@ -65,7 +66,8 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
                 break
     if values.get("head_learning_rate") == values["learning_rate"]:
         values["head_learning_rate"] = None  # one rate for both is the neutral case
-    scored = _first(run.scoring.examples, run.task.score_examples, "all")
+    few = "adaptive" if run.train.mode == "fast" and can_be_adaptive(run) else None
+    scored = _first(run.scoring.examples, few, run.task.score_examples, "all")
     scoring = replace(run.scoring, examples=scored)
     spec = replace(run.method, options=_options_of_task(run))
     return replace(run, method=spec, train=replace(run.train, **values), scoring=scoring, origin=origin)

@@ -19,6 +19,7 @@ from layertune.config.schema_base import (
 from layertune.config.schema_task import DecodingSpec, HubSource, TaskSpec
 
 __all__ = [
+    "CacheSpec",
     "CheckpointSpec",
     "ConfigError",
     "DecodingSpec",
@@ -141,10 +142,21 @@ class ScoringSpec:
     """How layers are scored."""
 
     # Rows of the training split that are scored; None = what the task proposes, else all, as in the paper.
-    examples: int | Literal["all"] | None = resolved_later("all")
+    # adaptive (what None means with train=fast): as few as decide the set of layers.
+    examples: int | Literal["all", "adaptive"] | None = resolved_later("all")
     batch_size: int = not_identity(64)
     # Which tokens I/O similarity (None = all) and feature variance (None = representative) read.
     tokens: Literal["all", "representative"] | None = None
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The frozen-prefix cache of train=fast."""
+
+    dtype: Literal["bf16", "fp32", "fp8"] = "bf16"
+    layer: int | None = None  # states entering this layer at the latest are kept; None = the run's own lowest
+    max_gb: float = not_identity(20.0)  # of all entries together; what was unused for longest goes first
+    place: Literal["auto", "device", "memory", "disk"] = not_identity("auto")  # where it is read from
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,7 @@ class RunConfig:
     protocol: ProtocolSpec
     train: TrainSpec
     scoring: ScoringSpec = field(default_factory=ScoringSpec)
+    cache: CacheSpec = field(default_factory=CacheSpec)
     grid: Literal["paper", "fair"] = not_identity("paper")  # identity holds the rates that follow from it
     seed: int = always_identity(0)
     stage: Literal["run", "score"] = "run"

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from layertune.models.blocks import FINAL_NORMS, find_layers
 from layertune.models.errors import ModelError
+from layertune.models.last_layer import OneToken
+from layertune.models.partial import given, standing_in
 
 if TYPE_CHECKING:
     from layertune.tasks import Batch
@@ -54,6 +56,7 @@ class Backbone(nn.Module):
         self.model = model
         self.representative_token = representative
         self.last_layer = last_layer
+        self.one_token_last = False  # run the last layer for the representative token alone (train=fast)
         self.layers_path = find_layers(model, layers)
         self.num_layers: int = model.config.num_hidden_layers
         self.hidden_size: int = model.config.hidden_size
@@ -117,25 +120,36 @@ class Backbone(nn.Module):
         """Return the representative vectors of layers 1..L, [B, L, H]; differentiable."""
         kept: list[Tensor] = []
         pick = self.picker(batch.attention_mask)
-        self.run(batch, lambda _, __, states: kept.append(full_precision(pick(states))))
-        return torch.stack(kept, dim=1)
+        known = None if batch.prefix is None else batch.prefix.representatives
+        if known is not None and known.shape[1] == self.num_layers:
+            return known  # no layer is left
+        last = OneToken(self, batch.attention_mask) if self.one_token_last else None
+        with standing_in(self, {} if last is None else {self.num_layers: last}):
+            self.run(batch, lambda _, __, states: kept.append(full_precision(pick(states))))
+        if last is not None:
+            kept[-1] = full_precision(last.vector(self.final_norm if self.last_layer == "library" else None))
+        vectors = torch.stack(kept, dim=1)
+        return vectors if known is None else torch.cat([known.to(vectors.dtype), vectors], dim=1)
 
     def run(self, batch: Batch, on_block: OnBlock | None = None) -> Tensor:
         """Run the model; return its last hidden state [B, T, H]. `on_block` sees the states around every
         layer.
 
         What layer L leaves behind follows `last_layer`. Nothing that `on_block` does not keep outlives the
-        call.
+        call. Layers whose result comes with the batch are neither run nor reported.
         """
-        if on_block is None:
-            return self.model(**self.inputs(batch)).last_hidden_state
-        # Some releases of transformers run the hooks of a recomputed block inside it. It must save the same
-        # tensors when it runs again, without hooks: so nothing is picked before the pass is over.
-        recomputed = self.training and self.activation_checkpointing
-        with _Watch(self.layers, on_block, raw=self.last_layer == "raw", defer=recomputed) as watch:
-            last = self.model(**self.inputs(batch)).last_hidden_state
-            watch.finish(last)
-        return last
+        with standing_in(self, given(self, batch)):
+            if on_block is None:
+                return self.model(**self.inputs(batch)).last_hidden_state
+            # Some releases of transformers run the hooks of a recomputed block inside it. It must save the
+            # same tensors when it runs again, without hooks: so nothing is picked before the pass is over.
+            recomputed = self.training and self.activation_checkpointing
+            first = 1 if batch.prefix is None else batch.prefix.layer
+            raw = self.last_layer == "raw"
+            with _Watch(self.layers, on_block, first, raw=raw, defer=recomputed) as watch:
+                last = self.model(**self.inputs(batch)).last_hidden_state
+                watch.finish(last)
+            return last
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the keyword arguments of the model for a batch."""
@@ -148,13 +162,13 @@ class Backbone(nn.Module):
 class _Watch:
     """Hooks on the blocks for the length of one forward pass."""
 
-    def __init__(self, layers: nn.ModuleList, on_block: OnBlock, raw: bool, defer: bool) -> None:
-        self.layers, self.on_block, self.raw, self.defer = layers, on_block, raw, defer
+    def __init__(self, layers: nn.ModuleList, on_block: OnBlock, first: int, raw: bool, defer: bool) -> None:
+        self.layers, self.on_block, self.first, self.raw, self.defer = layers, on_block, first, raw, defer
         self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> _Watch:
-        for number, layer in enumerate(self.layers, start=1):
+        for number, layer in list(enumerate(self.layers, start=1))[self.first - 1 :]:
             self.handles.append(layer.register_forward_hook(self._hook(number), with_kwargs=True))
         return self
 

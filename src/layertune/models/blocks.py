@@ -23,6 +23,9 @@ BLOCK_LISTS: dict[str, str] = {
 }
 FINAL_NORMS: dict[str, str] = {"gpt2": "ln_f", "gemma2": "norm", "llama": "norm"}
 
+# Architectures whose blocks return a tuple; the states come first.
+TUPLE_BLOCKS = frozenset({"mpnet"})
+
 # Architectures without scaled-dot-product attention in some or all transformers 5 releases.
 EAGER_ONLY = frozenset({"deberta", "deberta-v2", "gemma2", "mpnet"})
 

@@ -129,13 +129,17 @@ class SelectionRecord:
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """The frozen-prefix cache; its cost is counted even when it was reused."""
+    """The frozen-prefix cache of train=fast; its cost is counted even when it was reused."""
 
     used: bool = False
-    reused: bool = False
+    reused: bool = False  # taken from disk: seconds are those of the run that made it
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     bytes: int = 0
+    layer: int | None = None  # training starts at this layer; L + 1 = only the head is left
+    dtype: str | None = None  # how states are stored: bf16 | fp32 | fp8
+    place: str | None = None  # device | memory | disk, with the reason
+    reason: str | None = None  # why it was not used, under train=fast
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def training_section(run: RunConfig, outcome: TrainOutcome) -> TrainingRecord:
         examples_per_second=outcome.examples_per_second,
         tokens_per_second=outcome.tokens_per_second,
         peak_memory_bytes=outcome.peak_memory_bytes,
+        cache=outcome.cache,
     )
 
 

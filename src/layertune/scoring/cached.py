@@ -23,6 +23,7 @@ from layertune.config.identity import TOKEN_SCORERS, sha256_of, weights_key
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
 from layertune.scoring import SCORERS, LayerScores
+from layertune.scoring.adaptive import BATCH, ENOUGH, LEAST, adaptive_scores
 from layertune.tasks import Batch, TaskData, TokenStore, sorted_batches
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,12 @@ def cached_scores(
     tokens = run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None
     options = {} if tokens is None else {"tokens": tokens}
     store = data.train.store.without_references() if run.task.score_text == "prompt" else data.train.store
-    scores = scorer(model, batches_of(store, rows, run.scoring.batch_size, device), **options)
+    if run.scoring.examples == "adaptive":
+        assert run.method.selector is not None and run.method.k is not None
+        how = (run.method.selector, run.method.k, run.scoring.batch_size)
+        scores = adaptive_scores(scorer, model, store, *how, **options)
+    else:
+        scores = scorer(model, batches_of(store, rows, run.scoring.batch_size, device), **options)
     log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
     tree = dataclasses.asdict(scores)
     write_atomic(path, json.dumps({"sha256": sha256_of(tree), "scores": tree}).encode())
@@ -68,7 +74,7 @@ def _read(path: Path) -> LayerScores | None:
 
 def scored_rows(total: int, scoring: ScoringSpec) -> np.ndarray:
     """Return the row numbers that are scored: all, or a subset drawn once with seed 0 for all seeds."""
-    if scoring.examples is None or scoring.examples == "all" or scoring.examples >= total:
+    if not isinstance(scoring.examples, int) or scoring.examples >= total:
         return np.arange(total)
     return np.sort(np.random.default_rng(0).choice(total, scoring.examples, replace=False))
 
@@ -87,8 +93,11 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
     encoding: list[object] = [run.task.max_length, run.task.segment_ids]
     if run.task.kind == "generation":
         encoding += [run.task.format, run.task.score_text]
+    adaptive = [run.method.selector, run.method.k, BATCH, LEAST, ENOUGH]
+    few = {"adaptive": adaptive} if run.scoring.examples == "adaptive" else {}
     return sha256_of(
-        {
+        few
+        | {
             "version": SCORING_VERSION,
             "scorer": scorer_key(run.method.scorer),
             "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,

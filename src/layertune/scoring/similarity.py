@@ -29,21 +29,24 @@ if TYPE_CHECKING:
     from layertune.tasks import Batch
 
 
-def cosine(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
+Each = Callable[[Tensor], None]  # is given the terms of a batch, [B, L]; their means decide the order
+
+
+def cosine(model: TaskModel, batches: Iterable[Batch], each: Each | None = None) -> LayerScores:
     """Score each layer by its mean cosine similarity to all other layers (§3.1).
 
     Runs one forward pass; the mean is taken over examples, so batch size does not matter.
     """
-    return _between_layers("cosine", _cosine_matrix, model, batches)
+    return _between_layers("cosine", _cosine_matrix, model, batches, each)
 
 
-def euclidean(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
+def euclidean(model: TaskModel, batches: Iterable[Batch], each: Each | None = None) -> LayerScores:
     """Score each layer by the mean of -‖h^i - h^l‖ over all other layers (§7.3); the closest layers score
     highest.
 
     Choice: the negative distance, not 1 / (1 + distance), which averaging would reorder.
     """
-    return _between_layers("euclidean", _distance_matrix, model, batches)
+    return _between_layers("euclidean", _distance_matrix, model, batches, each)
 
 
 def _cosine_matrix(states: Tensor) -> Tensor:
@@ -60,7 +63,11 @@ def _distance_matrix(states: Tensor) -> Tensor:
 
 
 def _between_layers(
-    name: str, similarity: Callable[[Tensor], Tensor], model: TaskModel, batches: Iterable[Batch]
+    name: str,
+    similarity: Callable[[Tensor], Tensor],
+    model: TaskModel,
+    batches: Iterable[Batch],
+    each: Each | None,
 ) -> LayerScores:
     watch = Stopwatch()
     pairs, scores = Moments(), Moments()
@@ -69,13 +76,19 @@ def _between_layers(
             matrix = similarity(model.representatives(batch)).double()  # [B, L, L]
             # Row sum without the layer itself: for the cosine, (u^l · S - 1) / (L - 1).
             others = matrix.sum(-1) - matrix.diagonal(dim1=1, dim2=2)
-            scores.update(others / (matrix.shape[1] - 1))
+            terms = others / (matrix.shape[1] - 1)
+            scores.update(terms)
+            if each is not None:
+                each(terms)
             pairs.update(matrix)
     return finished(name, watch, scores.count, scores.mean, scores.variance.sqrt(), pairs.mean)
 
 
 def io_cosine(
-    model: TaskModel, batches: Iterable[Batch], tokens: Literal["all", "representative"] = "all"
+    model: TaskModel,
+    batches: Iterable[Batch],
+    tokens: Literal["all", "representative"] = "all",
+    each: Each | None = None,
 ) -> LayerScores:
     """Score each layer by the cosine similarity of what enters and what leaves it (He et al. 2024, block
     drop).
@@ -92,6 +105,8 @@ def io_cosine(
             totals = (cosines.double() * mask[:, None]).sum(-1)  # [B, L]
             lengths = mask.sum(1, keepdim=True).double()  # [B, 1]
             sums.update(totals)
+            if each is not None:
+                each(totals)
             counts.update(lengths)
             means.update(totals / lengths)
     return finished("io_cosine", watch, means.count, sums.mean / counts.mean, means.variance.sqrt())

@@ -25,6 +25,7 @@ from layertune.models.task_model import IGNORED_LABEL
 from layertune.tasks import Batch, TaskData, epoch_batches
 from layertune.training.best import BestEpoch
 from layertune.training.checkpoint import Checkpoint
+from layertune.training.fast import BatchSource
 from layertune.training.outcome import TrainOutcome
 from layertune.training.phases import Phases
 from layertune.training.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
@@ -68,6 +69,7 @@ class _Loop:
         self.total_steps = sum(len(self.batches(epoch)) for epoch in range(1, self.epochs + 1))
         self.watch = Stopwatch(runtime.device)
         self.phases = Phases(run, model, method, self.total_steps, self.watch)
+        self.source = BatchSource(run, data, runtime)
         self.checkpoint = Checkpoint(run)
         self.memory = PeakMemory(runtime.device)
         self.waiting = waiting_splits(run, data)
@@ -109,6 +111,7 @@ class _Loop:
         batches = self.batches(self.epoch)
         self.phases.enter(self.step)
         self.phases.trained.train()
+        self.source.follow(self.phases, new_epoch=True)
         if self.done == 0:
             self.method.on_epoch_start(self.phases.trained, self.epoch)
         loss_sum = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.runtime.device)
@@ -132,6 +135,7 @@ class _Loop:
         """Take one optimiser step on a batch; return its mean loss, still on the device."""
         phases = self.phases
         phases.enter(self.step)
+        self.source.follow(phases)
         self.step += 1
         self.method.before_step(phases.trained, self.step)
         phases.witness.before_step()
@@ -159,7 +163,7 @@ class _Loop:
         """
         size = self.run.train.micro_batch or len(indices)
         parts = [indices[start : start + size] for start in range(0, len(indices), size)]
-        batch = self.data.train.store.batch
+        batch = self.source.batch
         if len(parts) == 1 or self.data.kind != "generation":
             yield from ((batch(rows), len(rows) / len(indices)) for rows in parts)
             return
@@ -239,6 +243,7 @@ class _Loop:
     def _outcome(self) -> TrainOutcome:
         last, best = self._read_outs()
         self.phases.finish()
+        self.source.close(self.model)
         watch = self.watch
         return TrainOutcome(
             history=tuple(self.history),
@@ -255,6 +260,7 @@ class _Loop:
             epochs=self.epochs_asked,
             phases=tuple(self.phases.reports),
             facts=self.method.facts(),
+            cache=self.source.cost,
         )
 
     def _progress(self) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from layertune.evaluation.evaluate import Scores
+from layertune.records.record import CacheRecord
 from layertune.training.witness import PhaseReport
 
 
@@ -19,6 +20,7 @@ class TrainOutcome:
         epochs: how many were asked for, as the method reads the configuration.
         phases: what was seen of each phase.
         facts: what the method found out in training.
+        cache: the frozen-prefix cache, and what it cost.
     """
 
     history: tuple[dict[str, Any], ...]
@@ -35,3 +37,4 @@ class TrainOutcome:
     epochs: int
     phases: tuple[PhaseReport, ...]
     facts: dict[str, Any]
+    cache: CacheRecord = field(default_factory=CacheRecord)

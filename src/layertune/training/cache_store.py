@@ -1,0 +1,223 @@
+"""A bounded folder of large tensors that runs share: written whole, checked before use, oldest use out first.
+
+An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost). Locks are those
+of the operating system (`flock`): they end with the process that held them, however it ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layertune.config.files import write_atomic
+from layertune.config.identity import sha256_of
+
+log = logging.getLogger(__name__)
+
+_FACTS, _USED, _WRITING = "facts.json", "used", ".writing-"
+_CHUNK = 1 << 24  # bytes read at a time for a checksum
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checked entry on disk.
+
+    Attributes:
+        folder: where it lies; it may be evicted at any time, open files stay readable.
+        facts: as given to `write`: `cost` holds the seconds and CPU seconds of its making.
+        tensors: memory-mapped, by name.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+class CacheStore:
+    """A folder of entries, together at most `max_bytes`."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """Return the folder of an entry: the hash of its key."""
+        return self.folder / sha256_of(key)[:32]
+
+    def find(self, key: Mapping[str, Any]) -> Entry | None:
+        """Return the entry of a key and mark it as used; None if there is none or it cannot be trusted.
+
+        An entry whose key differs in anything, or whose checksums do not fit, is removed and said so.
+        """
+        path = self.path(key)
+        if not path.is_dir():
+            return None
+        try:
+            entry = _read(path, key)
+        except FileNotFoundError:
+            if not path.is_dir():
+                return None  # evicted while it was read
+            entry, reason = None, "a file is missing"
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            entry, reason = None, str(error)
+        if entry is None:
+            log.warning("cache entry %s is refused (%s): it is computed anew", path.name, reason)
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        with suppress(OSError):
+            (path / _USED).touch()
+        return entry
+
+    @contextmanager
+    def building(self, key: Mapping[str, Any]) -> Iterator[None]:
+        """Let one process at a time compute an entry; others wait here, and then find it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = self.path(key).name
+        with _locked(self.folder / f".{name}.lock"):
+            shutil.rmtree(self.folder / f"{_WRITING}{name}", ignore_errors=True)
+            yield
+
+    def make_room(self, needed: int) -> str | None:
+        """Remove what was unused for longest until `needed` bytes fit; return why they cannot, or None."""
+        if needed > self.max_bytes:
+            return f"it needs {needed / 1e9:.2f} GB and cache.max_gb is {self.max_bytes / 1e9:g}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder / ".lock"):
+            entries = sorted(self._entries(), key=lambda item: item[0])
+            total = sum(size for _, size, _ in entries) + self._in_progress()
+            for _, size, path in entries:
+                if total + needed <= self.max_bytes:
+                    break
+                log.info("cache: %s goes, %.2f GB unused for longest", path.name, size / 1e9)
+                shutil.rmtree(path, ignore_errors=True)
+                total -= size
+        free = shutil.disk_usage(self.folder).free
+        if needed > 0.95 * free:
+            return f"it needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left"
+        return None
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield when each entry was last used, its bytes and its folder."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.name.startswith("."):
+                with suppress(OSError):  # removed meanwhile
+                    mark = path / _USED
+                    yield (mark if mark.exists() else path).stat().st_mtime, _size(path), path
+
+    def _in_progress(self) -> int:
+        """Return the bytes that other processes are writing; remove what one left that ended on its way."""
+        total = 0
+        for path in self.folder.glob(f"{_WRITING}*"):
+            with _locked(self.folder / f".{path.name.removeprefix(_WRITING)}.lock", wait=False) as abandoned:
+                if abandoned:
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):  # finished meanwhile
+                        total += _size(path)
+        return total
+
+    @contextmanager
+    def writing(
+        self, key: Mapping[str, Any], shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Give memory-mapped tensors to fill and a dictionary for more facts; the entry appears at the end.
+
+        To be called inside `building`. After an exception nothing is left.
+        """
+        path = self.path(key)
+        temporary = self.folder / f"{_WRITING}{path.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            tensors = {
+                name: _mapped(temporary / name, shape, dtype, writable=True)
+                for name, (shape, dtype) in shapes.items()
+            }
+            facts: dict[str, Any] = {}
+            yield tensors, facts
+            del tensors
+            kinds = {name: [list(shape), str(dtype)] for name, (shape, dtype) in shapes.items()}
+            sums = {name: _checksum(temporary / name) for name in shapes}
+            content = {"key": dict(key), "tensors": kinds, "checksums": sums, **facts}
+            write_atomic(temporary / _FACTS, json.dumps(content, indent=1).encode())
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+@contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file; without `wait`, say whether it could be had."""
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _read(path: Path, key: Mapping[str, Any]) -> Entry:
+    facts = json.loads((path / _FACTS).read_text())
+    if facts["key"] != json.loads(json.dumps(dict(key))):
+        raise ValueError("it was made for another key")
+    tensors = {}
+    for name, (shape, dtype) in facts["tensors"].items():
+        if _checksum(path / name) != facts["checksums"][name]:
+            raise ValueError(f"the checksum of {name} does not fit its content")
+        tensors[name] = _mapped(path / name, tuple(shape), _dtype(dtype), writable=False)
+    return Entry(path, facts, tensors)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name.removeprefix("torch."))
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype, writable: bool) -> Tensor:
+    """Map a file as a tensor; a writable one is made with the size it needs.
+
+    Raises:
+        ValueError: an existing file has another size.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size == 0:
+        path.touch()
+        return torch.empty(shape, dtype=dtype)
+    if not writable and path.stat().st_size != size:
+        raise ValueError(f"{path.name} holds {path.stat().st_size} bytes instead of {size}")
+    raw = torch.from_file(str(path), shared=writable, size=size, dtype=torch.uint8)
+    return raw.view(dtype).view(shape)
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as stream:
+        with suppress(AttributeError, OSError):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while chunk := stream.read(_CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total

@@ -1,0 +1,210 @@
+"""What `train=fast` changes in the loop: dropout below the lowest trained layer, where batches come from,
+and how much of the last layer runs.
+
+Defined for every method: dropout is off in the frozen modules below the lowest trained parameter. Where
+nothing lies below it, `fast` is `published`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layertune.config import RunConfig
+from layertune.config.identity import weights_key
+from layertune.models.last_layer import why_not_one_token
+from layertune.models.partial import why_not_partial
+from layertune.records.record import CacheRecord
+from layertune.tasks import Batch, TaskData
+from layertune.training.cache_store import CacheStore, Entry
+from layertune.training.prefix_cache import (
+    PrefixSource,
+    build_entry,
+    entry_bytes,
+    open_source,
+    prefix_key,
+)
+from layertune.training.runtime import Runtime
+from layertune.training.witness import places_of
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+    from layertune.training.phases import Phases
+
+log = logging.getLogger(__name__)
+
+
+class BatchSource:
+    """Where the loop's batches come from: the tokens, or with `train=fast` the prefix cache.
+
+    Args:
+        run: its mode, and how the cache is to be.
+        data: the training split.
+        runtime: device and precision.
+    """
+
+    def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
+        self.run, self.data, self.runtime = run, data, runtime
+        self.cost = CacheRecord()
+        self._source: PrefixSource | None = None
+        self._phase: int | None = None
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return the examples at these row numbers."""
+        return (self._source or self.data.train.store).batch(rows)
+
+    def follow(self, phases: Phases, new_epoch: bool = False) -> None:
+        """Set the modes of the model in training; make or open the cache when its first phase starts."""
+        if self.run.train.mode != "fast" or (phases.index == self._phase and not new_epoch):
+            return
+        model = phases.trained
+        lowest = lowest_trained(model, phases.held)
+        if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
+            model.train()
+        quiet_below(model, lowest)
+        if self._phase is None:
+            self._source = self._open(model, lowest, len(phases.plan), phases.own)
+        if self._phase != phases.index:
+            self._shorten(model, lowest)
+        self._phase = phases.index
+
+    def close(self, model: TaskModel) -> None:
+        """Leave the model as it was."""
+        model.backbone.one_token_last = False
+
+    def _shorten(self, model: TaskModel, lowest: int) -> None:
+        reason = "nothing lies below the lowest trained parameter" if lowest == 0 else None
+        if model.kind == "generation":
+            reason = "the loss reads all tokens"
+        reason = reason or why_not_one_token(model.backbone)
+        log.info("last layer: %s", f"all tokens ({reason})" if reason else "the representative token alone")
+        model.backbone.one_token_last = reason is None
+
+    def _open(self, model: TaskModel, lowest: int, num_phases: int, own: bool) -> PrefixSource | None:
+        """Return the cached prefix, or None for a reason, which is logged and recorded."""
+        spec, store = self.run.cache, self.data.train.store
+        layer = lowest if spec.layer is None else min(spec.layer, lowest)
+        reason = self._why_not(model, layer, num_phases, own)
+        cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
+        if reason is None and cache.max_bytes == 0:
+            reason = "cache.max_gb is 0"
+        entry = None
+        if reason is None:
+            entry, reused, reason = self._entry(model, cache, layer)
+        if entry is None:
+            log.info("prefix cache: not used (%s)", reason)
+            self.cost = CacheRecord(reason=reason)
+            return None
+        source = self._placed(model, entry, layer)
+        cost = entry.facts["cost"]
+        self.cost = CacheRecord(
+            used=True,
+            reused=reused,
+            seconds=cost["seconds"],
+            cpu_seconds=cost["cpu_seconds"],
+            bytes=entry.num_bytes,
+            layer=layer,
+            dtype=spec.dtype,
+            place=source.place,
+        )
+        log.info(
+            "prefix cache: layers below %d over %d examples, %s %.1f s",
+            layer,
+            len(store),
+            "reused, made in" if reused else "made in",
+            cost["seconds"],
+        )
+        return source
+
+    def _why_not(self, model: TaskModel, layer: int, num_phases: int, own: bool) -> str | None:
+        if num_phases > 1:
+            return "what is trained changes from phase to phase"
+        if not own:
+            return "another model than the pretrained one is trained"
+        if layer < 2:
+            return "no layer lies below the lowest trained parameter"
+        return why_not_partial(model.backbone)
+
+    def _entry(
+        self, model: TaskModel, cache: CacheStore, layer: int
+    ) -> tuple[Entry | None, bool, str | None]:
+        """Return the entry of a layer, whether it was there, or why there is none."""
+        key = self._key(model, layer)
+        store, dtype = self.data.train.store, self.run.cache.dtype
+        if (entry := cache.find(key)) is not None:
+            return entry, True, None
+        with cache.building(key):
+            if (entry := cache.find(key)) is not None:  # another process made it while this one waited
+                return entry, True, None
+            reason = cache.make_room(entry_bytes(model, store, layer, dtype))
+            if reason is not None:
+                return None, False, reason
+            lower = self._lower_entry(model, cache, layer)
+            build_entry(
+                model,
+                store,
+                layer,
+                dtype,
+                cache,
+                key,
+                self.runtime.accelerator.autocast,
+                None if lower is None else self._placed(model, *lower).batch,
+                None if lower is None else lower[0].facts["cost"],
+            )
+            return cache.find(key), False, None
+
+    def _lower_entry(self, model: TaskModel, cache: CacheStore, layer: int) -> tuple[Entry, int] | None:
+        """Return the entry of the deepest layer below, to start from; exact ones only.
+
+        What a run computes must not depend on which runs came before: a rounded cache is always made from
+        the tokens. `cache.layer` lets several depths share a rounded one.
+        """
+        if self.run.cache.dtype != "fp32" or self.run.train.precision != "fp32":
+            return None
+        for lower in range(layer - 1, 1, -1):
+            if (entry := cache.find(self._key(model, lower))) is not None:
+                log.info("prefix cache: starts from that of layer %d", lower)
+                return entry, lower
+        return None
+
+    def _key(self, model: TaskModel, layer: int) -> dict[str, object]:
+        return prefix_key(
+            model,
+            self.data.train.store,
+            layer,
+            self.run.cache.dtype,
+            weights=weights_key(self.run),
+            fingerprint=self.data.provenance.fingerprint_sha256,
+            precision=self.runtime.precision,
+        )
+
+    def _placed(self, model: TaskModel, entry: Entry, layer: int) -> PrefixSource:
+        dtype = next(model.backbone.parameters()).dtype
+        store, device = self.data.train.store, self.runtime.device
+        return open_source(entry, store, layer, dtype, device, self.run.cache.place)
+
+
+def lowest_trained(model: TaskModel, held: object) -> int:
+    """Return the lowest layer with a parameter that may train, 0 for what lies below the layers, L + 1 where
+    only the head trains.
+
+    Args:
+        model: in training.
+        held: names of the parameters that the optimiser holds.
+    """
+    places = places_of(model)
+    found = [place for name, place in places.items() if name in held and place is not None]
+    return min(found, default=model.backbone.num_layers + 1)
+
+
+def quiet_below(model: TaskModel, lowest: int) -> None:
+    """Switch dropout off in everything below a layer: embeddings and lower layers (0 = nowhere)."""
+    if lowest == 0:
+        return
+    backbone = model.backbone
+    above = {module for layer in backbone.layers[lowest - 1 :] for module in layer.modules()}
+    for module in backbone.model.modules():
+        if module not in above:
+            module.training = False

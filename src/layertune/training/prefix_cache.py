@@ -1,0 +1,253 @@
+"""The frozen-prefix cache: what the layers below the lowest trained one make of each example, computed once.
+
+Without dropout in them their result never changes. One pass over the training split stores, for every real
+token, the state that enters layer l and, for every example, the representative tokens of the layers below
+(the head reads them). Training then starts at layer l. Seeds, strategies and rates share the entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layertune.models.partial import run_below
+from layertune.scoring.layer_scores import scoring_mode
+from layertune.tasks import Batch, TokenStore, sorted_batches
+from layertune.tasks.encode import Prefix
+from layertune.training.cache_store import CacheStore, Entry
+from layertune.training.runtime import synchronize
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+
+log = logging.getLogger(__name__)
+
+PREFIX_VERSION = 1  # raised when the same input would give other states
+FP8_LARGEST = 448.0  # of e4m3; each token is scaled to it
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn, "fp64": torch.float64}
+_BATCH = 64  # examples per forward pass of the cache's own pass
+_SHARE = 4  # a cache is copied to the device, or into memory, up to a quarter of what is free there
+
+BatchOf = Callable[[np.ndarray], Batch]
+
+
+def prefix_key(
+    model: TaskModel,
+    store: TokenStore,
+    layer: int,
+    dtype: str,
+    *,
+    weights: str,
+    fingerprint: str,
+    precision: str,
+) -> dict[str, Any]:
+    """Return everything that the cached states depend on.
+
+    Args:
+        model: its architecture, attention backend and representative token count.
+        store: the tokens, which tell the tokenizer and the maximal length apart; hashed in full.
+        layer: the first layer that is left to run.
+        dtype: how states are stored.
+        weights: hash of the pretrained weights (`weights_key`).
+        fingerprint: of the rows.
+        precision: fp32 or bf16 (autocast).
+    """
+    tokens = hashlib.sha256()
+    for array in (store.ids, store.offsets, store.segments):
+        tokens.update(b"none" if array is None else np.ascontiguousarray(array))
+    backbone = model.backbone
+    return {
+        "version": PREFIX_VERSION,
+        "weights": weights,
+        "architecture": backbone.model.config.model_type,
+        "rows": fingerprint,
+        "tokens": tokens.hexdigest(),
+        "max_length": store.max_length,
+        "layer": layer,
+        "dtype": dtype,
+        "precision": precision,
+        "attention": backbone.model.config._attn_implementation,
+        "representative": [backbone.representative_token, backbone.last_layer],
+        "representatives": model.kind != "generation",
+    }
+
+
+def entry_bytes(model: TaskModel, store: TokenStore, layer: int, dtype: str) -> int:
+    """Return the size of an entry."""
+    shapes = _shapes(model, store, layer, dtype).values()
+    return sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes)
+
+
+def _shapes(
+    model: TaskModel, store: TokenStore, layer: int, dtype: str
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    backbone, kind = model.backbone, DTYPES[dtype]
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    if layer <= backbone.num_layers:
+        shapes["states"] = (len(store.ids), backbone.hidden_size), kind
+        if dtype == "fp8":
+            shapes["scales"] = (len(store.ids), 1), torch.float32
+    if model.kind != "generation":
+        precise = torch.bfloat16 if dtype == "fp8" else kind
+        shapes["representatives"] = (len(store), layer - 1, backbone.hidden_size), precise
+    return shapes
+
+
+def build_entry(
+    model: TaskModel,
+    store: TokenStore,
+    layer: int,
+    dtype: str,
+    cache: CacheStore,
+    key: Mapping[str, Any],
+    autocast: Callable[[], Any],
+    batch_of: BatchOf | None = None,
+    cost_so_far: Mapping[str, float] | None = None,
+) -> None:
+    """Run the layers below `layer` once over all examples and store what comes out; dropout is off.
+
+    Args:
+        model: on the device where it computes.
+        store: the examples.
+        layer: the first layer that is left to run.
+        dtype: how states are stored.
+        cache: receives the entry.
+        key: names it.
+        autocast: makes the context of the forward passes.
+        batch_of: gives batches that already come with the result of still lower layers.
+        cost_so_far: seconds and CPU seconds of making those.
+    """
+    start = time.perf_counter(), time.process_time()
+    with cache.writing(key, _shapes(model, store, layer, dtype)) as (tensors, facts), scoring_mode(model):
+        for rows in sorted_batches(store.lengths, _BATCH):
+            batch = (batch_of or store.batch)(rows).to(model.device)
+            with autocast():
+                states, vectors = run_below(model.backbone, batch, layer, "representatives" in tensors)
+            if states is not None:
+                _put_states(tensors, store, rows, states[batch.attention_mask.bool()])
+            if vectors is not None:
+                kept = tensors["representatives"]
+                kept[torch.from_numpy(np.asarray(rows))] = vectors.to(kept.dtype).cpu()
+        synchronize(model.device)
+        before = cost_so_far or {"seconds": 0.0, "cpu_seconds": 0.0}
+        facts["cost"] = {
+            "seconds": time.perf_counter() - start[0] + before["seconds"],
+            "cpu_seconds": time.process_time() - start[1] + before["cpu_seconds"],
+        }
+
+
+def _put_states(tensors: Mapping[str, Tensor], store: TokenStore, rows: np.ndarray, real: Tensor) -> None:
+    """Store the states of real tokens, row by row: [tokens of the batch, H]."""
+    lengths = store.offsets[rows + 1] - store.offsets[rows]
+    ends = np.cumsum(lengths)
+    shift = np.repeat(store.offsets[rows] - (ends - lengths), lengths)
+    where = torch.from_numpy(np.arange(ends[-1]) + shift)
+    target = tensors["states"]
+    if "scales" in tensors:
+        scales = real.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / FP8_LARGEST
+        tensors["scales"][where] = scales.cpu()
+        codes = (real.float() / scales).to(target.dtype).view(torch.uint8)
+        target.view(torch.uint8)[where] = codes.cpu()
+    else:
+        target[where] = real.to(target.dtype).cpu()
+
+
+@dataclass(frozen=True)
+class PrefixSource:
+    """Batches that come with the result of the lowest layers.
+
+    Attributes:
+        store: tokens and labels.
+        layer: the first layer that is left to run.
+        tensors: states [tokens, H], scales, representatives [n, layer - 1, H].
+        dtype: of the model's computation.
+        device: of the model.
+        place: device, memory or disk, with the reason.
+    """
+
+    store: TokenStore
+    layer: int
+    tensors: Mapping[str, Tensor]
+    dtype: torch.dtype
+    device: torch.device
+    place: str
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Gather examples; padding repeats the last real token's state, which nothing reads."""
+        rows = np.asarray(rows, dtype=np.int64)
+        batch = self.store.batch(rows)
+        states = vectors = None
+        if "states" in self.tensors:
+            starts = self.store.offsets[rows][:, None]
+            last = self.store.offsets[rows + 1][:, None] - 1
+            width = batch.input_ids.shape[1]
+            where = torch.from_numpy(np.minimum(starts + np.arange(width), last).ravel())
+            states = self._gathered("states", where)
+            if "scales" in self.tensors:
+                states = states * self._gathered("scales", where)
+            states = states.to(self.dtype).view(len(rows), width, -1)
+        if "representatives" in self.tensors:
+            vectors = self._gathered("representatives", torch.from_numpy(rows)).to(self.dtype)
+        return replace(batch, prefix=Prefix(self.layer, states, vectors))
+
+    def _gathered(self, name: str, where: Tensor) -> Tensor:
+        """Gather rows of a tensor and bring them to the device; fp8 codes become fp32."""
+        tensor = self.tensors[name]
+        where = where.to(tensor.device, non_blocking=True)
+        if tensor.dtype == torch.float8_e4m3fn:  # its bytes are gathered: not every device can index fp8
+            codes = tensor.view(torch.uint8).index_select(0, where).to(self.device, non_blocking=True)
+            return codes.view(torch.float8_e4m3fn).float()
+        return tensor.index_select(0, where).to(self.device, non_blocking=True)
+
+
+def open_source(
+    entry: Entry, store: TokenStore, layer: int, dtype: torch.dtype, device: torch.device, place: str = "auto"
+) -> PrefixSource:
+    """Put an entry where it is read fastest: on the device, in memory, or mapped from disk.
+
+    Args:
+        entry: checked.
+        store: tokens and labels.
+        layer: the first layer that is left to run.
+        dtype: of the model's computation.
+        device: of the model.
+        place: `auto`, or `device`, `memory` or `disk` to insist.
+    """
+    chosen, reason = (place, "asked for") if place != "auto" else choose_place(entry.num_bytes, device)
+    tensors = dict(entry.tensors)
+    if chosen == "device":
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    elif chosen == "memory":
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    log.info("prefix cache: %.3f GB, read from %s (%s)", entry.num_bytes / 1e9, chosen, reason)
+    return PrefixSource(store, layer, tensors, dtype, device, f"{chosen} ({reason})")
+
+
+def choose_place(num_bytes: int, device: torch.device) -> tuple[str, str]:
+    """Return where a cache of this size is held, and why."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        if num_bytes <= free // _SHARE:
+            return "device", f"{free / 1e9:.1f} GB are free there"
+    free = _memory_available()
+    if free is not None and num_bytes <= free // _SHARE:
+        return "memory", f"{free / 1e9:.1f} GB are free there"
+    return "disk", "larger than a quarter of the free memory"
+
+
+def _memory_available() -> int | None:
+    """Return the bytes of memory that can be had without swapping; None where the system does not say."""
+    file = Path("/proc/meminfo")
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
