@@ -6,6 +6,7 @@ What its parts share, and which fields make the identity of a run: `layertune.co
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -233,7 +234,7 @@ class RunConfig:
 
         return identity_of_run(self)
 
-    @property
+    @cached_property  # thousands of cells ask, several times each
     def config_sha256(self) -> str:
         """Hash of the identity; table cells match records on it alone."""
         from layertune.config.identity import config_sha256
