@@ -70,6 +70,7 @@ def generate(
                     input_ids=ids.to(runtime.device),
                     attention_mask=mask.to(runtime.device),
                     generation_config=settings,
+                    logits_processor=_processors(decoding, ids.shape[1]),
                 )
             for index, tokens in zip(chosen, found[:, ids.shape[1] :].tolist(), strict=True):
                 until = tokens.index(end) if end in tokens else len(tokens)
@@ -96,12 +97,33 @@ def _settings(decoding: DecodingSpec, end: int, pad: int) -> Any:
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         num_beams=decoding.num_beams,
-        no_repeat_ngram_size=decoding.no_repeat_ngram,
         do_sample=False,
         eos_token_id=end,
         pad_token_id=pad,
         **(beams if decoding.num_beams > 1 else {}),
     )
+
+
+class NoRepeat:
+    """Forbid every phrase of `size` tokens that the output holds already.
+
+    Choice: phrases of the prompt may come again, as in LoRA's own decoding; the library's option forbids them
+    too, and the values of a representation could then not be named.
+    """
+
+    def __init__(self, size: int, prompt: int) -> None:
+        from transformers import NoRepeatNGramLogitsProcessor
+
+        self.rule = NoRepeatNGramLogitsProcessor(size)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores [B, V] of the next token, minus infinity where it is forbidden."""
+        return self.rule(input_ids[:, self.prompt :], scores)
+
+
+def _processors(decoding: DecodingSpec, prompt: int) -> list[NoRepeat]:
+    return [NoRepeat(decoding.no_repeat_ngram, prompt)] if decoding.no_repeat_ngram else []
 
 
 @contextmanager
