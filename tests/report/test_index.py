@@ -165,6 +165,7 @@ def test_the_committed_records_are_readable_and_current(repo: Path) -> None:
         assert record.config_sha256 and record.sections["versions"]["schema"] == 1
 
 
+@pytest.mark.slow  # on a busy disk: most of it is writing the files
 def test_five_thousand_records_are_indexed(tmp_path: Path) -> None:
     run = asked()
     text = made(run).to_json()

@@ -9,17 +9,12 @@ from pathlib import Path
 import pytest
 
 from layertune.config import ConfigError, RunConfig
-from layertune.config.compose import CONFIG_DIR, compose_run
+from layertune.config.compose import compose_run
 from layertune.config.plain import plain_run
 from layertune.report.paper import PaperTables, paper_value
 from layertune.report.spec import Cell, TableSpec, load_table, table_names
 
 ALL = [f"table{n}" for n in range(1, 11)] + [f"figure{n}" for n in range(2, 6)]
-waits = pytest.mark.skipif(
-    not (CONFIG_DIR / "method" / "recap.yaml").is_file(), reason="configs/method/recap.yaml is not there yet"
-)
-WITH_RECAP = [f"table{n}" for n in range(1, 6)]
-ALL_THERE = [pytest.param(name, marks=waits) if name in WITH_RECAP else name for name in ALL]
 METHODS_OF_TABLE_1 = [
     "full", "lora", "adapters", "prefix", "ia3", "random_k", "bottom_k", "top_k", "lift", "recap", "slimfit",
     "io_low_k", "io_high_k", "high_k", "low_k", "block_high", "block_low",
@@ -35,14 +30,14 @@ def test_all_tables_and_figures_are_there() -> None:
     assert table_names() == ALL
 
 
-@pytest.mark.parametrize("name", ALL_THERE)
+@pytest.mark.parametrize("name", ALL)
 def test_every_cell_composes(name: str) -> None:
     for cell in load_table(name).cells():
         runs = cell.runs()
         assert runs and all(isinstance(run, RunConfig) for run in runs), cell.key
 
 
-@pytest.mark.parametrize("name", ALL_THERE)
+@pytest.mark.parametrize("name", ALL)
 def test_the_runs_of_a_cell_are_those_that_the_command_line_asks_for(name: str) -> None:
     runs = load_table(name).runs()
     for run in (runs[0], runs[len(runs) // 2], runs[-1]):
@@ -152,7 +147,6 @@ def test_table_3_reads_the_test_split_and_prints_the_papers_units() -> None:
     assert "test split" in table.caption
 
 
-@waits
 def test_table_4_times_every_method_and_takes_speed_ups_over_full_fine_tuning() -> None:
     table = load_table(4)
     cell = table.cell("top_k", "speedup_qnli")
@@ -202,14 +196,12 @@ def _models(table: TableSpec) -> set[str]:
     return {run.model.name for run in table.runs()}
 
 
-@waits
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("table3", "table6", "figure3")])
 def test_model_replaces_bert(name: str) -> None:
     assert _models(load_table(name)) == {"bert"}
     assert _models(load_table(name, model="gte_small", lm="smollm2")) == {"gte_small"}
 
 
-@waits
 def test_lm_replaces_gpt2_in_table_3_and_figure_3_and_model_does_not() -> None:
     assert _models(load_table(3, model="gte_small")) == {"gpt2"}
     assert _models(load_table(3, lm="smollm2")) == {"smollm2"}
@@ -231,7 +223,6 @@ def test_train_grid_protocol_and_further_overrides_reach_every_run() -> None:
     assert {run.protocol.name for run in load_table(7, protocol="study").runs()} == {"study"}
 
 
-@waits
 def test_a_protocol_stands_in_place_of_paper_and_never_of_timing() -> None:
     assert {run.protocol.name for run in load_table(4, protocol="study").runs()} == {"timing"}
     figure = load_table("figure4", protocol="study")
