@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint doctor clean
+.PHONY: help setup demo test test-gpu lint tables doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,12 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make tables MODEL=gte_small SET=train.epochs=3; COMPARE=roberta or READOUT=last,best: side by side; STRICT=1: fail on a gap
+tables: setup  ## Write Tables 1-10 of MODEL (default bert) and results/tables/index.html from the records (seconds)
+	@$(BIN)/python scripts/make_tables.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
+		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
+		--readout "$(or $(READOUT),last)" --set "$(SET)" --compare "$(COMPARE)" $(if $(filter 1,$(STRICT)),--strict)
 
 doctor: setup  ## Say what this machine can run: device, versions, hub, Java
 	@$(BIN)/python scripts/doctor.py

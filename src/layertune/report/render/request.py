@@ -1,0 +1,106 @@
+"""What is asked of the records: which model stands in the tables, in which mode, with which settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import get_args
+
+from layertune.config.files import write_atomic
+from layertune.config.schema import ConfigError
+from layertune.report.aggregate import ReadOut
+from layertune.report.cells import TableSpec
+from layertune.report.spec import load_table
+
+TABLES = tuple(f"table{number}" for number in range(1, 11))
+FILE = "request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One backbone's ten tables. A folder keeps its request, so that the page can show all folders."""
+
+    model: str = "bert"
+    lm: str = "gpt2"
+    train: str = "published"
+    grid: str = "paper"
+    protocol: str | None = None  # None: as each table says
+    readout: ReadOut = "last"
+    overrides: tuple[str, ...] = ()
+
+    def table(self, name: str) -> TableSpec:
+        """Return one table as asked.
+
+        Raises:
+            ConfigError: no such table, model or setting.
+        """
+        return load_table(
+            name, self.model, self.lm, self.train, self.grid, self.protocol, overrides=self.overrides
+        )
+
+    def choices(self, spec: TableSpec) -> list[str]:
+        """Return the words of a command that asks for the runs of a table, defaults left out."""
+        model, lm = self.model != "bert" and spec.paper_model != "gpt2", spec.paper_model == "gpt2"
+        chosen = [f"model={self.model}"] if model else []
+        chosen += [f"lm={self.lm}"] if lm and self.lm != "gpt2" else []
+        chosen += [f"train={self.train}"] if self.train != "published" else []
+        chosen += [f"grid={self.grid}"] if self.grid != "paper" else []
+        chosen += [f"protocol={self.protocol}"] if self.protocol == spec.protocol != "paper" else []
+        return chosen + list(self.overrides)
+
+    def make(self) -> str:
+        """Return the command that writes these tables."""
+        chosen = [f"MODEL={self.model}"]
+        chosen += [f"LM={self.lm}"] if self.lm != "gpt2" else []
+        chosen += [f"TRAIN={self.train}"] if self.train != "published" else []
+        chosen += [f"GRID={self.grid}"] if self.grid != "paper" else []
+        chosen += [f"PROTOCOL={self.protocol}"] if self.protocol is not None else []
+        chosen += [f"READOUT={self.readout}"] if self.readout != "last" else []
+        if self.overrides:
+            words = " ".join(self.overrides)
+            chosen.append(f'SET="{words}"' if " " in words else f"SET={words}")
+        return " ".join(["make tables", *chosen])
+
+    def write(self, folder: Path) -> Path:
+        """Write the request beside its tables; return the path."""
+        return write_atomic(folder / FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+
+def requests(request: Request, readouts: str, compare: str | None) -> tuple[Request, ...]:
+    """Return what a command asks for: one request, or two that are to stand side by side.
+
+    Args:
+        request: everything but the read-out.
+        readouts: `last`, `best`, or both with a comma.
+        compare: a second model.
+
+    Raises:
+        ConfigError: another read-out, or two comparisons at once.
+    """
+    given = readouts.split(",")
+    chosen = [name for name in get_args(ReadOut) if name in given]
+    if not chosen or sorted(chosen) != sorted(given) or (compare and len(given) > 1):
+        raise ConfigError(
+            f"READOUT={readouts} is not allowed: last, best, or last,best without a second model."
+        )
+    models = (request.model, compare) if compare else (request.model,)
+    return tuple(replace(request, model=model, readout=readout) for model in models for readout in chosen)
+
+
+def read_request(path: Path) -> Request:
+    """Read a request.
+
+    Raises:
+        ConfigError: the file is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Request)}
+        if set(content) != known:
+            raise ValueError(f"the keys must be {', '.join(sorted(known))}")
+        return Request(**content | {"overrides": tuple(content["overrides"])})
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no request for tables ({error}): delete it or run make tables"
+        ) from error
