@@ -19,6 +19,7 @@ from layertune.methods.lift import Lift
 from layertune.methods.lisa import Lisa
 from layertune.methods.peft import Ia3, Lora
 from layertune.methods.prefix import Prefix
+from layertune.methods.recap import Recap
 from layertune.methods.selected import SelectedLayers
 from layertune.methods.slimfit import SlimFit
 
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "ia3": Ia3,
     "lift": Lift,
     "slimfit": SlimFit,
+    "recap": Recap,
     "lisa": Lisa,
 }
 

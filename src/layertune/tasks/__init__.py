@@ -3,6 +3,7 @@
 from layertune.tasks.batches import epoch_batches, sorted_batches
 from layertune.tasks.encode import Batch, Split, TokenStore
 from layertune.tasks.meanings import Meanings
+from layertune.tasks.parts import in_parts
 from layertune.tasks.rows import DataError
 from layertune.tasks.sources import Provenance, TaskData, load_task
 
@@ -15,6 +16,7 @@ __all__ = [
     "TaskData",
     "TokenStore",
     "epoch_batches",
+    "in_parts",
     "load_task",
     "sorted_batches",
 ]

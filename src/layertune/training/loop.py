@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Iterator
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,7 @@ from tqdm import tqdm
 from layertune.config import RunConfig
 from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
 from layertune.methods import Method
-from layertune.models.task_model import IGNORED_LABEL
-from layertune.tasks import Batch, TaskData, epoch_batches
+from layertune.tasks import TaskData, epoch_batches, in_parts
 from layertune.training.best import BestEpoch
 from layertune.training.checkpoint import Checkpoint
 from layertune.training.fast import BatchSource
@@ -140,7 +138,8 @@ class _Loop:
         self.method.before_step(phases.trained, self.step)
         phases.witness.before_step()
         loss = torch.zeros((), device=self.runtime.device)
-        for batch, share in self._micro_batches(indices):
+        generated = self.data.kind == "generation"
+        for batch, share in in_parts(self.source.batch, indices, self.run.train.micro_batch, generated):
             with self.runtime.accelerator.autocast():
                 part = phases.trained(batch.to(self.runtime.device)).loss * share
             self.runtime.accelerator.backward(part)
@@ -155,21 +154,6 @@ class _Loop:
         self.method.after_step(phases.trained, self.step)
         phases.witness.after_step()
         return loss
-
-    def _micro_batches(self, indices: np.ndarray) -> Iterator[tuple[Batch, float]]:
-        """Cut a batch into parts, each with its share in the batch's mean loss.
-
-        The mean is over rows, in generation over target tokens: then the parts add up to the whole batch.
-        """
-        size = self.run.train.micro_batch or len(indices)
-        parts = [indices[start : start + size] for start in range(0, len(indices), size)]
-        batch = self.source.batch
-        if len(parts) == 1 or self.data.kind != "generation":
-            yield from ((batch(rows), len(rows) / len(indices)) for rows in parts)
-            return
-        batches = [batch(rows) for rows in parts]
-        targets = [int((part.labels[:, 1:] != IGNORED_LABEL).sum()) for part in batches]
-        yield from ((part, count / sum(targets)) for part, count in zip(batches, targets, strict=True))
 
     def _forget_warmup(self) -> None:
         self.watch.stop()

@@ -1,0 +1,26 @@
+"""A batch in parts whose losses add up to the loss of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from layertune.tasks.encode import IGNORED_LABEL, Batch
+
+
+def in_parts(
+    gather: Callable[[np.ndarray], Batch], rows: np.ndarray, size: int | None, generated: bool
+) -> Iterator[tuple[Batch, float]]:
+    """Cut a batch into parts of `size` rows (None = one part), each with its share in the batch's mean loss.
+
+    The mean is over rows, in generation over target tokens.
+    """
+    size = size or len(rows)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if len(parts) == 1 or not generated:
+        yield from ((gather(part), len(part) / len(rows)) for part in parts)
+        return
+    batches = [gather(part) for part in parts]
+    targets = [int((part.labels[:, 1:] != IGNORED_LABEL).sum()) for part in batches]
+    yield from ((part, count / sum(targets)) for part, count in zip(batches, targets, strict=True))
