@@ -123,6 +123,7 @@ class TableSpec:
     protocol: str
     fixed: tuple[str, ...] = ()  # overrides of every run, from the file
     extra: tuple[str, ...] = ()  # overrides of every run, from whoever asks; above all others
+    chosen: str = ""  # the model asked for: `model.*` among `extra` is about it, not about the other rows'
     footnotes: dict[str, str] = field(default_factory=dict)  # mark -> text
     notes: tuple[str, ...] = ()  # below the table, without a mark
     rank_within: Literal["table", "group"] = "table"
@@ -164,8 +165,9 @@ class TableSpec:
             return replace(cell, how=row.how, parts=parts)
         common = [f"model={row.model}", f"protocol={self.protocol}", f"train={self.train}"]
         common += [f"grid={self.grid}"] if self.grid != "paper" else []
+        extra = [word for word in self.extra if not word.startswith("model.") or row.model == self.chosen]
         overrides = tuple(
-            merged_overrides(common, self.fixed, column.overrides, row.overrides, own, self.extra)
+            merged_overrides(common, self.fixed, column.overrides, row.overrides, own, extra)
             for own in row.any_of or ((),)
         )
         reference = None

@@ -51,6 +51,7 @@ def load_table(
     grid: str = "paper",
     protocol: str | None = None,
     overrides: Iterable[str] = (),
+    content: Mapping[str, Any] | None = None,
 ) -> TableSpec:
     """Return one table or figure.
 
@@ -61,13 +62,14 @@ def load_table(
         train: published | fast, of every run.
         grid: paper | fair, of every run.
         protocol: stands in place of `paper`, never of `timing`; None = as the file says.
-        overrides: of every run, above the file's, such as `train.epochs=3`.
+        overrides: of every run, above the file's, such as `train.epochs=3`; `model.*` of those of `model`.
+        content: of the file, where it does not lie in `configs/table`.
 
     Raises:
         ConfigError: no such table or model, or the file is malformed.
     """
     name = f"table{name}" if isinstance(name, int) else name
-    content = group_choice("table", name)
+    content = group_choice("table", name) if content is None else content
     _refuse_unknown(content, _TABLE, name)
     files = _Files(name, content, {"bert": model, "gpt2": lm})
     own_protocol = content.get("protocol", "paper")
@@ -87,6 +89,7 @@ def load_table(
         protocol=protocol if protocol and own_protocol == "paper" else own_protocol,
         fixed=tuple(content.get("overrides", ())),
         extra=tuple(overrides),
+        chosen=model,
         footnotes=dict(content.get("footnotes", {})),
         notes=tuple(content.get("notes", ())),
         rank_within=content.get("rank_within", "table"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from layertune.config.files import write_atomic
 from layertune.config.schema import ConfigError
@@ -29,21 +30,21 @@ class Request:
     readout: ReadOut = "last"
     overrides: tuple[str, ...] = ()
 
-    def table(self, name: str) -> TableSpec:
-        """Return one table as asked.
+    def table(self, name: str, content: Mapping[str, Any] | None = None) -> TableSpec:
+        """Return one table as asked; `content` is that of a file elsewhere than in `configs/table`.
 
         Raises:
             ConfigError: no such table, model or setting.
         """
         return load_table(
-            name, self.model, self.lm, self.train, self.grid, self.protocol, overrides=self.overrides
+            name, self.model, self.lm, self.train, self.grid, self.protocol, self.overrides, content
         )
 
     def choices(self, spec: TableSpec) -> list[str]:
         """Return the words of a command that asks for the runs of a table, defaults left out."""
         model, lm = self.model != "bert" and spec.paper_model != "gpt2", spec.paper_model == "gpt2"
         chosen = [f"model={self.model}"] if model else []
-        chosen += [f"lm={self.lm}"] if lm and self.lm != "gpt2" else []
+        chosen += [f"model={self.lm}"] if lm and self.lm != "gpt2" else []
         chosen += [f"train={self.train}"] if self.train != "published" else []
         chosen += [f"grid={self.grid}"] if self.grid != "paper" else []
         chosen += [f"protocol={self.protocol}"] if self.protocol == spec.protocol != "paper" else []

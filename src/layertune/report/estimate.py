@@ -1,0 +1,245 @@
+"""What a run will take: from the nearest records there are, else from the cost model and an assumption."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from layertune.config.plain import plain_run
+from layertune.config.schema import ConfigError, RunConfig
+from layertune.report import cost
+from layertune.report.index import RecordIndex, RunRecord
+
+ADAPTIVE_ROWS = 256
+NO_DEVICE = "none"  # asks for the assumption, whatever is recorded
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Time and memory of one run, and where they come from."""
+
+    seconds: float | None  # selection, caches, training and evaluation; None where nothing is known
+    memory_bytes: float | None  # peak
+    basis: str  # "3 records of the same model, method and task"
+
+
+class Estimator:
+    """Estimates runs on one device.
+
+    Args:
+        index: the records.
+        models: names of the models that will run: the device with most of their records is taken.
+        device: part of the name of a recorded device instead, or `none` for the assumption.
+
+    Raises:
+        ConfigError: no record is of such a device.
+    """
+
+    def __init__(self, index: RecordIndex, models: Iterable[str], device: str | None = None) -> None:
+        usable = [record for record in index.records if _is_usable(record)]
+        self.device = _device(usable, set(models), device)
+        self.records = [record for record in usable if record.device == self.device]
+        names = sorted({str(_spec(record, "model")) for record in self.records})
+        self._models = {name: _named(self.records, model=name) for name in names}
+        self._scored: set[tuple[object, ...]] = set()  # selections that an earlier run of the plan pays for
+
+    def estimate(self, run: RunConfig) -> Estimate:
+        """Return time and memory of a run; the first run that needs a selection pays for it."""
+        own = self._comparable(run, self._models.get(run.model.name, []))
+        lowest = self._lowest(run, own)
+        units = cost.step_units(run, lowest)
+        per_unit, basis, nearest = self._per_unit(run, own, units)
+        memory = self._memory(run, own, nearest, lowest)
+        if run.stage == "score":
+            units = 0.0
+        if per_unit is None:
+            return Estimate(None, memory, basis)
+        tokens = self._tokens(run)
+        work = cost.trained_examples(run) * units if run.stage == "run" else 0.0
+        if run.stage == "run":
+            work += cost.evaluated_examples(run) * run.model.num_layers
+            work += cost.training_rows(run) * cost.once_units(run, lowest)
+        if (scoring := cost.scoring_units(run)) and self._pays_for_scores(run):
+            work += _scored_rows(run) * scoring
+        return Estimate(per_unit * tokens * work, memory, basis)
+
+    def _comparable(self, run: RunConfig, records: Sequence[RunRecord]) -> list[RunRecord]:
+        """Return the records of the same precision; those of a few rows measure start-up, and count among
+        themselves only."""
+        precision = run.train.precision or "fp32"
+        return [
+            record
+            for record in records
+            if record.sections["env"].get("precision") == precision
+            and (_spec(record, "protocol") == "smoke") == (run.protocol.name == "smoke")
+        ]
+
+    def _per_unit(
+        self, run: RunConfig, own: Sequence[RunRecord], units: float
+    ) -> tuple[float | None, str, Sequence[RunRecord]]:
+        """Return seconds per unit of the cost model, from where, and the records of the same method."""
+        same = _named(own, method=run.method.name, k=run.method.k, train=run.train.mode)
+        here = _named(same, task=run.task.name)
+        for nearest, words in ((here, "same model, method and task"), (same, "same model and method")):
+            if nearest and units:
+                seconds = statistics.median(1 / _rate(record) for record in nearest)
+                return seconds / units, _counted(len(nearest), words), nearest
+        if known := _known(_per_unit_of(record) for record in own):
+            words = _counted(len(known), f"{run.model.name}, by the cost model")
+            return statistics.median(known), words, ()
+        shape, others = cost.shape_of(run.model.name), self._others(run)
+        if shape is None:
+            return None, f"no record of {run.model.name}, whose size is not known", ()
+        if others:
+            seconds = statistics.median(others) * shape.layer_parameters
+            words = _counted(len(others), "other models, by the cost model and the size of a layer")
+            return seconds, words, ()
+        seconds = 2 * shape.layer_parameters / cost.ASSUMED_FLOPS
+        return seconds, "no record: the cost model, and an assumption of " + assumption(), ()
+
+    def _others(self, run: RunConfig) -> list[float]:
+        """Return seconds per unit and parameter of a layer, from the records of other models."""
+        found = []
+        for name, records in self._models.items():
+            if (shape := cost.shape_of(name)) is not None:
+                known = _known(_per_unit_of(record) for record in self._comparable(run, records))
+                found += [seconds / shape.layer_parameters for seconds in known]
+        return found
+
+    def _lowest(self, run: RunConfig, own: Sequence[RunRecord]) -> float | None:
+        """Return the lowest trained layer that the same selection had: on this task, else on others."""
+        same = _named(own, method=run.method.name, k=run.method.k)
+        for records in (_named(same, task=run.task.name), same):
+            if known := _known(_layer(record) for record in records):
+                return statistics.median(known)
+        return None
+
+    def _tokens(self, run: RunConfig) -> float:
+        """Return the tokens of an example of the task: as records of the model have them, else as listed."""
+        records = self._comparable(run, self._models.get(run.model.name, []))
+        found = [_tokens_of(record) for record in _named(records, task=run.task.name)]
+        return statistics.median(found) if found else cost.tokens_per_example(run.task)
+
+    def _memory(
+        self, run: RunConfig, own: Sequence[RunRecord], nearest: Sequence[RunRecord], lowest: float | None
+    ) -> float | None:
+        """Return the largest peak of the nearest records; else the modelled one, scaled by the others."""
+        if peaks := _known(_peak(record) for record in nearest):
+            return max(peaks)
+        modelled = cost.memory_bytes(run.model, run, lowest)
+        ratios = [
+            peak / other
+            for record in own
+            if (peak := _peak(record)) is not None and (other := _modelled_memory(record)) is not None
+        ]
+        return modelled if modelled is None or not ratios else modelled * statistics.median(ratios)
+
+    def _pays_for_scores(self, run: RunConfig) -> bool:
+        """Say whether no earlier run computes the same scores: seeds and strategies share them."""
+        key = (
+            run.model.name,
+            run.task.data_name,
+            run.method.scorer,
+            run.protocol.train_examples,
+            run.scoring,
+        )
+        if key in self._scored:
+            return False
+        self._scored.add(key)
+        return True
+
+
+def assumption() -> str:
+    """Say what is assumed of a device of which nothing is recorded."""
+    return f"{cost.ASSUMED_FLOPS / 1e12:g} TFLOP/s sustained"
+
+
+def _device(records: Sequence[RunRecord], models: set[str], wanted: str | None) -> str:
+    names = Counter(record.device for record in records if _spec(record, "model") in models)
+    if wanted == NO_DEVICE:
+        return cost.ASSUMED_DEVICE
+    if wanted is not None:
+        every = Counter(record.device for record in records)
+        names = Counter({name: count for name, count in every.items() if wanted.lower() in name.lower()})
+        if not names:
+            known = ", ".join(sorted(every)) or "nowhere yet"
+            raise ConfigError(f"DEVICE={wanted}: no record is of such a device; recorded: {known}.")
+    return max(sorted(names), key=lambda name: names[name]) if names else cost.ASSUMED_DEVICE
+
+
+def _is_usable(record: RunRecord) -> bool:
+    training = record.sections["training"]
+    return record.status == "done" and bool(training.get("tokens_per_second")) and bool(training.get("steps"))
+
+
+def _spec(record: RunRecord, key: str) -> object:
+    return record.sections["spec"].get(key)
+
+
+def _named(records: Iterable[RunRecord], **spec: object) -> list[RunRecord]:
+    return [r for r in records if all(_spec(r, key) == value for key, value in spec.items())]
+
+
+def _counted(number: int, words: str) -> str:
+    return f"{number} record{'' if number == 1 else 's'} of {words}"
+
+
+def _rate(record: RunRecord) -> float:
+    """Return tokens per second of training."""
+    return float(record.sections["training"]["tokens_per_second"])
+
+
+def _tokens_of(record: RunRecord) -> float:
+    return _rate(record) / float(record.sections["training"]["examples_per_second"])
+
+
+def _per_unit_of(record: RunRecord) -> float | None:
+    """Return seconds per unit of the cost model; None where the model does not know the run."""
+    run = _run_of(record)
+    units = 0.0 if run is None else cost.step_units(run, _layer(record))
+    return 1 / _rate(record) / units if units else None
+
+
+def _modelled_memory(record: RunRecord) -> float | None:
+    run = _run_of(record)
+    return None if run is None else cost.memory_bytes(run.model, run, _layer(record))
+
+
+def _run_of(record: RunRecord) -> RunConfig | None:
+    """Return a run like that of a record; None for a method or task that is not in configs/."""
+    words = [f"{key}={_spec(record, key)}" for key in ("model", "task", "method", "protocol", "train")]
+    if _spec(record, "k") is not None:
+        words.append(f"method.k={_spec(record, 'k')}")
+    return _composed(*words, f"train.batch_size={record.sections['training']['batch_size']}")
+
+
+@cache
+def _composed(*overrides: str) -> RunConfig | None:
+    try:
+        return plain_run(overrides)
+    except ConfigError:
+        return None
+
+
+def _layer(record: RunRecord) -> float | None:
+    layer = record.sections["model"].get("lowest_trained_layer")
+    return None if layer is None else float(layer)
+
+
+def _scored_rows(run: RunConfig) -> int:
+    """Return how many rows the layers are scored on; the adaptive choice stops early, at a guess of 256."""
+    rows = cost.training_rows(run)
+    asked = run.scoring.examples
+    return min(rows, asked if isinstance(asked, int) else ADAPTIVE_ROWS if asked == "adaptive" else rows)
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _peak(record: RunRecord) -> float | None:
+    peak = record.sections["training"].get("peak_memory_bytes")
+    return None if peak is None else float(peak)
