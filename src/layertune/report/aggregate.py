@@ -157,10 +157,12 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
     chosen: str | None = None
     mean = std = None
     values: Mapping[int, float] = {}
+    behind = parts  # whose marks the number carries
     if state == "done" and cell.how == "best":
         sign = -1.0 if cell.column.higher_is_better is False else 1.0
         winner = max(parts, key=lambda part: sign * _mean(part))
         chosen, mean, std, values = winner.cell.row.key, winner.mean, winner.std, winner.values
+        behind = [winner]
     elif state == "done":
         seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
         values = {seed: statistics.fmean(part.values[seed] for part in parts) for seed in seeds}
@@ -174,7 +176,7 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
         n=sum(part.n for part in parts),
         wanted=sum(part.wanted for part in parts),
         values=values,
-        marks=tuple(mark for mark in MARKS if any(mark in part.marks for part in parts)),
+        marks=tuple(mark for mark in MARKS if any(mark in part.marks for part in behind)),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         run_ids=tuple(dict.fromkeys(run_id for part in parts for run_id in part.run_ids)),
         chosen=chosen,

@@ -39,8 +39,8 @@ def sheet_of(values: TableValues, request: Request) -> Sheet:
         columns=columns_of(values),
         rows=rows,
         legend=legend(values, foreign),
-        footnotes=(*_used(spec), *((numbered[name], _sentence(erratum)) for name, erratum in errata.items())),
-        notes=(*spec.notes, *values.notes),
+        footnotes=(*_used(spec), *((numbered[name], _told(erratum)) for name, erratum in errata.items())),
+        notes=tuple(_sentence(note) for note in (*spec.notes, *values.notes)),
         footers=footers(values, request),
         gaps=sum(value.state != "done" for value in values.cells.values()),
         is_empty=not values.records and not values.stale,
@@ -115,9 +115,14 @@ def _errata(cells: Iterable[CellValue]) -> dict[str, Erratum]:
     return {erratum.id: erratum for erratum in touched if erratum and erratum.verdict != "confirmed"}
 
 
-def _sentence(erratum: Erratum) -> str:
-    derivation = " ".join(erratum.derivation.split()).rstrip(".")
-    return f"Erratum {erratum.id} ({erratum.where}): {derivation}. Target: {str(erratum.target).rstrip('.')}."
+def _told(erratum: Erratum) -> str:
+    told = f"Erratum {erratum.id} ({erratum.where}): {_sentence(erratum.derivation)}"
+    return f"{told} Target: {_sentence(str(erratum.target))}"
+
+
+def _sentence(text: str) -> str:
+    """Return text on one line that ends with a full stop."""
+    return " ".join(text.split()).rstrip(".") + "."
 
 
 def _used(spec: TableSpec) -> list[tuple[str, str]]:

@@ -28,7 +28,6 @@ def footers(values: TableValues, request: Request) -> tuple[Footer, ...]:
         Footer("Data", _data(values.records)),
         Footer("Device", "; ".join(values.devices)),
         Footer("Code", ", ".join(_short(commit) for commit in values.commits)),
-        Footer("Stale, not used", ", ".join(values.stale)),
     ]
     if values.missing:
         lines.append(Footer("Fill the gaps", fill_command(spec, request), is_command=True))
@@ -75,4 +74,4 @@ def _data(records: Iterable[RunRecord]) -> str:
 
 def _short(commit: str) -> str:
     """Return eight digits of a commit, its `+` kept."""
-    return commit[:8] + ("+ (code changed since)" if commit.endswith("+") else "")
+    return commit[:8] + ("+ (with uncommitted changes)" if commit.endswith("+") else "")

@@ -70,7 +70,7 @@ def _line(line: Line) -> str:
 
 def _records(line: Line, runs: str) -> str:
     """Link a few records by seed; fold the many records of a derived cell."""
-    if all(name.isdigit() for name, _ in line.runs):
+    if line.is_by_seed:
         word = "seed" if len(line.runs) == 1 else "seeds"
         return f'<div class="records">{_side(line)}{word} {links(runs, line.runs)}</div>'
     many = f"{len(line.runs)} record{'s' if len(line.runs) > 1 else ''}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from layertune.report.render.sheet import Footer, Line, Sheet
 
+DERIVED = "An average, or a best of rows, comes from the records of the cells it is made of."
+
 
 def to_markdown(sheet: Sheet, runs: str = "../../runs") -> str:
     """Return the text of a sheet; `runs` is the path from the file to the folder of records."""
@@ -42,13 +44,22 @@ def _records(sheet: Sheet, runs: str) -> list[str]:
     for row in sheet.rows:
         for (column, _), cell in zip(sheet.columns, row.cells, strict=True):
             for line in cell:
-                if line.runs:
+                if line.is_by_seed:
                     links = ", ".join(f"[{name}]({runs}/{run_id}.json)" for name, run_id in line.runs)
                     where = f"{row.title}, {column}" + (f", {line.label}" if line.label else "")
                     found.append(f"- {_escaped(where)}: {links}")
     if not found:
         return []
-    return ["", "<details><summary>Records behind each cell, by seed</summary>", "", *found, "", "</details>"]
+    return [
+        "",
+        "<details><summary>Records behind each cell, by seed</summary>",
+        "",
+        DERIVED,
+        "",
+        *found,
+        "",
+        "</details>",
+    ]
 
 
 def _footer(footer: Footer) -> str:

@@ -31,6 +31,11 @@ class Line:
     detail: str = ""  # below, small: the row that a best was taken from
     runs: tuple[tuple[str, str], ...] = ()  # (seed or name, run id): where the number comes from
 
+    @property
+    def is_by_seed(self) -> bool:
+        """Whether the number has records of its own, one per seed; a derived one has those of its parts."""
+        return bool(self.runs) and all(name.isdigit() for name, _ in self.runs)
+
 
 @dataclass(frozen=True)
 class SheetRow:

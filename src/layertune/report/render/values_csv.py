@@ -55,5 +55,5 @@ def to_csv(*tables: TableValues) -> str:
 
 
 def _number(number: float | None) -> str:
-    """Return up to six digits after the point; "" for None."""
-    return "" if number is None else f"{round(number, 6):.10g}"
+    """Return up to six digits after the point, never "-0"; "" for None."""
+    return "" if number is None else f"{round(number, 6) + 0.0:.10g}"

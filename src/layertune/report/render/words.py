@@ -28,7 +28,7 @@ STATE_MEANING: dict[State, str] = {
     "refused": "refused: there are records, and the notes say why they are not used",
 }
 MARK_MEANING = {
-    "data": "not the official data, so the number compares with no printed one",
+    "data": "not the official data: the difference to the paper says little",
     "mixed": "data or weights of several kinds; a column with this sign is not ranked",
     "majority": "a run scored no better than always answering the most frequent class",
     "twice": "several records answer one run; the notes say which is used",
@@ -91,14 +91,20 @@ def listed(items: list[str]) -> str:
 def _number(value: CellValue) -> str:
     if value.mean is None:
         return STATE_TEXT[value.state]
-    decimals = value.cell.column.decimals
-    spread = "" if value.std is None else f" ± {as_printed(value.std, decimals):.{decimals}f}"
+    column = value.cell.column
+    decimals = column.decimals
+    is_count = column.measure != "metric" and value.std == 0  # parameters, layers: the same for every seed
+    spread = "" if value.std is None or is_count else f" ± {as_printed(value.std, decimals):.{decimals}f}"
     return f"{as_printed(value.mean, decimals):.{decimals}f}{spread}"
 
 
 def _marks(value: CellValue) -> tuple[str, ...]:
-    """Return the signs of our number; that of the paper's stands beside that one."""
-    return tuple(sign for mark, sign in MARKS.items() if mark in value.marks and mark != "other")
+    """Return the signs of our number; that of the paper's stands beside that one.
+
+    That a score is at the majority class says nothing of a count of parameters or of seconds.
+    """
+    left_out = ["other"] if value.cell.column.measure == "metric" else ["other", "majority"]
+    return tuple(sign for mark, sign in MARKS.items() if mark in value.marks and mark not in left_out)
 
 
 def _count(value: CellValue) -> str:
