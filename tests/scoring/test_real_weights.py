@@ -109,3 +109,39 @@ def test_gradient_norms_equal_a_plain_backward_pass(real, trec):
     model.zero_grad()
     scores = SCORERS["gradient_norm"](model, batches)
     assert scores.values == pytest.approx(norms.tolist(), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def stores(real, shared_data):
+    from layertune.tasks import TokenStore
+
+    def store_of(task: str, columns: list[str], limit: int) -> TokenStore:
+        rows, labels = rows_of(shared_data / task / "train.parquet", columns, limit)
+        encoded = real[1](
+            *(list(column) for column in zip(*rows, strict=True)), truncation=True, max_length=128
+        )
+        ids = [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+        return TokenStore(np.concatenate(ids), offsets, None, np.zeros(len(labels), np.int64), 0, 0, 128)
+
+    return {
+        "trec": store_of("trec", ["sentence"], 500),
+        "mrpc": store_of("mrpc", ["sentence1", "sentence2"], 100),
+    }
+
+
+@pytest.mark.parametrize("task", ["trec", "mrpc"])
+def test_few_examples_choose_what_all_choose(real, task, stores):
+    from layertune.scoring.adaptive import adaptive_scores
+
+    store = stores[task]
+    every = [store.batch(rows) for rows in np.array_split(np.argsort(store.lengths, kind="stable"), 20)]
+    cases = [("cosine", s) for s in ("lowest", "block_highest", "block_lowest")] + [("io_cosine", "highest")]
+    counts = []
+    for name, selector in cases:
+        full = SCORERS[name](real[0], every)
+        few = adaptive_scores(SCORERS[name], real[0], store, selector, 3)
+        choose, rng = SELECTORS[selector], random.Random(0)
+        assert choose(12, 3, few.values, rng) == choose(12, 3, full.values, rng), (name, selector)
+        counts.append(few.examples)
+    assert min(counts) < len(store)

@@ -85,7 +85,8 @@ class Gaps:
         covariance = (self._outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
         spread = covariance.diagonal()[:, None] + covariance.diagonal() - 2 * covariance
         error = (spread.clamp_min(0) / self.count).sqrt()
-        gap = (mean[:, None] - mean).abs()
+        scores = torch.tensor(self.scores, dtype=torch.float64)
+        gap = (scores[:, None] - scores).abs()
         first, second = torch.tensor(pairs).T
         ratio = gap[first, second] / error[first, second]
         return float(ratio.nan_to_num(nan=0.0, posinf=math.inf).min())  # two equal layers decide nothing

@@ -1,0 +1,207 @@
+"""train=fast in the one loop: what it leaves out, what it must not change, and what it reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, prepare, timeless, weights
+
+from layertune.training import loop, train
+from layertune.training.fast import lowest_trained, quiet_below
+
+FAST = ("train=fast", "method=top_k", "method.k=2")  # of 4 layers: 3 and 4
+
+
+def outcome_of(case):
+    return train(*case.parts)
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2"])
+@pytest.mark.parametrize("method", ["top_k", "head_only"])
+def test_without_dropout_fast_training_is_published_training(prepared, model, method):
+    options = (f"model={model}", f"method={method}", *NO_DROPOUT[model], "train.epochs=2")
+    published, fast = prepared(*options), prepared(*options, "train=fast", "cache.dtype=fp32")
+    first, second = outcome_of(published), outcome_of(fast)
+    assert second.cache.used and not first.cache.used
+    assert second.cache.layer == (2 if method == "top_k" else 5)  # k = 3 of 4 layers
+    assert_same(weights(published.model), weights(fast.model), atol=1e-5)
+    assert [e["loss"] for e in second.history] == pytest.approx([e["loss"] for e in first.history], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "lisa"])
+def test_where_the_embeddings_train_fast_is_published_to_the_bit(prepared, method):
+    published, fast = (prepared(f"method={method}", f"train={mode}") for mode in ("published", "fast"))
+    first, second = outcome_of(published), outcome_of(fast)
+    assert_same(weights(published.model), weights(fast.model))
+    assert timeless(first.history) == timeless(second.history)
+    assert not second.cache.used and "no layer lies below" in second.cache.reason
+
+
+def test_dropout_is_off_below_the_lowest_trained_layer_and_on_above(prepared):
+    case = prepared(*FAST)
+    seen = {}
+
+    class Looking(type(case.method)):
+        def after_backward(self, model, step):
+            seen.update({name: module.training for name, module in model.named_modules()})
+
+    case.method = Looking(case.run)
+    outcome_of(case)
+    layers = [n for n in seen if n.startswith("backbone.model.encoder.layer.")]
+    assert len(layers) > 40
+    for name in layers:
+        assert seen[name] == (int(name.split(".")[4]) >= 2), name
+    assert not any(on for name, on in seen.items() if name.startswith("backbone.model.embeddings"))
+    assert all(on for name, on in seen.items() if name.startswith("head"))
+
+
+def test_lora_has_no_dropout_in_the_embeddings_below_it(prepared):
+    case = prepared("method=lora", "train=fast")
+    held = {name for name, p in case.model.named_parameters() if p.requires_grad}
+    assert lowest_trained(case.model, held) == 1
+    case.model.train()
+    quiet_below(case.model, 1)
+    assert not case.model.backbone.model.embeddings.dropout.training
+    assert case.model.backbone.layers[0].output.dropout.training
+
+
+def test_a_cache_is_shared_by_seeds_rates_strategies_and_k_and_its_first_cost_is_told(tmp_path):
+    options = ("train=fast", "method=top_k", "method.k=2")
+    first = outcome_of(prepare(compose_tiny(tmp_path, *options))).cache
+    assert (first.used, first.reused, first.layer, first.dtype) == (True, False, 3, "bf16")
+    assert first.seconds > 0 and first.cpu_seconds > 0
+    assert first.place.startswith("memory")
+    others = [
+        (*options, "seed=1", "train.learning_rate=1e-4"),
+        (*options, "train.batch_size=8", "train.epochs=2"),
+        ("train=fast", "method=elsa", "method.k=2"),
+    ]
+    for other in others:
+        found = outcome_of(prepare(compose_tiny(tmp_path, *other))).cache
+        assert found == dataclasses.replace(first, reused=True, place=found.place), other
+    deeper = outcome_of(prepare(compose_tiny(tmp_path, "train=fast", "method=top_k", "method.k=1"))).cache
+    assert (deeper.layer, deeper.reused) == (4, False)
+
+
+def test_cache_layer_makes_one_entry_serve_all_deeper_runs(tmp_path):
+    options = ("train=fast", "method=top_k", "cache.layer=2", *NO_DROPOUT["tiny_bert"])
+    found = [outcome_of(prepare(compose_tiny(tmp_path, *options, f"method.k={k}"))).cache for k in (3, 2, 1)]
+    assert [cache.layer for cache in found] == [2, 2, 2]
+    assert [cache.reused for cache in found] == [False, True, True]
+
+
+def test_an_exact_cache_starts_from_a_shallower_one_and_counts_its_cost(tmp_path, caplog):
+    options = ("train=fast", "method=top_k", "cache.dtype=fp32", *NO_DROPOUT["tiny_bert"])
+    with caplog.at_level("INFO"):
+        shallow = outcome_of(prepare(compose_tiny(tmp_path, *options, "method.k=3"))).cache
+        case = prepare(compose_tiny(tmp_path, *options, "method.k=1"))
+        deep = outcome_of(case).cache
+    assert "starts from that of layer 2" in caplog.text
+    assert deep.seconds > shallow.seconds and not deep.reused
+    alone = prepare(compose_tiny(tmp_path / "alone", *options, "method.k=1"))
+    outcome_of(alone)
+    assert_same(weights(case.model), weights(alone.model), atol=1e-6)  # the order of runs does not matter
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("method=top_k", "method.k=2", "cache.max_gb=0"), "cache.max_gb is 0"),
+        (("method=top_k", "method.k=2", "cache.max_gb=1e-6"), "cache.max_gb is 1e-06"),
+        (("method=bottom_k",), "no layer lies below"),
+        (("method=lift",), "from phase to phase"),
+        (("method=lora",), "no layer lies below"),
+    ],
+)
+def test_why_there_is_no_cache_is_logged_and_recorded(prepared, options, reason, caplog):
+    case = prepared("train=fast", *options)
+    with caplog.at_level("INFO"):
+        cache = outcome_of(case).cache
+    assert not cache.used and reason in cache.reason
+    assert f"prefix cache: not used ({cache.reason})" in caplog.text
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path, caplog):
+    options = (*FAST, *NO_DROPOUT["tiny_bert"])
+    first = prepare(compose_tiny(tmp_path, *options))
+    outcome_of(first)
+    (states,) = Path(first.run.cache_dir).glob("prefix/*/states")
+    states.write_bytes(states.read_bytes()[::-1])
+    second = prepare(compose_tiny(tmp_path, *options))
+    cache = outcome_of(second).cache
+    assert cache.used and not cache.reused and "checksum" in caplog.text
+    assert_same(weights(first.model), weights(second.model))
+
+
+def test_reused_and_new_caches_train_the_same(tmp_path):
+    cases = [prepare(compose_tiny(tmp_path, *FAST)) for _ in range(2)]
+    reused = [outcome_of(case).cache.reused for case in cases]
+    assert reused == [False, True]
+    assert_same(weights(cases[0].model), weights(cases[1].model))
+
+
+def test_the_model_is_whole_again_after_training(prepared):
+    case = prepared(*FAST)
+    outcome_of(case)
+    assert not case.model.backbone.one_token_last
+    assert len(case.model.backbone.layers) == 4
+
+
+def test_micro_batches_come_from_the_cache_too(prepared):
+    options = (*FAST, "cache.dtype=fp32", *NO_DROPOUT["tiny_bert"])
+    whole, parts = prepared(*options), prepared(*options, "train.micro_batch=4")
+    assert outcome_of(parts).cache.used and outcome_of(whole).cache.used
+    assert_same(weights(whole.model), weights(parts.model), atol=1e-5)
+
+
+def test_a_fast_run_resumes_exactly(prepared, monkeypatch):
+    options = (*FAST, "train.epochs=2", "checkpoint.every_steps=3")
+    whole = prepared(*options)
+    outcome_of(whole)
+    stopped = prepared(*options)
+    steps = iter(range(100))
+
+    def stop(self, *_):
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Loop, "_show", stop)
+    with pytest.raises(KeyboardInterrupt):
+        outcome_of(stopped)
+    monkeypatch.undo()
+    resumed = prepared(*options)
+    outcome_of(resumed)
+    assert_same(weights(whole.model), weights(resumed.model))
+
+
+def test_the_optimiser_holds_the_trained_parameters_and_gradients_stop_at_the_lowest_layer(prepared):
+    case = prepared(*FAST)
+    seen = []
+
+    class Looking(type(case.method)):
+        def optimizer_ready(self, optimizer, phase):
+            self.held = {p for group in optimizer.param_groups for p in group["params"]}
+
+        def after_backward(self, model, step):
+            with_gradient = {p for p in model.parameters() if p.grad is not None}
+            wanted = {p for p in model.parameters() if p.requires_grad}
+            seen.append(with_gradient == self.held == wanted)
+
+    case.method = Looking(case.run)
+    outcome_of(case)
+    assert seen and all(seen)
+
+
+def test_evaluation_gives_the_same_answers_with_the_short_last_layer(prepared):
+    from layertune.evaluation.evaluate import predict
+
+    case = prepared(*FAST)
+    split = case.data.evals["demo"]
+    plain = predict(case.model, split, case.runtime, 32)
+    case.model.backbone.one_token_last = True
+    assert np.array_equal(plain, predict(case.model, split, case.runtime, 32))
+    assert torch.is_grad_enabled()
