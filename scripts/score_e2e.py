@@ -1,6 +1,6 @@
 """Score E2E outputs with the official metrics: BLEU, NIST, METEOR, ROUGE-L, CIDEr (Table 3).
 
-    python scripts/score_e2e.py --predictions outputs/predictions/<run_id>.jsonl
+    python scripts/score_e2e.py --predictions outputs/predictions/<run_id>-test-epoch5.jsonl
     python scripts/score_e2e.py --hypotheses hyps.json --references refs.json --json
 
 Half a minute for the 630 items of the test split. Exit code 2 and one sentence where the input is wrong.

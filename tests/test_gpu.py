@@ -9,11 +9,18 @@ import pytest
 import torch
 from tiny_runs import NO_DROPOUT, Prepared, assert_same, compose_tiny, prepare, weights
 
+from layertune.config import DecodingSpec, TaskSpec
 from layertune.config.compose import group_file, group_names
 from layertune.evaluation.evaluate import predict
+from layertune.evaluation.generation import generate
+from layertune.models import build_model, load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store
-from layertune.training import Interruption, loop, train
+from layertune.tasks import Split
+from layertune.tasks.meanings import group_meanings
+from layertune.tasks.prompts import encode_generation
+from layertune.tasks.rows import unlabelled
+from layertune.training import Interruption, loop, prepare_runtime, train
 from layertune.training.runtime import set_determinism
 
 DEVICE = "cuda"
@@ -24,6 +31,8 @@ pytestmark = [
 ]
 
 MODELS = ["tiny_bert", "tiny_gpt2"]
+# A random GPT-2 whose outputs differ: an output layer of its own, and weights large enough to say something.
+UNTIED = ("+model.random_config.tie_word_embeddings=false", "+model.random_config.initializer_range=0.5")
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +70,20 @@ def first_step(case: Prepared) -> tuple[float, dict[str, torch.Tensor]]:
     a_loop = loop._Loop(case.run, case.model, case.data, Noting(case.run), case.runtime, case.track)
     case.model.train()
     return float(a_loop._step(a_loop.batches(1)[0])), gradients
+
+
+def test_beam_search_on_the_device_equals_the_cpu(tmp_path):
+    options = ("model=tiny_gpt2", *UNTIED)
+    rows = unlabelled(([f"name[{'the pub ' * (i % 5)}], food[{i}]" for i in range(24)], ["the pub"] * 24))
+    found = {}
+    for device in (DEVICE, "cpu"):
+        run = compose_tiny(tmp_path / device, f"train.device={device}", *options)
+        runtime, (tokenizer, _) = prepare_runtime(run), load_tokenizer(run.model)
+        model = build_model(run, 0, "generation").to(runtime.device)
+        spec = TaskSpec(name="e2e", kind="generation", max_length=128)
+        split = Split("e2e", "test", encode_generation(rows, tokenizer, spec), group_meanings(rows))
+        found[device] = generate(model, split, tokenizer, DecodingSpec(num_beams=10), runtime)
+    assert found[DEVICE] == found["cpu"] and len(set(found["cpu"])) > 5
 
 
 @pytest.mark.parametrize("model", MODELS)
