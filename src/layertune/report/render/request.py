@@ -50,8 +50,8 @@ class Request:
         chosen += [f"protocol={self.protocol}"] if self.protocol == spec.protocol != "paper" else []
         return chosen + list(self.overrides)
 
-    def make(self) -> str:
-        """Return the command that writes these tables."""
+    def make(self, target: str = "tables") -> str:
+        """Return the command that writes these tables, or what another target makes of the same request."""
         chosen = [f"MODEL={self.model}"]
         chosen += [f"LM={self.lm}"] if self.lm != "gpt2" else []
         chosen += [f"TRAIN={self.train}"] if self.train != "published" else []
@@ -61,7 +61,7 @@ class Request:
         if self.overrides:
             words = " ".join(self.overrides)
             chosen.append(f'SET="{words}"' if " " in words else f"SET={words}")
-        return " ".join(["make tables", *chosen])
+        return " ".join([f"make {target}", *chosen])
 
     def write(self, folder: Path) -> Path:
         """Write the request beside its tables; return the path."""

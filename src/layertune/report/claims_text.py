@@ -1,0 +1,230 @@
+"""How the judged claims read: a listing for the terminal that is Markdown too, and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from layertune.report.claims import Evidence, Judged
+from layertune.report.paired import ASSUMPTIONS, PairedTest
+from layertune.report.render.footers import READ_OUTS
+from layertune.report.render.request import Request
+from layertune.report.render.words import listed
+from layertune.report.spec import model_title
+from layertune.report.verdicts import Status, Verdict
+
+SHOWN = 3  # tests, run ids and notices that a claim prints; JSON has all
+WORDS: dict[Status, str] = {
+    "holds": "HOLDS",
+    "does_not_hold": "DOES NOT HOLD",
+    "not_enough_runs": "NOT ENOUGH RUNS",
+}
+OF_THE_PAPER: dict[Status, str] = {  # does its text follow from its tables?
+    "holds": "follows",
+    "does_not_hold": "does not follow",
+    "not_enough_runs": "cannot be told, figures print no numbers",
+}
+SECTIONS = {
+    "Abstract": "Abstract, highlights, introduction",
+    "Highlights": "Abstract, highlights, introduction",
+    "§1": "Abstract, highlights, introduction",
+    "§5.1": "§5.1 Single sentences",
+    "§5.2": "§5.2 Sentence pairs",
+    "§5.3": "§5.3 Generation",
+    "§5.4": "§5.4 Cost",
+    "§5.5": "§5.5 Which layers for which task",
+    "§6": "§6 Across domains",
+    "§7": "§7 Ablations",
+}
+
+
+def to_text(judged: Sequence[Judged], request: Request) -> str:
+    """Return the listing, section by section."""
+    lines = [f"# The paper's claims, asked of {model_title(request.model)}", "", *_head(judged, request)]
+    sections: dict[str, list[Judged]] = {}
+    for one in judged:
+        sections.setdefault(section_of(one.claim.section), []).append(one)
+    for section in dict.fromkeys(SECTIONS.values()):
+        if section in sections:
+            lines += ["", f"## {section}", ""]
+            lines += [line for one in sections[section] for line in _entry(one, request)]
+    lines += ["", "## How to read this", "", *(f"- {text}" for text in (*_reading(request), *ASSUMPTIONS))]
+    return "\n".join(lines) + "\n"
+
+
+def to_json(judged: Sequence[Judged], request: Request) -> str:
+    """Return everything that is known about every claim."""
+    tree = {
+        "request": dataclasses.asdict(request),
+        "summary": {"paper": _counts([one.paper for one in judged])}
+        | {"records": _counts([one.ours for one in judged])},
+        "claims": [_tree(one) for one in judged],
+        "assumptions": list(ASSUMPTIONS),
+    }
+    return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+
+
+def section_of(section: str) -> str:
+    """Return the heading under which a claim stands, by the first place that makes it."""
+    first = section.split(", ")[0]
+    return SECTIONS.get(first) or SECTIONS[first.split(".")[0]]
+
+
+def _head(judged: Sequence[Judged], request: Request) -> list[str]:
+    paper, ours = _counts([one.paper for one in judged]), _counts([one.ours for one in judged])
+    begun = sum(bool(one.evidence.run_ids) for one in judged if one.ours.status == "not_enough_runs")
+    lines = [
+        f"{len(judged)} claims; written by `{request.make('claims')}`. How to read this stands at the end.",
+        "",
+        f"- by the paper's own tables {paper['holds']} follow, {paper['does_not_hold']} do not, "
+        f"{paper['not_enough_runs']} cannot be told (figures print no numbers)",
+        f"- by our records {ours['holds']} hold, {ours['does_not_hold']} do not, "
+        f"{ours['not_enough_runs']} lack runs ({begun} of these have some)",
+    ]
+    for status, words in (("holds", "holding"), ("does_not_hold", "not holding")):
+        if names := [f"`{one.claim.id}`" for one in judged if one.ours.status == status]:
+            lines.append(f"- {words}: {', '.join(names)}")
+    return lines
+
+
+def _reading(request: Request) -> list[str]:
+    lm, model = model_title(request.lm), model_title(request.model)
+    own = "".join(f", {override}" for override in request.overrides)
+    return [
+        f"{model} stands where the paper says BERT, {lm} where it says GPT-2. Settings: "
+        f"train {request.train}, grid {request.grid}, "
+        f"protocol {request.protocol or 'as each table says'}{own}.",
+        f"Read-out {READ_OUTS[request.readout]}.",
+        "A verdict compares means over all seeds of a cell, unrounded, in the paper's units; no test decides "
+        "it. A cell that lacks a seed is no evidence: it leaves a claim open unless the finished cells "
+        "already settle it. The tests use every pair recorded so far; what speaks least for the claim stands "
+        "first.",
+        "‡ some of the records are not of the official data. Errata are listed in results/paper/errata.yaml.",
+        "`ours_best` is the best of the four strategies in each column, chosen on the evaluation split as in "
+        "the paper; `ours_mean` is their mean; `io` the better selection by input/output similarity (in "
+        "Table 4 their mean).",
+        "`make plan` names the missing runs; `make claims JSON=1` prints all numbers, tests and run ids.",
+    ]
+
+
+def _entry(one: Judged, request: Request) -> list[str]:
+    """Return the lines of one claim."""
+    claim = one.claim
+    mark = " ‡" if one.evidence.others else ""
+    lines = [f"- **{WORDS[one.ours.status]}{mark}** {claim.says} (`{claim.id}`, {claim.section})"]
+    erratum = f" [erratum {claim.erratum}]" if claim.erratum else ""
+    printed = "" if one.paper.status == "not_enough_runs" else f"; {one.paper.reason}"
+    told = OF_THE_PAPER[one.paper.status]
+    lines.append(f"  - paper, {_tables(claim.tables)}: {told}{printed}{erratum}")
+    if reason := _reason(one):
+        lines.append(f"  - records: {reason}")
+    lines.append(f"  - {_runs(one.evidence)}")
+    if claim.choice:
+        lines.append(f"  - read as: {claim.choice}")
+    if one.evidence.absent:
+        rows = ", ".join(one.evidence.absent)
+        lines.append(f"  - {request.model} has no rows {rows}: this claim stays open for it")
+    lines += [f"  - {notice}" for notice in _first(one.evidence.notices)]
+    if one.tests:
+        lines += _tests(one.tests)
+    elif one.evidence.run_ids:
+        lines.append(f"  - no test: {one.no_test}")
+    return lines
+
+
+def _tests(tests: Sequence[PairedTest]) -> list[str]:
+    """Return the tests that say least for the claim, and a count of the others."""
+    real = [test for test in tests if test.pairs > 1]
+    lines = [f"  - test: {_test(test)}" for test in real[:SHOWN]]
+    if single := len(tests) - len(real):
+        lines.append(f"  - {_counted(single, 'comparison')} with a single pair: too few for a test")
+    if len(real) > SHOWN:
+        decisive = [test for test in real if test.is_decisive]
+        behind = sum(test.lead < 0 for test in decisive)
+        lines.append(
+            f"  - {len(real) - SHOWN} more tests speak better for the claim; of all {len(real)}, "
+            f"{len(decisive) - behind} for it and {behind} against it are beyond chance (Holm p < 0.05)"
+        )
+    return lines
+
+
+def _reason(one: Judged) -> str:
+    """Return the reason of our verdict; what is missing only where that is the smaller part."""
+    done, wanted = one.evidence.runs
+    found = one.ours.reason.partition("missing: ")[0]
+    return one.ours.reason if 2 * done >= wanted > 0 else found.removesuffix("; ")
+
+
+def _runs(evidence: Evidence) -> str:
+    """Say how many runs there are, of which tasks, how the cells stand, and whose data it is."""
+    done, wanted = evidence.runs
+    text = f"runs: {done} of {wanted}"
+    if evidence.run_ids:
+        text += f" ({', '.join(f'{task} {count}' for task, count in evidence.tasks.items())})"
+    states = ", ".join(f"{count} {state}" for state, count in evidence.states.items())
+    text += f"; cells: {states}"
+    for status, tasks in evidence.others.items():
+        text += f"; ‡ {listed(list(tasks))}: {status}, not the official data"
+    return text
+
+
+def _test(test: PairedTest) -> str:
+    """Return one test in one line."""
+    where = f" in {test.where}" if test.where else ""
+    pairs = f"{test.pairs} pair{'s' if test.pairs > 1 else ''} of {_counted(test.tasks, 'task')}"
+    name, ranks = f"{test.row} - {test.other}{where}", test.ranks
+    if ranks.used == 0 and not test.against:
+        return f"{name}: no difference in {pairs}"
+    text = f"{name}: {test.mean:+.2f}"
+    if ranks.used > 2 and test.low is not None:
+        text += f" [{test.low:+.2f}, {test.high:+.2f}]"
+    text += f", {pairs}"
+    text += f", tested against {test.against:+g}" if test.against else ""
+    text += f"; W {ranks.statistic:g}, p {ranks.p:.2g} over {test.units}"
+    text += f", {test.p_pairs:.2g} over pairs" if test.tasks > 1 else ""
+    if test.can_decide:
+        return f"{text}, Holm {test.p_holm:.2g}"
+    return f"{text}; {_counted(ranks.used, test.units[:-1])} cannot give less than {ranks.least_p:.2g}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _tables(tables: Sequence[int | str]) -> str:
+    """Return "Tables 1, 2 and Figure 4"."""
+    numbers = [str(table) for table in tables if isinstance(table, int)]
+    figures = [str(table).removeprefix("figure") for table in tables if isinstance(table, str)]
+    parts = [
+        f"{noun}{'s' if len(found) > 1 else ''} {listed(found)}"
+        for noun, found in (("Table", numbers), ("Figure", figures))
+        if found
+    ]
+    return listed(parts)
+
+
+def _first(items: Sequence[str]) -> list[str]:
+    more = len(items) - SHOWN
+    return [*items[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return {status: sum(verdict.status == status for verdict in verdicts) for status in WORDS}
+
+
+def _tree(one: Judged) -> Mapping[str, Any]:
+    claim = one.claim
+    return {
+        **{key: getattr(claim, key) for key in ("id", "section", "says", "kind", "erratum", "choice")},
+        "tables": list(claim.tables),
+        "paper": dataclasses.asdict(one.paper),
+        "records": dataclasses.asdict(one.ours),
+        "evidence": dataclasses.asdict(one.evidence),
+        "tests": [
+            dataclasses.asdict(test) | {"decisive": test.is_decisive, "can_decide": test.can_decide}
+            for test in one.tests
+        ],
+        "no_test": one.no_test,
+    }
