@@ -29,6 +29,8 @@ def main(args: argparse.Namespace) -> int:
     for table, done, cells in written.coverage:
         print(f"{table:<8} {done:>4} of {cells} cells done")
     print(f"written: {written.page} and {len(written.files)} files in {written.files[0].parent}")
+    if written.hint:
+        print(f"records of {args.model} that no table shows were made with other settings: {written.hint}")
     return 1 if args.strict and written.gaps else 0
 
 

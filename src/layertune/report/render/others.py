@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from layertune.report.aggregate import ReadOut
 from layertune.report.index import RunRecord
+from layertune.report.render.request import Request
 from layertune.report.render.words import STATE_TEXT
 
 _SAID = ("model", "task", "method", "seed", "protocol", "train", "grid", "stage", "tracking", "force")
@@ -51,6 +53,18 @@ def other_runs(records: Iterable[RunRecord], readout: ReadOut) -> list[OtherRuns
     return found
 
 
+def other_settings(records: Iterable[RunRecord], request: Request) -> str:
+    """Return the command whose tables would show most of some records; "" where the request asks for it.
+
+    A table shows only records of its own settings: those of `train.epochs=3` appear where that is asked.
+    """
+    asked = Counter(_own(record) for record in records if record.sections["spec"]["stage"] == "run")
+    if not asked:
+        return ""
+    most = min(asked, key=lambda words: (-asked[words], words))
+    return "" if set(most) == set(request.overrides) else replace(request, overrides=most).make()
+
+
 def _method(record: RunRecord) -> str:
     spec = record.sections["spec"]
     return str(spec["method"]) + (f", k = {spec['k']}" if spec.get("k") is not None else "")
@@ -59,8 +73,15 @@ def _method(record: RunRecord) -> str:
 def _settings(record: RunRecord) -> str:
     """Name mode and overrides; what the columns say, paths and threads are left out."""
     spec = record.sections["spec"]
-    own = [text for text in spec.get("overrides") or () if text.partition("=")[0] not in (*_SAID, *_PATHS)]
-    return ", ".join([f"protocol {spec['protocol']}, train {spec['train']}, grid {spec['grid']}", *own])
+    return ", ".join(
+        [f"protocol {spec['protocol']}, train {spec['train']}, grid {spec['grid']}", *_own(record)]
+    )
+
+
+def _own(record: RunRecord) -> tuple[str, ...]:
+    """Return the overrides of a record that are not about what its columns say, paths or threads."""
+    given = record.sections["spec"].get("overrides") or ()
+    return tuple(text for text in given if text.partition("=")[0] not in (*_SAID, *_PATHS))
 
 
 def _score(record: RunRecord, readout: ReadOut) -> str:

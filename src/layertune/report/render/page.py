@@ -9,7 +9,7 @@ from pathlib import Path
 from layertune.report.index import RecordIndex, RunRecord
 from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.html_table import links, to_html
-from layertune.report.render.others import OtherRuns, other_runs
+from layertune.report.render.others import OtherRuns, other_runs, other_settings
 from layertune.report.render.page_style import STYLE
 from layertune.report.render.request import Request
 from layertune.report.render.sheet import Sheet
@@ -46,7 +46,7 @@ def to_page(
             f'<h2 id="{escape(model)}">{escape(model)}</h2>',
             "<p>No tables were made of this model.</p>",
         ]
-        command = f"make tables MODEL={model}"
+        command = other_settings(others[model], Request(model)) or Request(model).make()
         body.append(f"<p>Its tables: <code>{escape(command)}</code></p>")
         body.append(_others(other_runs(others[model], "last"), runs))
     body.append(_damaged(index.damaged))
@@ -82,6 +82,9 @@ def _backbone(request: Request, sheets: Sequence[Sheet], others: Sequence[RunRec
     ]
     lines += [_section(sheet, runs, _anchor(request, sheet)) for sheet in sheets]
     if others:
+        if command := other_settings(others, request):
+            told = f"Most records of {name} that no table shows were made with other settings"
+            lines.insert(3, f"<p>{told}: <code>{escape(command)}</code></p>")
         lines.append(_others(other_runs(others, request.readout), runs))
     return lines
 

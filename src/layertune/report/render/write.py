@@ -15,6 +15,7 @@ from layertune.report.render.build import sheet_of
 from layertune.report.render.compare import compared, folder_name, title_of_comparison
 from layertune.report.render.latex import to_latex
 from layertune.report.render.markdown import to_markdown
+from layertune.report.render.others import other_settings
 from layertune.report.render.page import to_comparison, to_page
 from layertune.report.render.request import FILE, TABLES, Request, read_request
 from layertune.report.render.sheet import Sheet
@@ -29,6 +30,7 @@ class Written:
     page: Path
     files: tuple[Path, ...]
     coverage: tuple[tuple[str, int, int], ...]  # table, cells done, cells
+    hint: str = ""  # the command whose tables show most of the records that these leave out
 
     @property
     def gaps(self) -> int:
@@ -57,7 +59,13 @@ def write_tables(request: Request, results: Path) -> Written:
     files = _write(folder / request.model, sheets[request], [[table] for table in values[request]])
     shown = {run_id for tables in values.values() for table in tables for run_id in _shown(table)}
     page = write_atomic(folder / "index.html", to_page(sheets, index, shown).encode())
-    return Written(page, tuple(files), _coverage(values[request]))
+    left_out = [
+        record
+        for record in index.records
+        if record.run_id not in shown and record.sections["spec"]["model"] == request.model
+    ]
+    hint = other_settings(left_out, request)
+    return Written(page, tuple(files), _coverage(values[request]), hint)
 
 
 def write_comparison(one: Request, other: Request, results: Path) -> Written:

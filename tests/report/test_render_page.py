@@ -1,0 +1,262 @@
+"""Whole folders of tables: what is written and that records alone decide it, links, comparisons, refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_records import made, write
+
+from layertune.config import ConfigError
+from layertune.config.plain import plain_run
+from layertune.records import Record
+from layertune.report.render.footers import fill_command
+from layertune.report.render.request import Request, read_request, requests
+from layertune.report.render.write import write_comparison, write_tables
+
+GTE = Request("gte_small", overrides=("train.epochs=3",))
+
+
+def _records() -> list[Record]:
+    """Three seeds of a cell of Table 9, one of another method, one record of a model without tables."""
+    cell = GTE.table("table9").cell("block_high", "sst2")
+    low = GTE.table("table9").cell("block_low", "sst2")
+    scores = zip(cell.own_runs(), (0.90, 0.91, 0.92), (0.92, 0.92, 0.92), strict=True)
+    found = [made(run, last, best=best) for run, last, best in scores]
+    found += [made(run, 0.8) for run in low.own_runs()]
+    found.append(made(plain_run(["model=gte_small", "task=trec", "method=head_only"]), 0.712))
+    found.append(made(plain_run(["model=mpnet", "task=trec", "method=full"]), 0.95, data="own-split"))
+    return found
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder with records, and without tables."""
+    write(tmp_path / "results" / "runs", *_records())
+    return tmp_path / "results"
+
+
+def _files(results: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(results)): path.read_bytes() for path in sorted(results.glob("tables/**/*.*"))
+    }
+
+
+def test_ten_tables_in_three_formats_and_the_page_are_written(results: Path) -> None:
+    written = write_tables(GTE, results)
+    names = {path.relative_to(results / "tables").as_posix() for path in written.files}
+    assert names == {f"gte_small/table{n}.{suffix}" for n in range(1, 11) for suffix in ("md", "tex", "csv")}
+    assert written.page == results / "tables" / "index.html"
+    done = {table: (cells, of) for table, cells, of in written.coverage if cells}
+    # block_high and block_low on SST-2 stand in four tables
+    assert done == {"table1": (2, 153), "table8": (2, 28), "table9": (2, 16), "table10": (2, 36)}
+    assert written.gaps == sum(of - cells for _, cells, of in written.coverage) > 0
+
+
+def test_a_second_run_changes_no_byte_wherever_and_in_whatever_order_the_files_were_made(
+    results: Path, tmp_path: Path
+) -> None:
+    write_tables(GTE, results)
+    first = _files(results)
+    write_tables(GTE, results)
+    assert _files(results) == first
+    other = tmp_path / "elsewhere"
+    write(other / "runs", *reversed(_records()))
+    write_tables(GTE, other)
+    assert _files(other) == first
+    assert not any(str(tmp_path).encode() in content for content in first.values())
+
+
+def test_the_page_shows_every_backbone_that_has_a_folder_as_its_request_asks(results: Path) -> None:
+    write_tables(GTE, results)
+    write_tables(Request(readout="best"), results)
+    assert read_request(results / "tables" / "gte_small" / "request.json") == GTE
+    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    assert "make tables MODEL=gte_small SET=train.epochs=3" in page
+    assert "make tables MODEL=bert READOUT=best" in page
+    assert page.index('id="bert"') < page.index('id="gte_small"')
+    assert "91.0 ± 1.0" in page
+
+
+class _Links(HTMLParser):
+    """What a page refers to, and the ids it defines."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in ("href", "src"):
+                self.links.add(str(value))
+            if name == "id":
+                self.ids.append(str(value))
+
+
+def test_every_link_of_the_page_leads_somewhere_and_nothing_is_loaded(results: Path) -> None:
+    write_tables(GTE, results)
+    page = results / "tables" / "index.html"
+    found = _Links(page.read_text(encoding="utf-8"))
+    assert not found.tags & {"script", "img", "link", "iframe"}
+    assert len(set(found.ids)) == len(found.ids)
+    inside = {link[1:] for link in found.links if link.startswith("#")}
+    assert inside <= set(found.ids)
+    records = {link for link in found.links if not link.startswith("#")}
+    assert {(page.parent / link).resolve().name for link in records} == {
+        path.name
+        for path in (results / "runs").iterdir()  # all of them: what no table shows is listed below
+    }
+    assert all((page.parent / link).is_file() for link in records)
+
+
+def test_links_of_a_markdown_table_lead_to_records(results: Path) -> None:
+    write_tables(GTE, results)
+    path = results / "tables" / "gte_small" / "table9.md"
+    links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    assert len(links) == 6
+    assert all(json.loads((path.parent / link).read_text())["spec"]["task"] == "sst2" for link in links)
+
+
+def test_records_that_no_table_shows_are_listed(results: Path) -> None:
+    write_tables(GTE, results)
+    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    assert "Other records: 1 that no table shows" in page
+    assert "accuracy 71.2" in page and "head_only" in page
+    assert "<code>make tables MODEL=mpnet</code>" in page and "accuracy 95.0" in page
+
+
+def test_the_command_that_would_show_records_of_other_settings_is_named(tmp_path: Path) -> None:
+    words = ["model=gte_small", "task=cr", "train.epochs=3", "data_dir=rows", "seed=0"]
+    records = [made(plain_run([*words, f"method={method}"])) for method in ("full", "low_k")]
+    spoken = [replace(one, spec=replace(one.spec, overrides=tuple(words))) for one in records]
+    write(tmp_path / "runs", *spoken)
+    written = write_tables(Request("gte_small"), tmp_path)
+    assert written.hint == "make tables MODEL=gte_small SET=train.epochs=3"
+    assert f"<code>{written.hint}</code>" in written.page.read_text(encoding="utf-8")
+    assert write_tables(GTE, tmp_path).hint == ""
+
+
+def test_tables_without_a_record_say_that_all_cells_are_missing(results: Path) -> None:
+    write_tables(Request(), results)
+    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    assert "Table 7, BERT-base: all 16 cells are missing" in page
+    text = (results / "tables" / "bert" / "table7.md").read_text(encoding="utf-8")
+    assert text.count("| —<br>") == 16
+    assert "— missing: no run has been recorded." in text
+    assert "- Fill the gaps: `python run.py -m hydra/sweeper=table table=table7`" in text
+
+
+def test_a_file_that_is_no_record_is_named(results: Path) -> None:
+    (results / "runs" / "broken.json").write_text("{", encoding="utf-8")
+    write_tables(GTE, results)
+    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    assert "Files that are no records" in page and "broken.json" in page
+
+
+def test_of_another_model_the_papers_numbers_stand_without_a_difference(results: Path) -> None:
+    write_tables(GTE, results)
+    text = (results / "tables" / "gte_small" / "table9.md").read_text(encoding="utf-8")
+    assert "91.0 ± 1.0** (3)<br><sub>paper 90.7</sub>" in text
+    assert "no difference is taken" in text and "(+" not in text
+
+
+def test_the_command_that_fills_the_gaps_carries_what_was_asked() -> None:
+    asked = replace(GTE, lm="smollm2", train="fast", grid="fair", protocol="study")
+    command = {name: fill_command(asked.table(name), asked) for name in ("table1", "table3", "table4")}
+    start, words = (
+        "python run.py -m hydra/sweeper=table",
+        "train=fast grid=fair protocol=study train.epochs=3",
+    )
+    assert command["table1"] == f"{start} table=table1 model=gte_small {words}"
+    assert command["table3"] == f"{start} table=table3 model=smollm2 {words}"
+    timing = "train=fast grid=fair train.epochs=3"  # its protocol is the table's own
+    assert command["table4"] == f"{start} table=table4 model=gte_small {timing}"
+    assert asked.make() == (
+        "make tables MODEL=gte_small LM=smollm2 TRAIN=fast GRID=fair PROTOCOL=study SET=train.epochs=3"
+    )
+
+
+def test_two_read_outs_stand_side_by_side(results: Path) -> None:
+    one, other = requests(GTE, "last,best", None)
+    written = write_comparison(one, other, results)
+    folder = results / "tables" / "gte_small_last_and_best"
+    assert written.page == folder / "index.html"
+    text = (folder / "table9.md").read_text(encoding="utf-8")
+    # 90, 91, 92 after the last epoch; 92 at the best of every seed.
+    assert "last: **91.0 ± 1.0** (3)<br>best: **92.0 ± 0.0** (3)<br><sub>Δ +1.0</sub>" in text
+    links = _Links((folder / "index.html").read_text(encoding="utf-8")).links
+    assert all((folder / link).is_file() for link in links if not link.startswith("#"))
+    first = _files(results)
+    write_comparison(one, other, results)
+    assert _files(results) == first
+
+
+def test_two_backbones_stand_side_by_side(results: Path) -> None:
+    other = Request("mpnet", overrides=GTE.overrides)
+    runs = other.table("table9").cell("block_high", "sst2").own_runs()
+    write(results / "runs", *(made(run, 0.905) for run in runs))
+    write_comparison(GTE, other, results)
+    text = (results / "tables" / "gte_small_and_mpnet" / "table9.md").read_text(encoding="utf-8")
+    assert "# Table 9, GTE-small, MPNet" in text
+    assert "91.0 ± 1.0** (3)<br>MPNet: 90.5 ± 0.0 (3)<br><sub>Δ −0.5</sub>" in text
+    table6 = (results / "tables" / "gte_small_and_mpnet" / "table6.md").read_text(encoding="utf-8")
+    assert "*GTE-small*" in table6 and "*MPNet*" in table6  # each has its sixth group
+
+
+@pytest.mark.parametrize(
+    ("readouts", "compare"), [("first", None), ("last,last", None), ("", None), ("last,best", "mpnet")]
+)
+def test_other_read_outs_are_refused(readouts: str, compare: str | None) -> None:
+    with pytest.raises(ConfigError, match="READOUT="):
+        requests(Request(), readouts, compare)
+
+
+def test_a_damaged_request_is_named(results: Path) -> None:
+    write_tables(Request(), results)
+    path = results / "tables" / "bert" / "request.json"
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape("bert/request.json is no request")):
+        write_tables(GTE, results)
+
+
+def _command(repo: Path, results: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    script = repo / "scripts" / "make_tables.py"
+    return subprocess.run(
+        [sys.executable, str(script), "--results", str(results), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_writes_and_strict_fails_on_a_gap(repo: Path, results: Path) -> None:
+    done = _command(repo, results, "--model", "gte_small", "--set", "train.epochs=3", "--strict")
+    assert done.returncode == 1, done.stderr
+    assert "table9      2 of 16 cells done" in done.stdout and done.stderr == ""
+    assert (results / "tables" / "gte_small" / "table9.md").is_file()
+
+
+def test_a_wrong_request_is_one_sentence_and_code_2(repo: Path, results: Path) -> None:
+    wrong = _command(repo, results, "--model", "brt")
+    assert wrong.returncode == 2 and wrong.stdout == ""
+    assert wrong.stderr.startswith("error: model=brt does not exist") and wrong.stderr.count("\n") == 1
+    assert not (results / "tables").exists()
+
+
+def test_tables_are_made_without_torch(repo: Path, results: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from layertune.report.render.request import Request;"
+        "from layertune.report.render.write import write_tables;"
+        f"write_tables(Request(), Path({str(results)!r})); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=repo, check=False).returncode == 0
