@@ -14,17 +14,12 @@ import argparse
 import sys
 
 from layertune.config import ConfigError
-from layertune.records import Store
-from layertune.report.index import RecordIndex
-from layertune.report.plan import lines, make_plan, read_words
+from layertune.report.plan import lines, make_plan, read_index, read_words
 
 
 def main(args: argparse.Namespace) -> None:
     """Read the words and the records, print the plan."""
-    folders = dict(
-        word.split("=", 1) for word in args.words if word.startswith(("results_dir=", "outputs_dir="))
-    )
-    plan = make_plan(read_words(args.words), RecordIndex.read(*Store(**folders).folders), args.device)
+    plan = make_plan(read_words(args.words), read_index(args.words), args.device)
     print("\n".join(lines(plan)))
 
 

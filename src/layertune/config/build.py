@@ -167,6 +167,8 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     tree.pop("hydra", None)
     recipe = tree.pop("recipe", None)
     tree.pop("study", None)
+    if "table" in tree:
+        raise ConfigError("table=<name> is for sweeps: python run.py -m hydra/sweeper=table table=<name>.")
     method = tree.pop("method", None)
     for group in ("model", "task"):
         if not isinstance(tree.get(group), Mapping):

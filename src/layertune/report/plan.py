@@ -14,6 +14,7 @@ from typing import Any
 
 from layertune.config.plain import group_choice
 from layertune.config.schema import ConfigError, RunConfig
+from layertune.records.store import Store
 from layertune.report.cells import Cell, TableSpec
 from layertune.report.estimate import Estimate, Estimator
 from layertune.report.index import RecordIndex, RunState
@@ -54,6 +55,11 @@ class PlannedRun:
     def command(self) -> str:
         """The command that makes its record."""
         return shlex.join(["python", "run.py", *self.run.overrides])
+
+    @property
+    def overrides(self) -> list[str]:
+        """The words of that command."""
+        return list(self.run.overrides)
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,12 @@ def read_words(
 
 
 _LISTS = ", ".join(("table", *SELECTING))
+
+
+def read_index(words: Iterable[str]) -> RecordIndex:
+    """Return the records below `results_dir` and `outputs_dir`, as the words have them or by default."""
+    folders = dict(word.split("=", 1) for word in words if word.startswith(("results_dir=", "outputs_dir=")))
+    return RecordIndex.read(*Store(**folders).folders)
 
 
 def make_plan(question: Question, index: RecordIndex, device: str | None = None) -> Plan:
@@ -225,12 +237,18 @@ def lines(plan: Plan) -> list[str]:
     bases = Counter(one.estimate.basis for one in plan.runs)
     text += [f"# hours are of: {plan.device}; selection, training and evaluation, one run at a time"]
     text += [f"#   {count:>5} runs from {basis}" for basis, count in bases.most_common()]
-    text += [f"# {note}" for note in plan.refused]
-    text.append(f"# {'table':<9} {'runs':>5} {'done':>5} {'to run':>6} {'hours':>9} {'peak GiB':>9}")
+    return text + [f"# {line}" for line in (*plan.refused, *totals(plan))]
+
+
+def totals(plan: Plan) -> list[str]:
+    """Return what tables take as lines: a heading, a line per table, and one of all."""
+    text = [
+        f"{'table':<9} {'runs':>5} {'done':>5} {'to run':>6} {'hours':>9} {'peak GiB':>9}  on {plan.device}"
+    ]
     for total in plan.totals:
         unknown = f"  and {total.unknown} runs of unknown length" if total.unknown else ""
         text.append(
-            f"# {total.name:<9} {total.runs:>5} {total.done:>5} {total.left:>6} "
+            f"{total.name:<9} {total.runs:>5} {total.done:>5} {total.left:>6} "
             f"{total.seconds / 3600:>9.2f} {total.memory_bytes / 2**30:>9.1f}{unknown}"
         )
     return text

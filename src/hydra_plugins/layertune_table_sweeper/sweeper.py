@@ -1,0 +1,152 @@
+"""A Hydra sweeper that runs what tables miss, longest first, through whichever launcher is configured.
+
+python run.py -m hydra/sweeper=table table=table1 model=gte_small model.path=<folder> train.epochs=3
+python run.py -m hydra/sweeper=table table=table1,table2 task=trec,cr seed=0 hydra/launcher=joblib
+
+Words are explained in `layertune.report.plan.read_words`. Hydra imports this file whenever it starts: nothing
+heavy at the top.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+    from layertune.report.plan import Plan, PlannedRun
+
+log = logging.getLogger(__name__)
+
+
+class TableSweeper(Sweeper):
+    """Run the runs of tables that no finished record answers.
+
+    Args:
+        lm: stands where tables name `gpt2`; None = `model`, where only tables of language models are swept.
+    """
+
+    def __init__(self, lm: str | None = None) -> None:
+        """Keep the choice; `setup` brings the rest."""
+        self.lm = lm
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what a launcher needs; it is made when it is known that there is something to run."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Run what is missing and say how it went.
+
+        Raises:
+            HydraException: the request is wrong; nothing was run.
+            RunFailed: some runs did not finish; the others did.
+        """
+        from hydra.core.utils import configure_log
+        from hydra.errors import HydraException
+
+        from layertune.config.schema import ConfigError
+
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        try:
+            plan = self._plan(arguments)
+        except ConfigError as error:
+            raise HydraException(str(error)) from error
+        _announce(plan)
+        if not plan.runs:
+            return []
+        results, trouble = self._launch([one.overrides for one in plan.runs])
+        _conclude(plan.runs, results, trouble)
+        return results
+
+    def _plan(self, arguments: list[str]) -> Plan:
+        from layertune.config.schema import ConfigError
+        from layertune.report.plan import make_plan, read_index, read_words
+
+        names = [word.removeprefix("table=").split(",") for word in arguments if word.startswith("table=")]
+        if not names:
+            raise ConfigError("No table given: say table=<name>, for example table=table1.")
+        contents = {name: self._table(name) for name in names[-1]}
+        return make_plan(read_words(arguments, contents, self.lm), read_index(arguments))
+
+    def _table(self, name: str) -> dict[str, Any]:
+        """Return the file of a table from wherever Hydra finds it (`--config-dir`, `hydra.searchpath`)."""
+        from hydra.types import RunMode
+        from omegaconf import OmegaConf
+
+        composed = self.hydra_context.config_loader.load_configuration(
+            config_name=self.config.hydra.job.config_name,
+            overrides=[*self.config.hydra.overrides.hydra, f"table={name}"],
+            run_mode=RunMode.MULTIRUN,
+        )
+        return {str(key): value for key, value in OmegaConf.to_container(composed.table).items()}
+
+    def _launch(self, jobs: list[list[str]]) -> tuple[list[JobReturn], str | None]:
+        """Launch all jobs; return their results, and what ended the launcher where it broke down."""
+        from hydra.core.plugins import Plugins
+
+        from hydra_plugins.layertune_table_sweeper._gpus import one_per_worker
+
+        with ExitStack() as stack:
+            config, task_function = stack.enter_context(one_per_worker(self.config, self.task_function))
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=self.hydra_context, task_function=task_function, config=config
+            )
+            try:
+                return list(launcher.launch(jobs, initial_job_idx=0)), None
+            except Exception as error:  # a worker was killed, a job was lost: records say what was finished
+                log.error("the launcher gave up: %s: %s", type(error).__name__, error)
+                return [], f"the launcher gave up: {type(error).__name__}"
+
+
+def _announce(plan: Plan) -> None:
+    from layertune.report.plan import totals
+
+    for line in [*totals(plan), *plan.refused]:
+        log.info("%s", line)
+    if not plan.runs:
+        log.info("nothing to run")
+
+
+def _conclude(runs: Sequence[PlannedRun], results: Sequence[JobReturn], trouble: str | None) -> None:
+    """Say which runs did not finish and why: as their records tell, else as their jobs do."""
+    from layertune.records.writer import RunFailed
+    from layertune.report.plan import read_index
+
+    index = read_index(runs[0].overrides)
+    errors = [_error(result) for result in results] or [trouble] * len(runs)
+    failed = []
+    for one, error in zip(runs, errors, strict=True):
+        found = index.find(one.run)
+        if found.state != "done" or error is not None:
+            reason = "; ".join(found.notes) or error or "it left no record"
+            failed.append(f"{' '.join(one.overrides)}: {reason}")
+    log.info("%d of %d runs are done", len(runs) - len(failed), len(runs))
+    for line in failed:
+        log.error("not done: %s", line)
+    if failed:
+        raise RunFailed(
+            f"{len(failed)} of {len(runs)} runs did not finish; the same command tries them again"
+        )
+
+
+def _error(result: JobReturn) -> str | None:
+    from hydra.core.utils import JobStatus
+
+    # `result.return_value` would print every failed job once more
+    return str(result._return_value) if result.status is JobStatus.FAILED else None
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="table",
+    node={"_target_": f"{__name__}.TableSweeper", "lm": None},
+    provider="layertune",
+)
