@@ -186,6 +186,8 @@ def test_counts_leave_removed_and_masked_rows_out(prepared):
             inside = ever.index_select(dim, where) | rows_that_train(note, name).expand(value.shape)
             ever.index_copy_(dim, where, inside)
     assert facts["trainable"]["at_once"] == max(totals) < prep.expected_trainable
+    assert facts["trainable"]["backbone"] + HEAD == totals[0] and facts["trainable"]["head"] == HEAD
+    assert "sizes" not in facts["facts"]
     assert facts["trainable"]["touched"] == sum(int(ever.sum()) for ever in moved.values())
     assert facts["trainable"]["touched"] > max(totals)
     assert facts["facts"]["mean_trained"] == sum(totals) / 2  # eight steps each

@@ -60,10 +60,11 @@ def test_zero_over_zero_is_zero_and_a_number_that_leaves_zero_counts_a_thousand(
     assert relative_update(old, new).item() == pytest.approx((0 + 1000 + 1000 + 0.5) / 4)
 
 
-def hand_made(prepared):
+def hand_made(prepared, rate=0.1):
     """Five units of one number each, all 1, of which floor(0.5 * 5) = 2 are frozen."""
     method = SlimFit(prepared("method.freezing_rate=0.5").run)
     method.units = {name: torch.nn.Parameter(torch.ones(1)) for name in "abcde"}
+    method.optimizer_ready(torch.optim.SGD(method.units.values(), lr=rate), 0)
     return method, list(method.units.values())
 
 
@@ -80,6 +81,16 @@ def test_the_units_of_the_largest_last_updates_train_and_the_frozen_keep_theirs(
     torch.testing.assert_close(method.last_updates, expected, rtol=0, atol=1e-7)
     method.before_step(None, 2)  # what moved little goes, the frozen d of 0.02 is now among the largest
     assert [unit.requires_grad for unit in units] == [True, False, False, True, True]
+
+
+def test_a_step_at_rate_zero_measures_nothing(prepared):
+    method, units = hand_made(prepared, rate=0.0)
+    method.last_updates = torch.tensor([3.0, 1.0, 5.0, 2.0, 4.0])
+    for step in (1, 2):  # what was active stays so: it was not tried
+        method.before_step(None, step)
+        assert [unit.requires_grad for unit in units] == [True, False, True, False, True]
+        method.after_step(None, step)
+    assert method.last_updates.tolist() == [3.0, 1.0, 5.0, 2.0, 4.0]
 
 
 def test_equal_updates_freeze_the_first(prepared):

@@ -117,7 +117,7 @@ class Method:
         """Return what became known in training, for the record.
 
         `at_once` and `touched` stand in for the loop's own counts of trained parameters, where whole tensors
-        are too coarse a measure.
+        are too coarse a measure; `sizes` does for those of each tensor, by name, in the first phase.
         """
         return {}
 

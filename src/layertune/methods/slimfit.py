@@ -38,6 +38,9 @@ class SlimFit(Method):
     A frozen unit has no gradient: neither momentum nor weight decay moves it. The ranking is read from the
     device once per step, before it; updates are measured there.
 
+    Choice: a step at rate zero (the first of a warm-up, which the source does not have) measures nothing;
+    else what it trained would count as still and never train again.
+
     Raises:
         ConfigError: the freezing rate is out of range, or `quantise` cannot work here.
     """
@@ -61,6 +64,7 @@ class SlimFit(Method):
         self.last_updates: Tensor  # [units], d in the source: the relative update when last trained
         self.active: list[int] = []
         self._before: list[Tensor] = []
+        self._optimizer: torch.optim.Optimizer
 
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Unfreeze all that may ever train, and draw the order in which the units are tried first."""
@@ -81,6 +85,10 @@ class SlimFit(Method):
         """How many units are frozen in every step."""
         return int(self.freezing_rate * len(self.units))
 
+    def optimizer_ready(self, optimizer: torch.optim.Optimizer, phase: int) -> None:
+        """Remember who knows the learning rate."""
+        self._optimizer = optimizer
+
     def before_step(self, model: TaskModel, step: int) -> None:
         """Freeze the units of the smallest last updates; keep the others' values to measure the next."""
         order = torch.argsort(self.last_updates, stable=True).tolist()
@@ -89,11 +97,14 @@ class SlimFit(Method):
         units = list(self.units.values())
         for number, unit in enumerate(units):
             unit.requires_grad_(number in active)
-        self._before = [units[number].detach().clone() for number in self.active]
+        moves = any(group["lr"] > 0 for group in self._optimizer.param_groups)
+        self._before = [units[number].detach().clone() for number in self.active] if moves else []
 
     @torch.no_grad()
     def after_step(self, model: TaskModel, step: int) -> None:
         """Measure how far the active units moved; the frozen ones keep what was measured last."""
+        if not self._before:
+            return
         units = list(self.units.values())
         moved = [
             relative_update(old, units[number]) for number, old in zip(self.active, self._before, strict=True)

@@ -147,7 +147,7 @@ def measured_facts(model: TaskModel, prep: Preparation, outcome: TrainOutcome) -
     if mean != at_once:
         found.setdefault("mean_trained", mean)
     return parameter_facts(model, prep) | {
-        "trainable": _by_place(model, prep, phases[0].trainable)
+        "trainable": _by_place(model, prep, found.pop("sizes", phases[0].trainable))
         | {"at_once": at_once, "touched": found.pop("touched", sum(touched.values()))},
         "lowest_trained_layer": _lowest(places, prep),
         "facts": prep.facts | found,

@@ -61,6 +61,7 @@ class Counts:
         at_once = max(totals)
         frozen = at_once - (self.embeddings if self.are_free else 0)
         return {
+            "sizes": sizes[0],
             "at_once": at_once,
             "touched": self._touched(),
             "mean_trained": sum(n * k for n, k in zip(totals, taken, strict=True)) / sum(taken),
