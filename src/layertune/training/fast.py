@@ -11,14 +11,17 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from layertune.config import RunConfig
 from layertune.config.identity import weights_key
+from layertune.methods import Method
 from layertune.models.last_layer import why_not_one_token
 from layertune.models.partial import why_not_partial
 from layertune.records.record import CacheRecord
 from layertune.tasks import Batch, TaskData
 from layertune.training.cache_store import CacheStore, Entry
+from layertune.training.graphs import CudaRecorder, StepGraphs, why_no_graphs
 from layertune.training.prefix_cache import (
     PrefixSource,
     build_entry,
@@ -50,13 +53,26 @@ class BatchSource:
         self.cost = CacheRecord()
         self._source: PrefixSource | None = None
         self._phase: int | None = None
+        self._model: TaskModel
+        self._graphs: StepGraphs | None = None
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Return the examples at these row numbers."""
         return (self._source or self.data.train.store).batch(rows)
 
+    def gradient(self, batch: Batch, share: float) -> Tensor:
+        """Run forward and backward on a batch on the device; return its share of the loss, still there."""
+        return self._eager(batch, share) if self._graphs is None else self._graphs(batch, share)
+
+    def _eager(self, batch: Batch, share: float) -> Tensor:
+        with self.runtime.accelerator.autocast():
+            part = self._model(batch).loss * share
+        self.runtime.accelerator.backward(part)
+        return part.detach()
+
     def follow(self, phases: Phases, new_epoch: bool = False) -> None:
         """Set the modes of the model in training; make or open the cache when its first phase starts."""
+        self._model = phases.trained
         if self.run.train.mode != "fast" or (phases.index == self._phase and not new_epoch):
             return
         model = phases.trained
@@ -68,11 +84,26 @@ class BatchSource:
             self._source = self._open(model, lowest, len(phases.plan), phases.own)
         if self._phase != phases.index:
             self._shorten(model, lowest)
+            self._graphs = self._capturing(phases)
         self._phase = phases.index
 
     def close(self, model: TaskModel) -> None:
         """Leave the model as it was."""
         model.backbone.one_token_last = False
+
+    def _capturing(self, phases: Phases) -> StepGraphs | None:
+        steady = len(phases.plan) == 1 and type(phases.method).before_step is Method.before_step
+        reason = why_no_graphs(
+            self.runtime.device,
+            fast=self.run.train.mode == "fast",
+            kind=self.data.kind,
+            parts=self.run.train.micro_batch is not None,
+            steady=steady,
+        )
+        if reason is not None:
+            log.info("CUDA graphs: not used (%s)", reason)
+            return None
+        return StepGraphs(self._eager, phases.held.values(), CudaRecorder())
 
     def _shorten(self, model: TaskModel, lowest: int) -> None:
         reason = "nothing lies below the lowest trained parameter" if lowest == 0 else None

@@ -140,10 +140,7 @@ class _Loop:
         loss = torch.zeros((), device=self.runtime.device)
         generated = self.data.kind == "generation"
         for batch, share in in_parts(self.source.batch, indices, self.run.train.micro_batch, generated):
-            with self.runtime.accelerator.autocast():
-                part = phases.trained(batch.to(self.runtime.device)).loss * share
-            self.runtime.accelerator.backward(part)
-            loss += part.detach()
+            loss += self.source.gradient(batch.to(self.runtime.device), share)
         phases.witness.after_backward()
         self.method.after_backward(phases.trained, self.step)
         if self.run.train.clip_norm is not None:
