@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint tables claims doctor clean
+.PHONY: help setup demo test test-gpu lint tables plan claims doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,12 @@ tables: setup  ## Write Tables 1-10 of MODEL (default bert) and results/tables/i
 	@$(BIN)/python scripts/make_tables.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
 		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
 		--readout "$(or $(READOUT),last)" --set "$(SET)" --compare "$(COMPARE)" $(if $(filter 1,$(STRICT)),--strict)
+
+# the words are those of `tables`; DEVICE=H200: hours of a recorded device. The output is a shell script
+plan: setup  ## List what is still to be run, of TABLE=1 or of all: commands, hours, memory, longest first (seconds)
+	@$(BIN)/python scripts/plan.py $(if $(TABLE),table=$(TABLE)) $(if $(MODEL),model=$(MODEL)) $(if $(LM),lm=$(LM)) \
+		$(if $(TRAIN),train=$(TRAIN)) $(if $(GRID),grid=$(GRID)) $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(SET) \
+		$(if $(DEVICE),--device "$(DEVICE)")
 
 # the words are those of `tables`; JSON=1: all numbers, tests and run ids
 claims: setup  ## Judge the paper's claims on its own tables and on the records (seconds)

@@ -77,7 +77,7 @@ def help_text() -> str:
     """Return the help page: the groups with their choices, and the keys people use."""
     from layertune.config.compose import group_names
 
-    groups = ("model", "task", "method", "protocol", "train", "tracking", "sweep")
+    groups = ("model", "task", "method", "protocol", "train", "tracking", "sweep", "table")
     width = max(map(len, groups)) + 1
     choices = "\n\n".join(
         textwrap.fill(
@@ -93,6 +93,7 @@ def help_text() -> str:
 
 _HELP_HEAD = """One run:  python run.py model=bert task=sst2 method=low_k
 A sweep:  python run.py -m model=bert task=sst2,qnli method=low_k,high_k 'method.k=range(1,12)' seed=0,42,100
+A table:  python run.py -m hydra/sweeper=table table=table1   # what it misses; make plan TABLE=1 shows it
 
 Groups (model, task and method are required):
 """
@@ -102,6 +103,7 @@ Keys:
   seed=0  method.k=3  grid=paper|fair  stage=run|score  force=true
   train.epochs  train.batch_size  train.micro_batch  train.learning_rate  train.precision=fp32|bf16
   train.device=auto|cpu|cuda  train.deterministic=true  scoring.examples=all|<rows>
+  eval_generation=every|last  task.score_text=full|prompt  task.decoding.no_repeat_ngram=0  (task=e2e)
   checkpoint.every_steps=<steps>
   model.path=<folder with weights>  data_dir=<folder with data>  results_dir=results  outputs_dir=outputs
 

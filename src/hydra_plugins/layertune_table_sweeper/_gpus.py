@@ -1,7 +1,7 @@
 """One GPU per joblib worker: as many workers as GPUs, and each worker sees a GPU of its own.
 
-Slurm and submitit hand out devices themselves; the basic launcher runs one job at a time. (Hydra imports files
-of plugins in a way that dataclasses do not survive, but for those whose names begin with an underscore.)
+Slurm and submitit hand out devices themselves; the basic launcher runs one job at a time. The underscore of
+this file's name keeps Hydra from importing it at every start, in a way that dataclasses do not survive.
 """
 
 from __future__ import annotations

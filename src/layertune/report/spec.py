@@ -29,9 +29,10 @@ _ROW = {"key", "title", "model", "overrides", "best", "mean", "any", "sweep", "r
 
 
 def table_names() -> list[str]:
-    """Return all tables and figures: table1 ... table10, then figure2 ... figure5."""
+    """Return all tables and figures: table1 ... table10, figure2 ... figure5, then those of one's own."""
+    numbered = [f"table{n}" for n in range(1, 11)] + [f"figure{n}" for n in range(2, 6)]
     names = group_names("table")
-    return sorted(names, key=lambda name: (name.startswith("figure"), int(name.lstrip("tablefigur"))))
+    return [name for name in numbered if name in names] + [name for name in names if name not in numbered]
 
 
 def model_title(name: str) -> str:
