@@ -31,6 +31,7 @@ def _records() -> list[Record]:
     found = [made(run, last, best=best) for run, last, best in scores]
     found += [made(run, 0.8) for run in low.own_runs()]
     found.append(made(plain_run(["model=gte_small", "task=trec", "method=head_only"]), 0.712))
+    found.append(made(plain_run(["model=gte_small", "task=trec", "method=lisa"]), status="failed", error="x"))
     found.append(made(plain_run(["model=mpnet", "task=trec", "method=full"]), 0.95, data="own-split"))
     return found
 
@@ -130,8 +131,9 @@ def test_links_of_a_markdown_table_lead_to_records(results: Path) -> None:
 def test_records_that_no_table_shows_are_listed(results: Path) -> None:
     write_tables(GTE, results)
     page = (results / "tables" / "index.html").read_text(encoding="utf-8")
-    assert "Other records: 1 that no table shows" in page
+    assert "Other records: 2 that no table shows" in page
     assert "accuracy 71.2" in page and "head_only" in page
+    assert '<td>failed</td><td>none (<a href="../runs/gte_small-trec-lisa-s0.json">0</a>)</td>' in page
     assert "<code>make tables MODEL=mpnet</code>" in page and "accuracy 95.0" in page
 
 

@@ -64,7 +64,9 @@ class RunRecord:
     def device(self) -> str:
         """Name of the device; of a CPU with the number of threads, which decides its speed."""
         env = self.sections["env"]
-        threads = f", {env.get('num_threads')} threads" if env.get("device_memory_bytes") is None else ""
+        count = env.get("num_threads")
+        words = f", {count} thread{'' if count == 1 else 's'}"
+        threads = words if env.get("device_memory_bytes") is None else ""
         return f"{env.get('device_name', 'unknown')}{threads}"
 
     @property

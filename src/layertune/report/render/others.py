@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from layertune.report.aggregate import ReadOut
 from layertune.report.index import RunRecord
 from layertune.report.render.request import Request
-from layertune.report.render.words import STATE_TEXT
 
 _SAID = ("model", "task", "method", "seed", "protocol", "train", "grid", "stage", "tracking", "force")
 _PATHS = ("data_dir", "results_dir", "outputs_dir", "model.path", "train.num_threads")
@@ -85,10 +84,10 @@ def _own(record: RunRecord) -> tuple[str, ...]:
 
 
 def _score(record: RunRecord, readout: ReadOut) -> str:
-    """Return the first metric of the first evaluation set, in percent."""
+    """Return the first metric of the first evaluation set, in percent; "none" of a run that is not done."""
     for evaluated in (record.sections["metrics"].get(readout) or {}).values():
-        if isinstance(evaluated, dict):
+        if isinstance(evaluated, dict) and record.status == "done":
             for name, value in evaluated.items():
                 if isinstance(value, int | float):
                     return f"{name} {100 * value:.1f}"
-    return STATE_TEXT.get(record.status, record.status) if record.status != "done" else ""  # type: ignore[call-overload]
+    return "none"

@@ -28,7 +28,7 @@ STATE_MEANING: dict[State, str] = {
     "refused": "refused: there are records, and the notes say why they are not used",
 }
 MARK_MEANING = {
-    "data": "not the official data: the difference to the paper says little",
+    "data": "not the official data: the paper's number is of other rows",
     "mixed": "data or weights of several kinds; a column with this sign is not ranked",
     "majority": "a run scored no better than always answering the most frequent class",
     "twice": "several records answer one run; the notes say which is used",
