@@ -103,7 +103,7 @@ class TaskModel(nn.Module):
             learnt[:, 0] = False  # nothing stands before a first token
             targets = learnt.flatten().nonzero().squeeze(1)
         states = self.backbone.run(batch).flatten(0, 1)  # [B·T, H]
-        logits = self.head(states[targets - 1])
+        logits = self.head(states.index_select(0, targets - 1))
         cap = getattr(self.backbone.model.config, "final_logit_softcapping", None)  # Gemma-2
         logits = full_precision(logits if cap is None else torch.tanh(logits / cap) * cap)
         return logits, batch.labels.flatten()[targets]
