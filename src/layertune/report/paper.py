@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,17 +121,31 @@ class PaperTables:
     numbers: tuple[PaperNumber, ...]
     errata: tuple[Erratum, ...]
 
+    @cached_property
+    def by_cell(self) -> dict[tuple[int, str, str, str, str], PaperValue]:
+        """All numbers with the errata applied, by table, row, model, task and metric."""
+        wrong = {cell.cell: (cell.target, erratum) for erratum in self.errata for cell in erratum.cells}
+        found = {}
+        for number in self.numbers:
+            target, erratum = wrong.get(number.cell, (number.value, None))
+            found[number.cell] = PaperValue(target, number.std, number, erratum)
+        return found
+
+    @cached_property
+    def _by_table(self) -> dict[int, tuple[PaperNumber, ...]]:
+        tables = sorted({number.table for number in self.numbers})
+        return {table: tuple(n for n in self.numbers if n.table == table) for table in tables}
+
     def of(self, table: int) -> tuple[PaperNumber, ...]:
         """Return the numbers of one table, in printed order.
 
         Raises:
             ConfigError: no such table.
         """
-        found = tuple(number for number in self.numbers if number.table == table)
-        if not found:
-            known = sorted({number.table for number in self.numbers})
+        if table not in self._by_table:
+            known = list(self._by_table)
             raise ConfigError(f"the paper has no table {table!r}; its tables are {known[0]} to {known[-1]}")
-        return found
+        return self._by_table[table]
 
 
 def load_paper_tables(folder: Path = PAPER_FOLDER) -> PaperTables:
@@ -193,18 +208,11 @@ def paper_value(
         ConfigError: no such table, or `model` left out where the table has several.
     """
     numbers = tables.of(table)
-    models = sorted({number.model for number in numbers})
-    if model is None and len(models) > 1:
-        raise ConfigError(f"table {table} has several models: name one of {', '.join(models)}")
-    cell = (table, row, model or models[0], task, metric)
-    number = next((number for number in numbers if number.cell == cell), None)
-    if number is None:
-        return None
-    for erratum in tables.errata:
-        for wrong in erratum.cells:
-            if wrong.cell == cell:
-                return PaperValue(wrong.target, number.std, number, erratum)
-    return PaperValue(number.value, number.std, number, None)
+    if model is None:
+        model, *others = sorted({number.model for number in numbers})
+        if others:
+            raise ConfigError(f"table {table} has several models: name one of {', '.join([model, *others])}")
+    return tables.by_cell.get((table, row, model, task, metric))
 
 
 def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
