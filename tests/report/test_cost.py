@@ -1,0 +1,93 @@
+"""The cost model against the measurements it stands for, and the amounts of work of each protocol by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from layertune.config import RunConfig
+from layertune.config.plain import plain_run
+from layertune.report import cost
+
+
+def bert(*overrides: str) -> RunConfig:
+    return plain_run(
+        ["model=bert", *([] if any("task=" in o for o in overrides) else ["task=sst2"]), *overrides]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "lowest", "speedup"),
+    [  # over full fine-tuning's 36 units, as performance measurements of a 12-layer model printed them
+        (["method=full"], 0, 1.00),
+        (["method=low_k"], 10, 2.03),
+        (["method=low_k"], 5, 1.58),
+        (["method=low_k"], 4, 1.52),
+        (["method=low_k"], 1, 1.35),
+        (["method=lora"], 1, 1.50),
+        (["method=low_k", "train=fast"], 10, 4.11),  # 36 / (3 + 2.75 + 3)
+        (["method=low_k", "train=fast"], 5, 1.92),  # 36 / (8 + 7.75 + 3)
+        (["method=head_only"], None, 3.00),
+        (["method=lift"], 1, 1.87),  # 12 + 6.5 - 0.25 + 1 on average over the layers
+    ],
+)
+def test_a_step_costs_what_was_measured(words: list[str], lowest: float | None, speedup: float) -> None:
+    assert 36 / cost.step_units(bert(*words), lowest) == pytest.approx(speedup, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("method", "lowest", "gigabytes"),
+    [("full", 0, 5.5), ("low_k", 10, 1.7), ("low_k", 5, 2.8), ("low_k", 1, 3.6), ("lora", 1, 3.3)],
+)
+def test_memory_at_32_x_128_tokens_is_what_was_measured(method: str, lowest: float, gigabytes: float) -> None:
+    run = bert("task=qnli", f"method={method}", "task.max_length=128", "train.batch_size=32")
+    found = cost.memory_bytes(run.model, run, lowest)
+    assert found is not None and found / 1e9 == pytest.approx(gigabytes, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("words", "trained", "evaluated"),
+    [
+        (["task=sst2"], 5 * 6920, 5 * 872),
+        (["task=sst2", "protocol=timing"], 120 * 32, 0),
+        (["task=sst2", "protocol=study"], 5 * 1000, 5 * 872),
+        (["task=sst2", "protocol=smoke"], 64, 64),
+        (["task=cola", "protocol=search", "train.epochs=2"], 2 * (8551 - 855), 2 * 855),
+        (["task=sst2_imdb", "train.epochs=3"], 3 * 6920, 3 * 872 + 2 * 25000),
+    ],
+)
+def test_protocols_say_how_much_is_trained_and_evaluated(
+    words: list[str], trained: int, evaluated: int
+) -> None:
+    run = bert("method=full", *words)
+    assert cost.trained_examples(run) == trained
+    assert cost.evaluated_examples(run) == evaluated
+
+
+def test_outputs_count_as_their_beams() -> None:
+    run = plain_run(["model=gpt2", "task=e2e", "method=full"])
+    assert cost.evaluated_examples(run) == 10 * (5 * 547 + 2 * 630)
+
+
+def test_scores_and_caches_are_passes_over_the_rows() -> None:
+    assert cost.scoring_units(bert("method=low_k")) == 12
+    assert cost.scoring_units(bert("method=grad_norm_k")) == 36
+    assert cost.scoring_units(bert("method=top_k")) == 0
+    assert cost.once_units(bert("method=low_k", "train=fast"), 10) == 9
+    assert cost.once_units(bert("method=low_k"), 10) == 0
+    assert cost.once_units(bert("method=head_only", "train=fast"), None) == 12
+
+
+@pytest.mark.parametrize(
+    ("method", "lowest"), [("top_k", 10), ("bottom_k", 1), ("block_high", 2.5), ("random_k", 3.25)]
+)
+def test_the_lowest_layer_to_expect(method: str, lowest: float) -> None:
+    assert cost.lowest_layer(bert(f"method={method}")) == lowest
+
+
+def test_sizes_are_those_of_the_architecture() -> None:
+    h = 768
+    layer = 4 * (h * h + h) + (h * 4 * h + 4 * h) + (4 * h * h + h) + 4 * h  # attention, FFN, two LayerNorms
+    shape = cost.shape_of("bert")
+    assert shape is not None and shape.layer_parameters == pytest.approx(layer, rel=0.001)
+    tiny = cost.shape_of("tiny_bert")
+    assert tiny is not None and tiny.layer_parameters == 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
