@@ -83,6 +83,11 @@ def difference(delta: float | None, decimals: int) -> str:
     return f"{sign}{rounded:.{decimals}f}"
 
 
+def listed(items: list[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
 def _number(value: CellValue) -> str:
     if value.mean is None:
         return STATE_TEXT[value.state]
