@@ -115,5 +115,5 @@ def scorer_key(name: str | None) -> str | list[str] | None:
     if name is None or name in SCORERS:
         return name
     resolve_name(name, SCORERS, "method.scorer")  # imports its module
-    file = sys.modules[name.rpartition(".")[0]].__file__
+    file = getattr(sys.modules[name.rpartition(".")[0]], "__file__", None)  # None: made in memory
     return name if file is None else [name, file_sha256(Path(file))]
