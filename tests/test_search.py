@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import runpy
-import sys
 
 import pytest
 from omegaconf import OmegaConf
+from programs import own_logging, program
 
 from layertune.records import read_record
 
@@ -17,20 +15,9 @@ BASE = ("model=tiny_bert", "task=cr", "method=full", "tracking=disabled")
 BATCH = "train.batch_size=8"
 
 
-def program(path, arguments, monkeypatch):
-    """Run a file as `python <path> <arguments>` does, in this process; return its exit code."""
-    monkeypatch.setattr(sys, "argv", [path.name, *arguments])
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
 @pytest.fixture
 def call(repo, tmp_path, monkeypatch):
     """Return a caller of run.py in a folder of its own."""
-    handlers, level = logging.root.handlers[:], logging.root.level
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "rows" / "cr"
     folder.mkdir(parents=True)
@@ -38,9 +25,8 @@ def call(repo, tmp_path, monkeypatch):
         rows = [f"{('poor', 'good')[i % 2]} item {i},{i % 2}" for i in range(200)]
         (folder / f"{split}.csv").write_text("\n".join(["sentence,label", *rows]))
     monkeypatch.setenv("LAYERTUNE_DATA", "rows")
-    yield lambda *arguments: program(repo / "run.py", arguments, monkeypatch)
-    logging.root.handlers[:] = handlers  # Hydra puts its own there
-    logging.root.setLevel(level)
+    with own_logging():
+        yield lambda *arguments: program(repo / "run.py", arguments, monkeypatch)
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""`python run.py ...` in this process: as the command line has it, without a second interpreter."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def program(path: Path, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a file as `python <path> <arguments>` does; return its exit code."""
+    monkeypatch.setattr(sys, "argv", [path.name, *arguments])
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Put the handlers of the root logger back: Hydra sets its own."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)

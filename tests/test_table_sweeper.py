@@ -1,0 +1,270 @@
+"""`python run.py -m hydra/sweeper=table`: only what is missing, longest first, whatever the launcher."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+from programs import own_logging, program
+
+from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, one_per_worker, visible_gpus
+from layertune.config.compose import compose_run
+from layertune.records import Record, read_record
+
+TABLE = """
+name: mine
+title: Mine
+caption: Three ways to train a tiny model.
+seeds: [0, 1]
+rows:
+  - rows:
+      - full
+      - low_k
+      - {key: broken, title: Broken, overrides: [method=top_k, method.kind=method_of_mine.Fails, method.k=2]}
+columns: [demo]
+"""
+METHOD = """
+from layertune.methods import SelectedLayers
+
+class Fails(SelectedLayers):
+    def after_step(self, model, step):
+        raise ArithmeticError("by design")
+"""
+SWEEP = (
+    "-m",
+    "--config-dir=configs",
+    "hydra/sweeper=table",
+    "table=mine",
+    "model=tiny_bert",
+    "protocol=smoke",
+)
+SWEEP += ("tracking=disabled",)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a table and a method of one's own, the working folder of the test."""
+    (tmp_path / "configs" / "table").mkdir(parents=True)
+    (tmp_path / "configs" / "table" / "mine.yaml").write_text(TABLE)
+    (tmp_path / "method_of_mine.py").write_text(METHOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(repo: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a caller of run.py in that folder."""
+    with own_logging():
+        yield lambda *arguments: program(repo / "run.py", arguments, monkeypatch)
+
+
+def records(folder: Path) -> dict[str, Record]:
+    found = [read_record(path) for path in sorted((folder / "outputs" / "records").glob("*.json"))]
+    return {f"{record.spec.method} {record.spec.seed}": record for record in found}
+
+
+def started(output: str) -> list[str]:
+    """Return the overrides of the jobs, in the order in which they were launched."""
+    return [line.split(" : ")[1] for line in output.splitlines() if "[HYDRA]" in line and "#" in line]
+
+
+def test_only_what_is_missing_is_run_with_the_words_given(call, folder, capsys):
+    half = (*SWEEP, "method=full,low_k", "train.epochs=2")
+    assert call(*half, "seed=1") == 0
+    assert len(started(capsys.readouterr().out)) == 2
+    assert call(*half) == 0
+    shown = capsys.readouterr().out
+    assert len(started(shown)) == 2 and "2 of 2 runs are done" in shown
+    found = records(folder)
+    assert set(found) == {"full 0", "full 1", "low_k 0", "low_k 1"}
+    for record in found.values():
+        assert record.training is not None and record.training.epochs == 2
+        wanted = compose_run(*(word for word in record.spec.overrides if "_dir" not in word))
+        assert record.identity.config_sha256 == wanted.config_sha256  # what a cell asks for
+    assert call(*half) == 0  # a third time: nothing
+    shown = capsys.readouterr().out
+    assert "nothing to run" in shown and not started(shown)
+
+
+def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(call, folder, capsys):
+    assert call(*SWEEP, "seed=0", "method=low_k,top_k") == 1
+    said = capsys.readouterr()
+    assert {name: record.status for name, record in records(folder).items()} == {
+        "low_k 0": "done",
+        "top_k 0": "failed",
+    }
+    assert "1 of 2 runs are done" in said.out
+    (line,) = (line for line in said.out.splitlines() if "not done: " in line)
+    assert "method.kind=method_of_mine.Fails" in line and "ArithmeticError: by design" in line
+    assert said.err.splitlines()[-1].startswith("layertune: 1 of 2 runs did not finish")
+    assert "Traceback" not in said.out + said.err
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    """A launcher that runs nothing, or breaks down; it keeps what it was given."""
+
+    class Idle:
+        error: Exception | None = None
+
+        def __init__(self):
+            self.jobs = []
+
+        def launch(self, jobs, initial_job_idx):
+            self.jobs.extend(jobs)
+            if self.error is not None:
+                raise self.error
+            return []
+
+    idle = Idle()
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **context: idle)
+    return idle
+
+
+def test_the_longest_run_comes_first(call, launcher, capsys):
+    assert (
+        call("-m", "hydra/sweeper=table", "table=table1", "task=sst2,trec", "method=full,top_k", "seed=0")
+        == 1
+    )
+    order = [tuple(word for word in job if word.startswith(("task=", "method="))) for job in launcher.jobs]
+    assert order == [
+        ("task=sst2", "method=full"),
+        ("task=sst2", "method=top_k"),
+        ("task=trec", "method=full"),
+        ("task=trec", "method=top_k"),
+    ]
+    assert capsys.readouterr().out.count("it left no record") == 4
+
+
+def test_a_launcher_that_breaks_down_is_one_sentence(call, launcher, capsys):
+    launcher.error = OSError("a worker was killed")
+    assert call(*SWEEP, "method=full", "seed=0") == 1
+    said = capsys.readouterr()
+    assert "a worker was killed" in said.out and "Traceback" not in said.out + said.err
+    assert said.err == "layertune: 1 of 1 runs did not finish; the same command tries them again\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-m", "hydra/sweeper=table"], "No table given"),
+        (["-m", "hydra/sweeper=table", "table=nope"], "table=nope does not exist"),
+        (["-m", "hydra/sweeper=table", "table=table1", "train.epoch=3"], "train.epoch does not exist"),
+        (["-m", "hydra/sweeper=table", "table=table1", "seed=7"], "no run fits seed=7"),
+        (["-m", "hydra/sweeper=table", "table=table1", "train.epochs=3,5"], "one value of train.epochs"),
+        (["table=table1", "model=tiny_bert", "task=demo", "method=full"], "table=<name> is for sweeps"),
+    ],
+)
+def test_a_wrong_request_runs_nothing(call, folder, capsys, arguments, sentence):
+    assert call(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("layertune: ") and sentence in line
+    assert not (folder / "results").exists() and not (folder / "outputs").exists()
+
+
+def test_table_4_is_timed(call, launcher):
+    call("-m", "hydra/sweeper=table", "table=table4", "task=sst2", "method=full", "seed=0")
+    (job,) = launcher.jobs
+    assert "protocol=timing" in job
+
+
+def test_a_plain_sweep_over_models_is_composed_job_by_job(call, folder):
+    assert call("-m", "model=tiny_bert,tiny_gpt2", "task=demo", "method=head_only", *SWEEP[5:]) == 0
+    names = sorted(path.name.split("-")[0] for path in (folder / "outputs" / "records").glob("*.json"))
+    assert names == ["tiny_bert", "tiny_gpt2"]
+
+
+def run_by(launcher: str, folder: Path, repo: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Sweep through a launcher, in a process of its own: its workers import the method."""
+    return subprocess.run(
+        [
+            sys.executable,
+            str(repo / "run.py"),
+            *SWEEP,
+            f"hydra/launcher={launcher}",
+            "seed=0",
+            "method=full,top_k",
+            *more,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    found = importlib.util.find_spec(f"hydra_plugins.{module}")
+    return pytest.mark.skipif(found is None, reason=f"{module} is not installed (extra: launchers)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "more"),
+    [
+        pytest.param("joblib", ("hydra.launcher.n_jobs=2",), marks=needs("hydra_joblib_launcher")),
+        pytest.param("submitit_local", (), marks=needs("hydra_submitit_launcher")),
+    ],
+)
+def test_other_launchers_run_the_same(launcher, more, folder, repo):
+    done = run_by(launcher, folder, repo, *more)
+    assert done.returncode == 1, done.stderr
+    assert {name: record.status for name, record in records(folder).items()} == {
+        "full 0": "done",
+        "top_k 0": "failed",
+    }
+    assert "1 of 2 runs are done" in done.stdout and done.stdout.count("ArithmeticError: by design") == 1
+    assert done.stderr.splitlines()[-1].startswith("layertune: 1 of 2 runs did not finish")
+
+
+def config_of(launcher: str, n_jobs: int = -1):
+    return OmegaConf.create({"hydra": {"launcher": {"_target_": f"some.{launcher}", "n_jobs": n_jobs}}})
+
+
+def test_joblib_has_a_worker_per_gpu_and_other_launchers_are_left_alone(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,9")
+    with one_per_worker(config_of("JoblibLauncher"), print) as (config, task):
+        assert config.hydra.launcher.n_jobs == 3
+        assert isinstance(task, OnItsOwnGpu) and (task.gpus, task.workers) == (("4", "7", "9"), 3)
+        assert Path(task.folder).is_dir()
+    assert not Path(task.folder).exists()
+    with one_per_worker(config_of("JoblibLauncher", 6), print) as (config, task):
+        assert config.hydra.launcher.n_jobs == task.workers == 6  # as asked: two workers share a GPU
+    given = config_of("LocalLauncher")
+    with one_per_worker(given, print) as (config, task):
+        assert config is given and task is print
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == ()
+    with one_per_worker(config_of("JoblibLauncher"), print) as (config, task):
+        assert config.hydra.launcher.n_jobs == -1 and task is print
+
+
+def seen(place: str) -> tuple[int, str]:
+    """Say which GPU this worker sees, once four workers are there (or ten seconds are over)."""
+    (Path(place) / str(os.getpid())).touch()
+    end = time.monotonic() + 10
+    while len(list(Path(place).iterdir())) < 4 and time.monotonic() < end:
+        time.sleep(0.02)
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.mark.slow
+def test_every_worker_keeps_a_gpu_and_gpus_are_shared_evenly(tmp_path):
+    joblib = pytest.importorskip("joblib")
+    locks, workers = tmp_path / "locks", tmp_path / "workers"
+    locks.mkdir(), workers.mkdir()
+    task = OnItsOwnGpu(seen, ("4", "7"), 4, str(locks))
+    found = joblib.Parallel(n_jobs=4, backend="loky", batch_size=1)(
+        joblib.delayed(task)(str(workers)) for _ in range(12)
+    )
+    by_worker = dict(found)
+    assert len(set(found)) == len(by_worker) == 4  # a worker never changes its GPU
+    assert sorted(by_worker.values()) == ["4", "4", "7", "7"]
