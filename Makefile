@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint tables plan claims doctor clean
+.PHONY: help setup demo test test-gpu lint tables figures plan claims doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ claims: setup  ## Judge the paper's claims on its own tables and on the records 
 	@$(BIN)/python scripts/claims.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
 		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
 		--readout "$(or $(READOUT),last)" --set "$(SET)" $(if $(filter 1,$(JSON)),--json)
+
+# make figures MODEL=gte_small SET=train.epochs=3; LM, TRAIN, GRID, PROTOCOL, READOUT as for the tables
+figures: setup  ## Draw the figures of MODEL (default bert) into results/figures/<MODEL> from the records (a minute)
+	@$(BIN)/python scripts/make_figures.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
+		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
+		--readout "$(or $(READOUT),last)" --set "$(SET)"
 
 doctor: setup  ## Say what this machine can run: device, versions, hub, Java
 	@$(BIN)/python scripts/doctor.py

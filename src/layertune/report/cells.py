@@ -16,7 +16,7 @@ from layertune.config.schema import ConfigError, RunConfig
 
 How = Literal["runs", "any", "mean", "best"]
 # Measures that mean something within one device only.
-DEVICE_BOUND = ("speedup", "peak_memory", "preparation_seconds")
+DEVICE_BOUND = ("speedup", "peak_memory", "preparation_seconds", "run_seconds")
 PaperKey = tuple[int, str, str, str, str]  # table, row, task, metric, model: of results/paper/tables.csv
 UNITS = {"percent": 100.0, "raw": 1.0, "million": 1e-6, "factor": 1.0, "gibibyte": 2.0**-30, "second": 1.0}
 

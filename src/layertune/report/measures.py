@@ -73,6 +73,18 @@ def preparation_seconds(record: RunRecord, column: Column, readout: str) -> floa
     return float(selection) + float((training.get("cache") or {}).get("seconds") or 0.0)
 
 
+def run_seconds(record: RunRecord, column: Column, readout: str) -> float | None:
+    """Return what a run costs: training, and scoring and caching as first computed, reused or not.
+
+    Of a CPU the training's CPU seconds, which other work on the machine does not lengthen.
+    """
+    training = record.sections["training"]
+    is_cpu = record.sections["env"].get("device_memory_bytes") is None
+    own = _number(training.get("cpu_seconds" if is_cpu else "seconds"))
+    before = preparation_seconds(record, column, readout)
+    return None if own is None or before is None else own + before
+
+
 def scores(record: RunRecord, column: Column, readout: str) -> float | None:
     """Return the number of layers that have a score: the figure reads the scores themselves."""
     found = record.sections["selection"].get("scores")
@@ -94,5 +106,6 @@ MEASURES: dict[str, Measure] = {
     "speedup": seconds_per_step,  # aggregate divides that of full fine-tuning by it
     "peak_memory": peak_memory,
     "preparation_seconds": preparation_seconds,
+    "run_seconds": run_seconds,
     "scores": scores,
 }

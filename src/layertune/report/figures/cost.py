@@ -1,0 +1,250 @@
+"""Accuracy against cost: all methods of one model on one task, by seconds and by trained parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layertune.config.compose import group_names
+from layertune.config.grids import GRIDS
+from layertune.config.plain import group_choice
+from layertune.report.aggregate import CellValue
+from layertune.report.figures import style
+from layertune.report.figures.labels import Label, label_points
+from layertune.report.figures.similarity import Mark
+from layertune.report.spec import load_table, model_title
+from layertune.report.values import TableValues
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GROUPS = {
+    "full fine-tuning": Mark(style.BLACK, "s"),
+    "layers by cosine score": Mark(style.VERMILION, "o"),
+    "layers by other rules": Mark(style.ORANGE, "D"),
+    "added parameters": Mark(style.BLUE, "^"),
+    "other partial fine-tuning": Mark(style.GREEN, "v"),
+}
+_ADDED = ("lora", "adapters", "prefix", "ia3")
+
+
+def cost_content(task: str) -> dict[str, Any]:
+    """Return the specification of one task's figure, in the form of a file of configs/table."""
+    methods = sorted(group_names("method"), key=lambda name: name != "full")
+    rows: list[dict[str, Any]] = [
+        {
+            "key": f"{name}@{grid}",
+            "title": name if grid == "paper" else f"{name}, {grid}",
+            "overrides": [f"method={name}", f"grid={grid}"],
+        }
+        for name in methods
+        for grid in GRIDS
+    ]
+    own = {"task": task, "overrides": [f"task={task}"]}
+    measured = [("parameters", "trainable_parameters", "million"), ("seconds", "run_seconds", "second")]
+    columns = [task] + [
+        {**own, "key": key, "metric": key, "measure": measure, "unit": unit, "higher_is_better": False}
+        for key, measure, unit in measured
+    ]
+    return {
+        "name": f"cost_{task}",
+        "title": "Accuracy against cost",
+        "caption": "All methods",
+        "paper_model": "bert",
+        "seeds": load_table("table1").seeds,
+        "reference": "full@paper",
+        "rows": [{"rows": rows}],
+        "columns": columns,
+    }
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method of one grid."""
+
+    label: str
+    group: str
+    score: float  # printed unit
+    std: float | None
+    cost: float  # printed unit
+
+
+def group_of(method: str) -> str:
+    """Return the legend's name for a kind of method."""
+    file = group_choice("method", method)
+    if method == "full":
+        return "full fine-tuning"
+    if file["kind"] == "selected":
+        return "layers by cosine score" if file.get("scorer") == "cosine" else "layers by other rules"
+    return "added parameters" if file["kind"] in _ADDED else "other partial fine-tuning"
+
+
+def points_of(values: TableValues, column: str) -> list[Point]:
+    """Return the methods that have both a score and a cost; `n/m` in the label where runs are missing."""
+    score_key = values.spec.columns[0].key
+    points = []
+    for row in values.spec.rows:
+        score, cost = values.cell(row.key, score_key), values.cell(row.key, column)
+        if score.mean is None or cost.mean is None:
+            continue
+        runs = "" if score.n == score.wanted else f" {score.n}/{score.wanted}"
+        method = row.key.partition("@")[0]
+        points.append(Point(f"{row.title}{runs}", group_of(method), score.mean, score.std, cost.mean))
+    return points
+
+
+def cost_figure(values: TableValues) -> Figure:
+    """Return the figure: a panel for the seconds, one for the trained parameters."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    spec = values.spec
+    column = spec.columns[0]
+    seconds = values.cell("full@paper", "seconds")
+    with style.print_style():
+        figure = style.new_figure(style.WIDTH, 7.6)
+        FigureCanvasAgg(figure)
+        panels = list(figure.subplots(2, 1))
+        drawn = [
+            _panel(axes, points_of(values, key), column.metric.replace("_", " "))
+            for axes, key in zip(panels, ("seconds", "parameters"), strict=True)
+        ]
+        panels[0].set_xlabel(_seconds_label(values))
+        panels[1].set_xlabel("parameters trained at once, head included (million)")
+        mark = " ‡" if any("data" in value.marks for value in values.cells.values()) else ""
+        task = column.title.rpartition(" (")[0] + mark
+        title = f"{column.metric.capitalize()} against cost: {model_title(spec.model)} on {task}"
+        _legend(figure, {point.group for points in drawn for point in points}, title)
+        style.caption(figure, _sentences(values, seconds))
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the labels are placed where the panels now are
+        for axes, points in zip(panels, drawn, strict=True):
+            shown = [
+                Label(p.cost, _shown(axes, p), _text(axes, p), GROUPS[p.group].colour, p.std or 0.0)
+                for p in points
+            ]
+            label_points(figure, axes, shown)
+    return figure
+
+
+def _panel(axes: Axes, points: list[Point], title: str) -> list[Point]:
+    """Draw the points; one far below the others stands on the lower edge with its number."""
+    if not points:
+        style.say(axes, "no finished run holds both numbers")
+        return points
+    axes.set_xscale("log")
+    low, high = _range([point.score for point in points])
+    margin = 0.12 * max(high - low, 0.5)
+    axes.set_ylim(low - 2 * margin, high + margin)
+    for point in points:
+        mark = GROUPS[point.group]
+        below = point.score < axes.get_ylim()[0]
+        axes.errorbar(
+            point.cost,
+            _shown(axes, point),
+            yerr=None if below else point.std,
+            linestyle="",
+            marker=r"$\downarrow$" if below else mark.marker,
+            color=mark.colour,
+            markersize=6 if below else 5,
+            elinewidth=0.8,
+            capsize=2,
+        )
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    costs = [point.cost for point in points]
+    axes.set_xlim(min(costs) / 1.18, max(costs) * 1.18)
+    axes.set_ylabel(f"{title} (%)")
+    style.bare(axes, "both")
+    return points
+
+
+def _range(scores: Sequence[float]) -> tuple[float, float]:
+    """Return the range to show: without the lowest where they lie further off than the rest is wide."""
+    ordered = sorted(scores)
+    for start in range(min(3, len(ordered) - 2), 0, -1):
+        rest = ordered[start:]
+        if ordered[start] - ordered[start - 1] > rest[-1] - rest[0]:
+            return rest[0], rest[-1]
+    return ordered[0], ordered[-1]
+
+
+def _shown(axes: Axes, point: Point) -> float:
+    """Return the height of a point, that of the lower edge for one below it."""
+    bottom, top = axes.get_ylim()
+    return max(point.score, bottom + 0.03 * (top - bottom))
+
+
+def _text(axes: Axes, point: Point) -> str:
+    below = point.score < axes.get_ylim()[0]
+    return f"{point.label}: {point.score:.1f}" if below else point.label
+
+
+def _on_cpu(values: TableValues) -> bool:
+    return all(record.sections["env"].get("device_memory_bytes") is None for record in values.records)
+
+
+def _seconds_label(values: TableValues) -> str:
+    kind = "CPU seconds" if _on_cpu(values) else "seconds"
+    return f"{kind} of training, with those of scoring the layers and of caching frozen ones (s)"
+
+
+def _legend(figure: Figure, groups: set[str], title: str) -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [(name, mark) for name, mark in GROUPS.items() if name in groups]
+    handles = [
+        Line2D([], [], linestyle="", marker=mark.marker, color=mark.colour, markersize=5, label=name)
+        for name, mark in marks
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        title=title,
+        title_fontsize=10,
+    )
+
+
+def _sentences(values: TableValues, full: CellValue) -> list[str]:
+    spec = values.spec
+    column = spec.columns[0]
+    done, wanted = 0, 0
+    for row in spec.rows:
+        value = values.cell(row.key, column.key)
+        done, wanted = done + value.n, wanted + value.wanted
+    lines = [
+        f"{done} of {wanted} runs recorded; mean ± sample "
+        "standard deviation over seeds, n/m where n of m seeds are recorded. “fair”: learning "
+        f"rates of grid=fair. Train {spec.train}, protocol {spec.protocol}"
+        + (f", {', '.join(spec.extra)}." if spec.extra else "."),
+    ]
+    missing = {state: _methods(values, state) for state in ("failed", "oom", "stale", "refused")}
+    lines += [f"{state.capitalize()}: {', '.join(names)}." for state, names in missing.items() if names]
+    without = [name for name in _methods(values, "missing") if name not in _with_points(values)]
+    lines.append(f"No run yet: {', '.join(without)}." if without else "")
+    if any("data" in value.marks for value in values.cells.values()):
+        lines.append(f"‡ rows other than the official data: {', '.join(values.data_statuses)}.")
+    lines.append(f"Device: {'; '.join(values.devices)}. One run at a time was not assured: an orientation.")
+    return lines
+
+
+def _methods(values: TableValues, state: str) -> list[str]:
+    key = values.spec.columns[0].key
+    return [row.title for row in values.spec.rows if values.cell(row.key, key).state == state]
+
+
+def _with_points(values: TableValues) -> set[str]:
+    """Return all titles of methods with a point under one grid, and the second titles: no gaps to name."""
+    key = values.spec.columns[0].key
+    there = {
+        row.key.partition("@")[0] for row in values.spec.rows if values.cell(row.key, key).mean is not None
+    }
+    return {row.title for row in values.spec.rows if row.key.partition("@")[0] in there} | {
+        row.title for row in values.spec.rows if row.key.endswith("@fair")
+    }

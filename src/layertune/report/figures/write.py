@@ -1,0 +1,110 @@
+"""`make figures`: all figures of a model as PNG and SVG; records and request alone decide every byte."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layertune.config.files import write_atomic
+from layertune.report.cells import TableSpec
+from layertune.report.figures import style
+from layertune.report.figures.choices import STRATEGIES, choices_figure
+from layertune.report.figures.cost import cost_content, cost_figure, points_of
+from layertune.report.figures.heat_maps import chosen_layers, heat_maps
+from layertune.report.figures.scores import model_scores, scored_tasks
+from layertune.report.figures.sweeps import sweeps
+from layertune.report.index import RecordIndex
+from layertune.report.render.footers import fill_command
+from layertune.report.render.request import Request
+from layertune.report.values import table_values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEAT_MAPS, SWEEPS = ("figure2", "figure3"), ("figure4", "figure5")
+FOLDERS = ("runs", "scores")  # of the results: finished runs, and kept records of stage=score
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One figure on disk."""
+
+    name: str
+    files: tuple[Path, ...]
+    coverage: str
+
+
+def write_figures(request: Request, results: Path) -> list[Drawn]:
+    """Write `<results>/figures/<model>/`: Figures 2-5, costs per task, and which layers each task selects.
+
+    Accuracy against cost is drawn for tasks on which at least two methods have a finished run.
+
+    Raises:
+        ConfigError: an unknown model or setting.
+    """
+    index = RecordIndex.read(*(results / folder for folder in FOLDERS))
+    folder = results / "figures" / request.model
+    drawn = []
+    for name in HEAT_MAPS:
+        spec = request.table(name)
+        drawn.append(_saved(heat_maps(spec, index), folder, name, ""))
+    for name in SWEEPS:
+        spec = request.table(name)
+        values = table_values(spec, index, request.readout)
+        done, wanted = values.coverage
+        fill = fill_command(spec, request) if values.missing else ""
+        drawn.append(_saved(sweeps(values, fill), folder, name, f"{done} of {wanted} runs"))
+    tasks = scored_tasks(request.model)
+    drawn += [one for task in tasks if (one := _cost(request, index, task, folder)) is not None]
+    figure = choices_figure(index, request.model)
+    drawn.append(_saved(figure, folder, "layers_by_task", _write_scores(index, request.model, folder)))
+    return drawn
+
+
+def _saved(figure: Figure, folder: Path, name: str, coverage: str) -> Drawn:
+    with style.print_style():
+        return Drawn(name, tuple(style.save_both(figure, folder, name)), coverage)
+
+
+def _cost(request: Request, index: RecordIndex, task: str, folder: Path) -> Drawn | None:
+    """Draw one task's costs; nothing where fewer than two methods are finished."""
+    recorded = {
+        record.sections["spec"].get("method")
+        for record in index.records
+        if record.sections["spec"].get("task") == task
+        and record.sections["spec"].get("model") == request.model
+        and record.status == "done"
+    }
+    if len(recorded) < 2:
+        return None
+    spec: TableSpec = request.table(f"cost_{task}", cost_content(task))
+    values = table_values(spec, index, request.readout)
+    points = points_of(values, "seconds")
+    if len(points) < 2:
+        return None
+    return _saved(cost_figure(values), folder, f"cost_{task}", f"{len(points)} methods")
+
+
+def _write_scores(index: RecordIndex, model: str, folder: Path) -> str:
+    """Write the numbers behind `layers_by_task` beside it; return how many tasks have them."""
+    tasks = scored_tasks(model)
+    known = model_scores(index, model)
+    lines: list[Sequence[object]] = []
+    for one in (one for task in tasks for one in known.by_task.get(task, ())):
+        sets = [" ".join(map(str, chosen_layers(name, one.values))) for name in STRATEGIES]
+        seeds = " ".join(map(str, one.seeds))
+        scores = [f"{value:.6f}" for value in one.values]
+        lines.append(
+            [one.task, one.data_status, one.examples, one.total, seeds, *sets, *scores, one.run_ids[0]]
+        )
+    count = len(lines[0]) - 6 - len(STRATEGIES) if lines else 0
+    head = ["task", "data", "examples", "train", "seeds", *STRATEGIES]
+    head += [f"score_{layer}" for layer in range(1, count + 1)] + ["run_id"]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *lines])
+    write_atomic(folder / "layers_by_task.csv", text.getvalue().encode())
+    return f"{len(known.first(tasks))} of {len(tasks)} tasks"
