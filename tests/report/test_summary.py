@@ -23,7 +23,9 @@ def record():
             original,
             spec=replace(original.spec, method=method, seed=seed, grid=grid),
             metrics=replace(original.metrics, last={"trec": {"accuracy": score}}),
-            training=replace(original.training, seconds=seconds, peak_memory_bytes=2**20 * seed),
+            training=replace(
+                original.training, seconds=seconds, cpu_seconds=2 * seconds, peak_memory_bytes=2**20 * seed
+            ),
             model=replace(original.model, trainable={"backbone": 1000, "head": 200, "added": 30} | trainable),
         )
 
@@ -38,8 +40,10 @@ def test_seeds_become_one_row_of_mean_and_sample_deviation(record):
     rows = rows_of(
         compare_means([record(seed=1, score=0.9, seconds=10), record(seed=3, score=0.7, seconds=20)])
     )
-    # mean of 90 and 70; sample deviation sqrt(10² + 10²) = 14.1; mean of 10 and 20 s, of 1 and 3 MiB
-    assert rows == [["full", "paper", "all", "1,030", "—", "15.0", "2", "accuracy", "80.0", "±", "14.1", "2"]]
+    # mean of 90 and 70; sample deviation sqrt(10² + 10²) = 14.1; of 10 and 20 s, 20 and 40 CPU s, 1 and 3 MiB
+    assert rows == [
+        ["full", "paper", "all", "1,030", "—", "15.0", "30.0", "2", "accuracy", "80.0", "±", "14.1", "2"]
+    ]
 
 
 def test_grids_and_methods_are_rows_of_their_own_best_first(record):

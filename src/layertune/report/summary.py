@@ -52,11 +52,12 @@ def compare_means(records: Sequence[Record]) -> str:
     """Return a small table, one row per method: the same as `compare`, as means over the seeds.
 
     `trained` is what trains in the backbone at once, added parameters included and the head left out; `grid`
-    says which rates; the score is the mean after the last epoch ± the sample standard deviation (n seeds).
+    says which rates; `cpu s` is what the training process computed, whatever else ran beside it; the score is
+    the mean after the last epoch ± the sample standard deviation (n seeds).
     Unfinished records are left out.
     """
     done = [record for record in records if record.status == "done" and _score(record)[1] is not None]
-    head = ("method", "grid", "layers", "trained", "select s", "train s", "peak MiB", "score", "n")
+    head = ("method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "n")
     return _aligned(head, [_mean_row(group) for group in _groups(done)])
 
 
@@ -131,6 +132,7 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
         f"{_trained_at_once(first):,}",
         f"{statistics.mean(scored):.1f}" if scored else "—",
         f"{statistics.mean(t.seconds for t in train):.1f}",
+        f"{statistics.mean(t.cpu_seconds for t in train):.1f}",
         f"{statistics.mean(peaks) / 2**20:,.0f}" if peaks else "—",
         f"{_score(first)[0]} {100 * statistics.mean(scores):.1f}{spread}",
         str(len(group)),
