@@ -12,7 +12,8 @@ from tiny_runs import compose_tiny, prepare, weights
 from layertune.config import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.lisa import Lisa
-from layertune.training import loop
+from layertune.training import loop, train
+from layertune.training.engagement import Engagement
 from layertune.training.witness import places_of
 
 
@@ -60,6 +61,15 @@ def test_embeddings_may_stay_frozen_for_a_fair_count(prepared):
     assert all(len(active) == 3 and 0 not in active for active, _ in seen)
     assert outcome.phases[0].at_once == 2 * BERT_LAYER + HEAD
     assert case.prep.expected_trainable == 4 * BERT_LAYER + HEAD
+
+
+def test_the_proof_holds_when_every_layer_has_had_its_turn(prepared):
+    case = prepared("method.every=1", "train.batch_size=8", "train.epochs=2")
+    proof = Engagement(case.model)
+    outcome = train(*case.parts)
+    assert len(outcome.phases[0].touched) == len(outcome.phases[0].trainable)
+    checks = proof.check(case.run, case.model, case.data, case.prep, outcome)
+    assert checks.failures() == [] and checks.frozen_unchanged is True
 
 
 def test_a_layer_s_adam_state_waits_for_its_next_turn(prepared):

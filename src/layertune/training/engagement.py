@@ -111,7 +111,7 @@ def _matches(model: TaskModel, prep: Preparation, phases: Sequence[PhaseReport])
     for report, wanted in zip(phases, expected, strict=True):
         if wanted is not None and sum(report.trainable.values()) != wanted:
             return False
-    steady = len(phases) == 1 and phases[0].own and phases[0].trainable == phases[0].touched
+    steady = len(phases) == 1 and phases[0].own and phases[0].steady
     return matches_selection(model, prep) if steady else True
 
 

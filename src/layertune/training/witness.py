@@ -43,6 +43,7 @@ class PhaseReport:
         after: fingerprints at the end; likewise.
         held_still: tensors frozen between two steps of their training kept their value; None = not looked.
         steps: optimiser steps.
+        steady: the tensors that required a gradient at the start did so in every step, and no others.
         at_once: most parameters with a gradient in one step.
         summed: parameters with a gradient, added up over the steps.
     """
@@ -58,6 +59,7 @@ class PhaseReport:
     after: dict[str, str]
     held_still: bool | None
     steps: int
+    steady: bool
     at_once: int
     summed: int
 
@@ -95,6 +97,7 @@ class Witness:
         self.with_gradient: dict[str, int] = {}
         self.held_still: bool | None = None
         self.steps = self.at_once = self.summed = self.changes = 0
+        self.steady = True
         self._active: list[bool] = []
         self._changed = False
         self._current = 0
@@ -109,9 +112,9 @@ class Witness:
             return
         self._active = active
         self.changes += 1
-        for (name, parameter), is_active in zip(self.named, active, strict=True):
-            if is_active:
-                self.touched[name] = parameter.numel()
+        now = {n: p.numel() for (n, p), is_active in zip(self.named, active, strict=True) if is_active}
+        self.touched |= now
+        self.steady = self.steady and now == self.trainable
         if self.changes & (self.changes - 1) == 0:
             self._frozen = {n: checksum(p) for n, p in self.held.items() if not p.requires_grad}
 
@@ -152,6 +155,7 @@ class Witness:
             after=after,
             held_still=self.held_still,
             steps=self.steps,
+            steady=self.steady,
             at_once=self.at_once,
             summed=self.summed,
         )
@@ -166,6 +170,7 @@ class Witness:
         "at_once",
         "summed",
         "changes",
+        "steady",
     )
 
     def state(self) -> dict[str, Any]:
