@@ -95,4 +95,8 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_tests_and_never_falls()
         pytest.approx(2 * 2 / 64),
     ]
     assert [test.is_decisive for test in found] == [False, True, False]
+    few = [paired_test("a", other, {"one": [1.0, 2.0, 3.0]}, where="bleu") for other in "efg"]
+    assert [test.p_holm for test in corrected([tests[1], *few])] == [
+        pytest.approx(x) for x in (2 / 512, *[1 / 4] * 3)
+    ]
     assert corrected([]) == ()

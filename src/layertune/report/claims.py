@@ -195,7 +195,10 @@ def _judge(
 
 
 def _tests(claim: Claim, numbers: OurNumbers) -> Iterator[PairedTest]:
-    """Yield a test for each comparison that has a pair; those that speak least for the claim first."""
+    """Yield a test for each comparison that has a pair; those that speak least for the claim first.
+
+    Metrics that are tested apart come last: their units differ.
+    """
     tests = []
     for one in comparisons(claim, numbers):
         differences: dict[str, list[float]] = {}
@@ -210,7 +213,7 @@ def _tests(claim: Claim, numbers: OurNumbers) -> Iterator[PairedTest]:
             ordered = dict(sorted(differences.items()))
             rows = (one.row, one.other)
             tests.append(paired_test(*rows, ordered, one.where, one.against, one.lower_is_better))
-    yield from sorted(tests, key=lambda test: test.lead)
+    yield from sorted(tests, key=lambda test: (test.where, test.lead))
 
 
 def _pairs(claim: Claim, numbers: OurNumbers) -> Iterable[tuple[str, str]]:

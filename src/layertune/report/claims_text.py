@@ -99,7 +99,7 @@ def _reading(request: Request) -> list[str]:
         f"Read-out {READ_OUTS[request.readout]}.",
         "A verdict compares means over all seeds of a cell, unrounded, in the paper's units; no test decides "
         "it. A cell that lacks a seed is no evidence: it leaves a claim open unless the finished cells "
-        "already settle it. The tests use every pair recorded so far; what speaks least for the claim stands "
+        "already settle it. The tests use every pair recorded so far; what speaks least for a claim stands "
         "first.",
         "‡ some of the records are not of the official data. Errata are listed in results/paper/errata.yaml.",
         "`ours_best` is the best of the four strategies in each column, chosen on the evaluation split as in "
@@ -118,7 +118,7 @@ def _entry(one: Judged, request: Request) -> list[str]:
     printed = "" if one.paper.status == "not_enough_runs" else f"; {one.paper.reason}"
     told = OF_THE_PAPER[one.paper.status]
     lines.append(f"  - paper, {_tables(claim.tables)}: {told}{printed}{erratum}")
-    if reason := _reason(one):
+    if one.evidence.run_ids and (reason := _reason(one)):
         lines.append(f"  - records: {reason}")
     lines.append(f"  - {_runs(one.evidence)}")
     if claim.choice:
@@ -144,7 +144,7 @@ def _tests(tests: Sequence[PairedTest]) -> list[str]:
         decisive = [test for test in real if test.is_decisive]
         behind = sum(test.lead < 0 for test in decisive)
         lines.append(
-            f"  - {len(real) - SHOWN} more tests speak better for the claim; of all {len(real)}, "
+            f"  - {_counted(len(real) - SHOWN, 'more test')}; of all {len(real)}, "
             f"{len(decisive) - behind} for it and {behind} against it are beyond chance (Holm p < 0.05)"
         )
     return lines
@@ -162,7 +162,8 @@ def _runs(evidence: Evidence) -> str:
     done, wanted = evidence.runs
     text = f"runs: {done} of {wanted}"
     if evidence.run_ids:
-        text += f" ({', '.join(f'{task} {count}' for task, count in evidence.tasks.items())})"
+        each = ", ".join(f"{task} {count}" for task, count in evidence.tasks.items())
+        text += f" ({each if len(evidence.tasks) <= SHOWN else f'{len(evidence.tasks)} tasks'})"
     states = ", ".join(f"{count} {state}" for state, count in evidence.states.items())
     text += f"; cells: {states}"
     for status, tasks in evidence.others.items():

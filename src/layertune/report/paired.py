@@ -22,9 +22,9 @@ ASSUMPTIONS = (
     "over its seeds, because the seeds of a task share its data and are not independent tasks; within one "
     'task the units are the seeds, and the answer is about that task alone. "Over pairs" takes every task '
     "and seed as independent, which flatters p.",
-    "In brackets the 95 % interval by Student's t over the units (three or more). Holm: p corrected for all "
-    "tests of the claim. With fewer than six units that differ, p < 0.05 is out of reach whatever the "
-    "numbers. A row chosen as the best on the evaluation split is favoured by that choice.",
+    "In brackets the 95 % interval by Student's t over the units (three or more). Holm: p corrected for the "
+    "number of tests of the claim that can reach p < 0.05; with fewer than six units that differ none can, "
+    "whatever the numbers. A row chosen as the best on the evaluation split is favoured by that choice.",
 )
 
 
@@ -138,12 +138,16 @@ def paired_test(
 
 
 def corrected(tests: Sequence[PairedTest]) -> tuple[PairedTest, ...]:
-    """Return the tests of one claim with Holm's correction for their number."""
-    order = sorted(range(len(tests)), key=lambda index: tests[index].ranks.p)
-    holm = [1.0] * len(tests)
+    """Return the tests of one claim with Holm's correction for their number.
+
+    Tests too small to reach p < 0.05 can raise no false alarm: they keep their p and do not count (Tarone,
+    1990).
+    """
+    holm = [test.ranks.p for test in tests]
+    able = [index for index, test in enumerate(tests) if test.can_decide]
     largest = 0.0
-    for done, index in enumerate(order):
-        largest = max(largest, (len(tests) - done) * tests[index].ranks.p)
+    for done, index in enumerate(sorted(able, key=lambda index: tests[index].ranks.p)):
+        largest = max(largest, (len(able) - done) * tests[index].ranks.p)
         holm[index] = min(1.0, largest)
     return tuple(replace(test, p_holm=p) for test, p in zip(tests, holm, strict=True))
 
