@@ -16,8 +16,8 @@ from layertune.config.plain import group_choice
 from layertune.report.figures import style
 from layertune.report.figures.heat_maps import chosen_layers
 from layertune.report.figures.ranks import Agreement, agreement, between_tasks, median, within_tasks
-from layertune.report.figures.scores import ModelScores, TaskScores, model_scores, scored_tasks
-from layertune.report.index import OFFICIAL, RecordIndex
+from layertune.report.figures.scores import ModelScores, TaskScores, scored_tasks
+from layertune.report.index import OFFICIAL
 from layertune.report.spec import model_title
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ STRATEGIES = ("high_k", "low_k", "block_high", "block_low")
 _ROW = 0.155  # inches of a task's line
 
 
-def choices_figure(index: RecordIndex, model: str) -> Figure:
+def choices_figure(known: ModelScores) -> Figure:
     """Return the figure of one model, tasks without scores left blank and said to be."""
-    tasks = scored_tasks(model)
-    known = model_scores(index, model)
+    tasks = scored_tasks(known.model)
     first = known.first(tasks)
     pairs = between_tasks(first)
     samples = within_tasks([known.by_task[one.task] for one in first])
@@ -48,7 +47,7 @@ def choices_figure(index: RecordIndex, model: str) -> Figure:
         _matrix(figure, matrix, first)
         _strip(strip, pairs, samples)
         k = group_choice("method", "high_k")["k"]
-        figure.suptitle(f"Layers that each task selects on {model_title(model)}, k = {k}")
+        figure.suptitle(f"Layers that each task selects on {model_title(known.model)}, k = {k}")
         style.caption(figure, _sentences(known, tasks, first, pairs, samples))
     return figure
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layertune.config.plain import group_choice
-from layertune.report.cells import Cell, TableSpec
+from layertune.report.cells import Cell, Row, TableSpec
 from layertune.report.figures import style
-from layertune.report.figures.scores import ModelScores, TaskScores, model_scores
+from layertune.report.figures.scores import ModelScores, TaskScores
 from layertune.report.figures.similarity import Mark, draw_matrix, draw_scores, off_diagonal
-from layertune.report.index import RecordIndex
 from layertune.selection import SELECTORS
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ def chosen_layers(method: str, values: tuple[float, ...]) -> tuple[int, ...]:
     return SELECTORS[str(file["selector"])](len(values), k, values, random.Random(0))
 
 
-def heat_maps(spec: TableSpec, index: RecordIndex) -> Figure:
+def heat_maps(spec: TableSpec, known: Mapping[str, ModelScores]) -> Figure:
     """Return the figure: one row of panels per row of the specification, gaps named.
 
     Colours and score axes are shared, so that tasks compare.
+
+    Args:
+        spec: of Figure 2 or 3.
+        known: the scores of each model that it names.
     """
     cells = [spec.cell(row.key, spec.columns[0].key) for row in spec.rows]
-    known: dict[str, ModelScores] = {}
-    found: list[TaskScores | None] = []
-    for cell in cells:
-        model = known.setdefault(cell.row.model, model_scores(index, cell.row.model))
-        found.append(next(iter(model.by_task.get(task_of(cell), ())), None))
+    found = [next(iter(known[cell.row.model].by_task.get(task_of(cell.row), ())), None) for cell in cells]
     with style.print_style():
         figure = style.new_figure(style.WIDTH, 0.5 + sum(2.5 if one else 0.8 for one in found))
         heights = [2.5 if one else 0.8 for one in found]
@@ -57,9 +57,9 @@ def heat_maps(spec: TableSpec, index: RecordIndex) -> Figure:
     return figure
 
 
-def task_of(cell: Cell) -> str:
-    """Return the task of a cell whose row names it."""
-    return next(item.removeprefix("task=") for item in cell.row.overrides if item.startswith("task="))
+def task_of(row: Row) -> str:
+    """Return the task that a row names."""
+    return next(item.removeprefix("task=") for item in row.overrides if item.startswith("task="))
 
 
 def _limits(found: list[TaskScores]) -> tuple[float, float] | None:
@@ -116,7 +116,7 @@ def _command(cell: Cell) -> str:
     return " ".join(["python run.py", *words])
 
 
-def _sentences(found: list[TaskScores | None], known: dict[str, ModelScores]) -> list[str]:
+def _sentences(found: list[TaskScores | None], known: Mapping[str, ModelScores]) -> list[str]:
     there = [one for one in found if one is not None]
     lines = [f"Scores of {len(there)} of {len(found)} tasks recorded."]
     if there:

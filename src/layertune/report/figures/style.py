@@ -69,7 +69,9 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def save_both(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as SVG; return both paths."""
+    """Write a figure as PNG and as SVG, of one layout; return both paths."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
 
 

@@ -14,8 +14,8 @@ from layertune.report.cells import TableSpec
 from layertune.report.figures import style
 from layertune.report.figures.choices import STRATEGIES, choices_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
-from layertune.report.figures.heat_maps import chosen_layers, heat_maps
-from layertune.report.figures.scores import model_scores, scored_tasks
+from layertune.report.figures.heat_maps import chosen_layers, heat_maps, task_of
+from layertune.report.figures.scores import ModelScores, model_scores, scored_tasks
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
 from layertune.report.render.footers import fill_command
@@ -49,9 +49,13 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     index = RecordIndex.read(*(results / folder for folder in FOLDERS))
     folder = results / "figures" / request.model
     drawn = []
-    for name in HEAT_MAPS:
-        spec = request.table(name)
-        drawn.append(_saved(heat_maps(spec, index), folder, name, ""))
+    specs = [request.table(name) for name in HEAT_MAPS]
+    models = dict.fromkeys([request.model, *(row.model for spec in specs for row in spec.rows)])
+    known = {model: model_scores(index, model) for model in models}
+    for spec in specs:
+        there = sum(task_of(row) in known[row.model].by_task for row in spec.rows)
+        coverage = f"{there} of {len(spec.rows)} tasks"
+        drawn.append(_saved(heat_maps(spec, known), folder, spec.name, coverage))
     for name in SWEEPS:
         spec = request.table(name)
         values = table_values(spec, index, request.readout)
@@ -60,8 +64,8 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
         drawn.append(_saved(sweeps(values, fill), folder, name, f"{done} of {wanted} runs"))
     tasks = scored_tasks(request.model)
     drawn += [one for task in tasks if (one := _cost(request, index, task, folder)) is not None]
-    figure = choices_figure(index, request.model)
-    drawn.append(_saved(figure, folder, "layers_by_task", _write_scores(index, request.model, folder)))
+    own = known[request.model]
+    drawn.append(_saved(choices_figure(own), folder, "layers_by_task", _write_scores(own, folder)))
     return drawn
 
 
@@ -89,10 +93,9 @@ def _cost(request: Request, index: RecordIndex, task: str, folder: Path) -> Draw
     return _saved(cost_figure(values), folder, f"cost_{task}", f"{len(points)} methods")
 
 
-def _write_scores(index: RecordIndex, model: str, folder: Path) -> str:
+def _write_scores(known: ModelScores, folder: Path) -> str:
     """Write the numbers behind `layers_by_task` beside it; return how many tasks have them."""
-    tasks = scored_tasks(model)
-    known = model_scores(index, model)
+    tasks = scored_tasks(known.model)
     lines: list[Sequence[object]] = []
     for one in (one for task in tasks for one in known.by_task.get(task, ())):
         sets = [" ".join(map(str, chosen_layers(name, one.values))) for name in STRATEGIES]
