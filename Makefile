@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint tables figures plan claims doctor clean
+.PHONY: help setup demo test test-gpu lint tables figures plan claims doctor bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,13 @@ figures: setup  ## Draw the figures of MODEL (default bert) into results/figures
 	@$(BIN)/python scripts/make_figures.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
 		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
 		--readout "$(or $(READOUT),last)" --set "$(SET)"
+
+# make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>: also end to end on real TREC
+bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (under 20 minutes on 2 idle cores)
+	@$(BIN)/python scripts/bench.py $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+
+bench-gpu: setup  ## The same on a CUDA device, and step times, kernels and many runs at once
+	@$(BIN)/python scripts/bench_gpu.py $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 doctor: setup  ## Say what this machine can run: device, versions, hub, Java
 	@$(BIN)/python scripts/doctor.py

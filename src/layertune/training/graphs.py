@@ -2,7 +2,8 @@
 
 At batch 16 and a few dozen tokens a step is bound by the launch of its hundreds of kernels; a graph is
 launched once. Clipping and the fused optimiser follow outside, a handful of kernels: the learning rate
-changes from step to step. Dropout draws anew in every replay: the device's generator is registered with each graph.
+changes from step to step. Dropout draws anew in every replay: the device's generator is registered with each
+graph.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def prepare_runtime(run: RunConfig) -> Runtime:
             f"{accelerator.num_processes} processes were started; a run takes one. "
             "Run several at once with a Hydra launcher: hydra/launcher=joblib."
         )
-    name, memory = _device_facts(device)
+    name, memory = device_facts(device)
     log.info(
         "device: %s (%s), %s (%s), %d threads",
         name,
@@ -102,7 +102,8 @@ def _choose_device(asked: str) -> tuple[torch.device, str]:
     return torch.device("cpu"), "no CUDA device"
 
 
-def _device_facts(device: torch.device) -> tuple[str, int | None]:
+def device_facts(device: torch.device) -> tuple[str, int | None]:
+    """Return a device's name and its bytes of memory (None for a CPU)."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return properties.name, properties.total_memory

@@ -1,0 +1,47 @@
+"""Measure layertune beside what its users would take instead; write a table, a chart and the numbers.
+
+make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>
+python scripts/bench.py --tasks sst2_glue --parts tasks --hidden-size 192   # a quick look
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from layertune.benchmark.jobs import TASKS, Plan, run_plan
+from layertune.benchmark.render import chart, markdown
+
+
+def main() -> None:
+    """Run the plan and write its results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model-path", help="folder of gte_small, for the end-to-end part")
+    parser.add_argument("--data-dir", help="folder of the data sets, for the same")
+    parser.add_argument("--tasks", nargs="*", default=TASKS)
+    parser.add_argument("--parts", nargs="*", default=("tasks", "real", "memory", "growth"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--hidden-size", type=int, default=768)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/cpu"))
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    options["tasks"], options["parts"] = tuple(options["tasks"]), tuple(options["parts"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(content: dict[str, Any]) -> None:
+        out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+        out.with_suffix(".md").write_text(markdown(content))
+
+    content = run_plan(Plan(outputs=Path("outputs/benchmark"), **options), save)
+    chart(content, out.with_suffix(".png"))
+    print(out.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()

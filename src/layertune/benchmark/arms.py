@@ -1,0 +1,218 @@
+"""layertune's own arms: the real loop, on given batches, with the cost of selection and cache beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from layertune.benchmark.lengths import split_of, typical
+from layertune.benchmark.project import Round
+from layertune.benchmark.selectors import SETS
+from layertune.config import RunConfig
+from layertune.config.compose import compose_run
+from layertune.methods import build_method
+from layertune.models import TaskModel, build_model
+from layertune.scoring import cosine
+from layertune.scoring.adaptive import adaptive_scores
+from layertune.tasks import Provenance, Split, TaskData, TokenStore, sorted_batches
+from layertune.training import Runtime, prepare_runtime, train
+from layertune.training.cache_store import CacheStore
+from layertune.training.prefix_cache import build_entry
+
+BERT_BASE = {  # random weights: time does not depend on them
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+}
+
+
+SCORED = 2048  # examples among which adaptive scoring may choose
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms share.
+
+    Attributes:
+        model: overrides that choose the model.
+        task: whose head and lengths.
+        batch_size: examples per optimiser step.
+        epochs: of the projected training.
+        precision: fp32 or bf16.
+        device: cpu or cuda.
+        outputs: scratch folder.
+        threads: CPU threads.
+    """
+
+    model: tuple[str, ...]
+    task: str
+    outputs: Path
+    batch_size: int = 16
+    epochs: int = 3
+    precision: str = "fp32"
+    device: str = "cpu"
+    threads: int = 1
+
+    def run(self, *overrides: str) -> RunConfig:
+        """Compose a run."""
+        return compose_run(
+            *self.model,
+            f"task={self.task}",
+            f"train.batch_size={self.batch_size}",
+            f"train.precision={self.precision}",
+            f"train.device={self.device}",
+            f"train.num_threads={self.threads}",
+            "tracking=disabled",
+            f"outputs_dir={self.outputs}",
+            *overrides,
+        )
+
+
+def bert_base(**changes: int) -> tuple[str, ...]:
+    """Return overrides for a random model of BERT-base's shape, or another."""
+    config = BERT_BASE | changes
+    text = ",".join(f"{key}:{value}" for key, value in config.items())
+    layers = config["num_hidden_layers"]
+    shape = ("model.source=random", "model.revision=null", "model.pooler=false", f"model.num_layers={layers}")
+    return ("model=bert", *shape, f"model.random_config={{{text}}}")
+
+
+class NoTracker:
+    """Stands where a mirror of the run would be."""
+
+    def log_epoch(self, entry: Any) -> None:
+        """Forget it."""
+
+
+@dataclass
+class Bench:
+    """One model in one process, shared by the arms: they run one after the other."""
+
+    setting: Setting
+    runtime: Runtime
+    model: TaskModel
+    variants: dict[str, TaskModel] = field(default_factory=dict)  # copies that an arm had to change
+
+    @classmethod
+    def start(cls, setting: Setting) -> Bench:
+        """Load the model."""
+        run = setting.run("method=full")
+        runtime = prepare_runtime(run)
+        model = build_model(run, run.task.num_outputs, run.task.kind).to(runtime.device)
+        return cls(setting, runtime, model)
+
+    def data(self, split: Split) -> TaskData:
+        """Return a task of this training split alone."""
+        task = self.setting.run("method=full").task
+        provenance = Provenance("benchmark", None, "benchmark", str(len(split)), {}, (), 0.0)
+        return TaskData(split, {}, provenance, task.num_outputs, task.kind)
+
+
+@dataclass(frozen=True)
+class LoopArm:
+    """An arm that trains in layertune's loop.
+
+    Attributes:
+        name: letter and lowest layer, for example h10.
+        title: for the table.
+        overrides: method and mode.
+        lowest: the lowest trained layer; None for full fine-tuning.
+        scored: whether the price of choosing layers is part of the arm.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...]
+    lowest: int | None = None
+    scored: bool = False
+
+    def round(self, bench: Bench, batches: list[np.ndarray], lengths: np.ndarray) -> Round:
+        """Train on batches of these lengths, after one more that is not timed.
+
+        Args:
+            bench: the model.
+            batches: lengths of the examples of each batch.
+            lengths: of all examples, from which selection and cache take theirs.
+        """
+        shutil.rmtree(bench.setting.outputs / "cache", ignore_errors=True)
+        steps = ("protocol.warmup_steps=1", f"protocol.max_steps={len(batches)}")
+        run = bench.setting.run(*self.overrides, "protocol=timing", *steps)
+        data = bench.data(split_of(np.concatenate(batches), run.task.max_length))
+        method = build_method(run)
+        method.prepare(bench.model, data, bench.runtime)
+        outcome = train(run, bench.model, data, method, bench.runtime, NoTracker())
+        seconds = outcome.cpu_seconds if bench.runtime.device.type == "cpu" else outcome.seconds
+        measured = Round(seconds / outcome.steps)
+        if outcome.cache.layer is not None:
+            cost = cache_seconds(bench, lengths, outcome.cache.layer)
+            measured = dataclasses.replace(measured, cache_per_example=cost)
+        if not self.scored:
+            return measured
+        fast = "train=fast" in self.overrides
+        cost = selection_seconds(bench, lengths, fast)
+        return dataclasses.replace(
+            measured, **{"selection_seconds" if fast else "selection_per_example": cost}
+        )
+
+
+def cache_seconds(bench: Bench, lengths: np.ndarray, layer: int) -> float:
+    """Return the cost of the cache per example: typical batches of its own pass, which sorts by length."""
+    store = sorted_sample(lengths)
+    cache = CacheStore(bench.setting.outputs / "cache" / "measured", 10**12)
+    key, autocast = {"layer": layer}, bench.runtime.accelerator.autocast
+    build_entry(bench.model, store, layer, "bf16", cache, key, autocast)
+    entry = cache.find(key)
+    assert entry is not None
+    clock = "cpu_seconds" if bench.runtime.device.type == "cpu" else "seconds"
+    return float(entry.facts["cost"][clock]) / len(store)
+
+
+def selection_seconds(bench: Bench, lengths: np.ndarray, fast: bool) -> float:
+    """Return the cost of choosing layers: of all of it where few examples decide, else per example."""
+    store = split_of(lengths[:SCORED], None).store if fast else sorted_sample(lengths)
+    now = clock_of(bench.runtime.device)
+    start = now()
+    if fast:
+        scores = adaptive_scores(cosine, bench.model, store, "lowest", 3)
+    else:
+        scores = cosine(bench.model, [store.batch(rows) for rows in sorted_batches(store.lengths, 64)])
+    return (now() - start) / (1 if fast else scores.examples)
+
+
+def sorted_sample(lengths: np.ndarray) -> TokenStore:
+    """Return examples that fill four typical batches of 64 of all examples sorted by length."""
+    batches = [lengths[rows] for rows in sorted_batches(lengths, 64)]
+    return split_of(np.concatenate(typical(batches, 4)), None).store
+
+
+def clock_of(device: torch.device) -> Any:
+    """Return the clock of a device: CPU time of this process, or wall-clock time once a GPU is done."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def loop_arms() -> list[LoopArm]:
+    """Return (f) full, (g) published and (h) fast, the latter two for each set of layers."""
+    arms = [LoopArm("f", "layertune full", ("method=full", "train=published"))]
+    for letter, mode in (("g", "published"), ("h", "fast")):
+        for lowest, chosen in SETS.items():
+            title = f"layertune {mode}, lowest layer {lowest}"
+            arms.append(LoopArm(f"{letter}{lowest}", title, (*chosen, f"train={mode}"), lowest, scored=True))
+    return arms

@@ -1,0 +1,112 @@
+"""A whole training on real data: selection, cache and every step of every epoch, arms in turn by epoch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from layertune.benchmark.arms import Bench, LoopArm, NoTracker, clock_of
+from layertune.benchmark.measure import Arm
+from layertune.benchmark.project import Cost, ratio
+from layertune.benchmark.trainer_arms import TrainerArm
+from layertune.methods import build_method
+from layertune.models import load_tokenizer
+from layertune.scoring.cached import cached_scores
+from layertune.tasks import TaskData, TokenStore, load_task
+from layertune.training import train
+
+log = logging.getLogger(__name__)
+
+
+def measure_end_to_end(bench: Bench, arms: list[Arm], epochs: int, padded_steps: int = 3) -> dict[str, Any]:
+    """Train every arm for some epochs on the setting's real task, one epoch of each in turn.
+
+    Each epoch starts with a new optimiser and goes on from the weights there are; its cost is that of any. An
+    arm that pads to the maximum takes `padded_steps` steps, which are all alike, and is projected from them.
+    """
+    setting = bench.setting
+    run = setting.run("method=full")
+    data = load_task(run, *load_tokenizer(run.model))
+    shutil.rmtree(setting.outputs / "cache" / "prefix", ignore_errors=True)
+    shutil.rmtree(setting.outputs / "cache" / "scores", ignore_errors=True)
+    once = {arm.name: (_selection(bench, arm, data), 0.0) for arm in arms}
+    seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for epoch in range(1, epochs + 1):
+        for arm in arms:
+            if isinstance(arm, LoopArm):
+                spent, cache = _loop_epoch(bench, arm, data, epoch)
+                once[arm.name] = once[arm.name][0], cache
+            else:
+                spent = _trainer_epoch(bench, arm, data.train.store, epoch, padded_steps)
+            seconds[arm.name].append(spent)
+            log.info("epoch %d: %s %.1f s", epoch, arm.name, spent)
+    costs = {name: Cost(*once[name], sum(spent)) for name, spent in seconds.items()}
+    base = arms[0].name
+    lines = []
+    for arm in arms:
+        cost, share = costs[arm.name], sum(once[arm.name]) / epochs
+        _, spread = ratio(seconds[base], [spent + share for spent in seconds[arm.name]])
+        lines.append(
+            {
+                "arm": arm.name,
+                "title": arm.title,
+                "lowest": arm.lowest,
+                "epochs": seconds[arm.name],
+                "seconds": asdict(cost) | {"total": cost.total},
+                "ratio": costs[base].total / cost.total,
+                "spread": spread,
+            }
+        )
+    tokens = float(data.train.store.lengths.mean())
+    return {"task": setting.task, "examples": len(data.train), "mean_tokens": round(tokens, 2), "arms": lines}
+
+
+def _selection(bench: Bench, arm: Arm, data: TaskData) -> float:
+    """Return the cost of choosing the layers as the arm's mode does it; 0 for arms that choose none."""
+    if isinstance(arm, TrainerArm) or not arm.scored:
+        return 0.0
+    mode = next(item for item in arm.overrides if item.startswith("train="))
+    now = clock_of(bench.runtime.device)
+    start = now()
+    shutil.rmtree(bench.setting.outputs / "cache" / "scores", ignore_errors=True)
+    cached_scores(bench.setting.run("method=low_k", mode), bench.model.eval(), data, bench.runtime.device)
+    return float(now() - start)
+
+
+def _loop_epoch(bench: Bench, arm: LoopArm, data: TaskData, epoch: int) -> tuple[float, float]:
+    """Train an epoch; return the seconds of its steps, and of the cache when it was made."""
+    run = bench.setting.run(*arm.overrides, "train.epochs=1", "protocol.evaluate=false", f"seed={epoch}")
+    method = build_method(run)
+    method.prepare(bench.model, data, bench.runtime)
+    outcome = train(run, bench.model, data, method, bench.runtime, NoTracker())
+    if bench.runtime.device.type == "cpu":
+        return outcome.cpu_seconds, outcome.cache.cpu_seconds
+    return outcome.seconds, outcome.cache.seconds
+
+
+def _trainer_epoch(bench: Bench, arm: TrainerArm, store: TokenStore, epoch: int, padded_steps: int) -> float:
+    """Train an epoch with `Trainer`; return the seconds of its steps, the first counted as any other."""
+    order = _order(arm, store, bench.setting.batch_size, epoch)
+    steps = -(-len(order) // bench.setting.batch_size)
+    taken = order[: (padded_steps + 1) * bench.setting.batch_size] if arm.pad_to else order
+    offsets = store.offsets
+    examples = [
+        {"input_ids": store.ids[offsets[i] : offsets[i + 1]].tolist(), "labels": int(store.labels[i])}
+        for i in taken
+    ]
+    return arm.train(bench, examples) * steps
+
+
+def _order(arm: TrainerArm, store: TokenStore, batch_size: int, seed: int) -> np.ndarray:
+    """Return the rows of an epoch in the arm's order: its order of lengths, rows of a length at random."""
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(len(store))
+    by_length: dict[int, list[int]] = {}
+    for row in rows:
+        by_length.setdefault(int(store.lengths[row]), []).append(int(row))
+    lengths = np.concatenate(arm.order(store.lengths, batch_size, seed))
+    return np.array([by_length[int(length)].pop() for length in lengths])

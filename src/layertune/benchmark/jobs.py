@@ -1,0 +1,175 @@
+"""The jobs of `make bench`: each runs in a process of its own, two at a time on two cores."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
+from layertune.benchmark.end_to_end import measure_end_to_end
+from layertune.benchmark.lengths import task_lengths
+from layertune.benchmark.measure import Arm, machine, measure_task
+from layertune.benchmark.memory import measure_memory
+from layertune.benchmark.project import Round, growth
+from layertune.benchmark.trainer_arms import trainer_arms
+
+log = logging.getLogger(__name__)
+
+TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
+REAL = ("a", "c", "f", "g10", "h10")  # arms that are trained in full on real data
+IN_MEMORY = ("a", "d", "g10", "h10", "h5", "h1")
+GROWING = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}  # small: ratios only
+DEPTHS, SIZES = (6, 12, 24), (1, 3, 6, 11)  # L at k = 3, k at L = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        outputs: scratch folder.
+        model_path: folder of gte_small; None leaves the end-to-end part out.
+        data_dir: folder of the data sets, for the same.
+        tasks: whose lengths are measured.
+        rounds: of all arms.
+        steps: typical batches per arm and round.
+        parts: tasks, real, memory, growth.
+        hidden_size: of the model; another than 768 is for trying things out.
+        workers: processes at a time.
+        precision: fp32 or bf16.
+        device: cpu or cuda.
+    """
+
+    outputs: Path
+    model_path: str | None = None
+    data_dir: str | None = None
+    tasks: tuple[str, ...] = TASKS
+    rounds: int = 3
+    steps: int = 5
+    parts: tuple[str, ...] = ("tasks", "real", "memory", "growth")
+    hidden_size: int = 768
+    workers: int = 2
+    precision: str = "fp32"
+    device: str = "cpu"
+
+    def setting(self, name: str, model: tuple[str, ...], task: str) -> Setting:
+        """Return what the arms of one job share; its scratch folder is its own."""
+        return Setting(model, task, self.outputs / name, precision=self.precision, device=self.device)
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """BERT-base's shape."""
+        return bert_base(hidden_size=self.hidden_size, intermediate_size=4 * self.hidden_size)
+
+
+def all_arms() -> list[Arm]:
+    """Return (a) to (h)."""
+    return [*trainer_arms(), *loop_arms()]
+
+
+def _task(plan: Plan, task: str) -> dict[str, Any]:
+    bench = Bench.start(plan.setting(task, plan.base, task))
+    return measure_task(bench, task_lengths(task), all_arms(), plan.rounds, plan.steps)
+
+
+def _real(plan: Plan, task: str) -> dict[str, Any]:
+    model = ("model=gte_small", f"model.path={plan.model_path}", f"data_dir={plan.data_dir}")
+    bench = Bench.start(plan.setting("real", model, task))
+    arms = [arm for arm in all_arms() if arm.name in REAL]
+    return measure_end_to_end(bench, arms, bench.setting.epochs)
+
+
+def _memory(plan: Plan, name: str) -> dict[str, Any]:
+    arm = next(arm for arm in all_arms() if arm.name == name)
+    return measure_memory(plan.setting(f"memory-{name}", plan.base, "mrpc"), arm)
+
+
+def _growth(plan: Plan, what: str) -> dict[str, Any]:
+    """Measure steps of a small model at several depths, or with several numbers of trained layers."""
+    lengths = task_lengths("sst2_glue")
+    found = []
+    for value in DEPTHS if what == "L" else SIZES:
+        layers, k = (value, 3) if what == "L" else (12, value)
+        shape = bert_base(**GROWING, num_hidden_layers=layers)
+        bench = Bench.start(plan.setting(f"growth-{what}", shape, "sst2_glue"))
+        arms = [
+            trainer_arms()[0],
+            LoopArm(
+                f"top {k} of {layers}", "", ("method=top_k", f"method.k={k}", "train=fast"), layers - k + 1
+            ),
+        ]
+        measured = measure_task(bench, lengths, arms, 2, plan.steps)["arms"][1]
+        keys = ("seconds", "ratio", "spread")
+        found.append({"layers": layers, "k": k, **{key: measured[key] for key in keys}})
+    return {what: found}
+
+
+_JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
+    "tasks": _task,
+    "real": _real,
+    "memory": _memory,
+    "growth": _growth,
+}
+
+
+def jobs_of(plan: Plan) -> list[tuple[str, str]]:
+    """List the jobs, the longest first."""
+    wanted = {"tasks": plan.tasks, "real": ("trec",), "memory": IN_MEMORY, "growth": ("k", "L")}
+    if plan.model_path is None or plan.data_dir is None:
+        wanted["real"] = ()
+    return [(part, name) for part in wanted if part in plan.parts for name in wanted[part]]
+
+
+def run_job(plan: Plan, part: str, name: str) -> dict[str, Any]:
+    """Run one job in this process."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
+    return _JOBS[part](plan, name)
+
+
+def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run all jobs and return the result file's content; a job that fails is left out and named.
+
+    Args:
+        plan: what is measured.
+        save: is given the content after each job, so that a run cut short leaves what it has.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: arms are compared on one thread
+    where = machine(plan.setting("machine", plan.base, "sst2"))
+    parts: dict[str, list[Any]] = {part: [] for part in _JOBS}
+    failed: list[str] = []
+    content: dict[str, Any] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(plan.workers, context, max_tasks_per_child=1) as pool:
+        started: list[tuple[str, str, Future[dict[str, Any]]]] = [
+            (part, name, pool.submit(run_job, plan, part, name)) for part, name in jobs_of(plan)
+        ]
+        for part, name, future in started:
+            try:
+                parts[part].append(future.result())
+            except Exception as error:  # the other jobs' numbers are worth keeping
+                log.warning("%s %s failed: %s", part, name, error)
+                failed.append(f"{part} {name}: {error}")
+            found = where | {"load_after": list(os.getloadavg())}
+            content = {"machine": found, "failed": failed, **_with_growth(parts)}
+            save(content)
+    return content
+
+
+def _with_growth(parts: dict[str, list[Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = dict(parts)
+    for task in parts["tasks"]:
+        if task["task"] == "sst2_glue":
+            measured = {
+                line["arm"]: Round(**line["rounds"][0])
+                for line in task["arms"]
+                if line["arm"] in ("a", "h10")
+            }
+            content["growth"] = [*content["growth"], {"examples and epochs": growth(measured, 16)}]
+    return content

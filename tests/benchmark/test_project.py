@@ -1,0 +1,174 @@
+"""From measured steps to ratios: worked out by hand; what is printed, and what is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from layertune.benchmark.lengths import (
+    bucketed_batches,
+    grouped_batches,
+    random_batches,
+    split_of,
+    task_lengths,
+    typical,
+)
+from layertune.benchmark.project import Cost, Round, growth, median_cost, projected, ratio
+from layertune.benchmark.render import GOALS, chart, markdown, printed
+from layertune.benchmark.selectors import SETS, middle, spread
+
+
+def test_a_training_is_its_steps_and_what_comes_once():
+    measured = Round(0.5, selection_seconds=2.0, selection_per_example=0.01, cache_per_example=0.1)
+    cost = projected(measured, examples=100, batch_size=16, epochs=3)  # 7 steps an epoch
+    assert cost == Cost(selection=3.0, cache=10.0, training=10.5) and cost.total == 23.5
+
+
+def test_a_ratio_is_the_median_over_rounds_and_its_spread_the_range():
+    assert ratio([8.0, 9.0, 12.0], [2.0, 3.0, 3.0]) == (4.0, 0.25)
+    assert median_cost([Cost(1, 2, 9), Cost(3, 1, 5), Cost(2, 3, 7)]) == Cost(2, 2, 7)
+
+
+def test_a_ratio_whose_rounds_differ_by_more_than_a_fifth_is_not_printed():
+    assert printed(4.0, 0.1) == "4.00 ± 0.20"
+    assert printed(4.0, 0.21) == "spread 21 %"
+
+
+def test_cost_grows_linearly_with_examples_and_epochs():
+    rows = growth({"h": Round(0.16, cache_per_example=0.01)}, batch_size=16)
+    seconds = {(row["examples"], row["epochs"]): row["seconds"] for row in rows}
+    assert seconds[10_000, 1] == pytest.approx(625 * 0.16 + 100)
+    assert seconds[10_000, 10] - seconds[10_000, 1] == pytest.approx(9 * 625 * 0.16)
+    assert seconds[100_000, 3] == pytest.approx(10 * seconds[10_000, 3])
+
+
+@pytest.mark.parametrize(
+    ("task", "examples", "mean"),
+    [("sst2_glue", 67349, 13.3), ("sst2", 6920, 25.2), ("mrpc", 3668, 53.2), ("qnli", 104743, 49.1)],
+)
+def test_lengths_are_those_of_the_tasks(task, examples, mean):
+    found = task_lengths(task)
+    assert found.examples == examples
+    assert found.mean == pytest.approx(mean, abs=0.1)
+    assert found.lengths.max() <= 256 and found.lengths.min() >= 3
+
+
+@pytest.mark.parametrize("order", [random_batches, bucketed_batches, grouped_batches])
+def test_every_order_takes_each_example_once(order):
+    lengths = task_lengths("trec").lengths[:500]
+    batches = order(lengths, 16, 0)
+    assert sorted(np.concatenate(batches)) == sorted(lengths)
+    assert all(len(batch) == 16 for batch in typical(batches, 5))
+
+
+def test_typical_batches_stand_for_the_epoch():
+    batches = random_batches(task_lengths("sst2_glue").lengths, 16, 0)
+    whole = np.mean([batch.max() for batch in batches])
+    assert np.mean([batch.max() for batch in typical(batches, 5)]) == pytest.approx(whole, rel=0.05)
+
+
+def test_padding_of_buckets_stays_within_a_tenth_of_what_random_batches_waste():
+    """The guard of the specification: padded by at most a tenth beyond the real tokens."""
+    for task in ("sst2_glue", "sst2", "mrpc", "qnli", "trec"):
+        lengths = task_lengths(task).lengths
+        padded = sum(len(batch) * batch.max() for batch in bucketed_batches(lengths, 16, 0))
+        assert padded / lengths.sum() <= 1.1, task
+
+
+def test_examples_have_the_lengths_asked_for():
+    split = split_of(np.array([3, 9, 5]), 256)
+    assert split.store.lengths.tolist() == [3, 9, 5] and set(split.store.labels) <= {0, 1}
+
+
+def test_selectors_choose_the_sets_of_the_specification():
+    assert middle(12, 3, None, None) == (5, 6, 7)
+    assert spread(12, 3, None, None) == (4, 8, 12)
+    assert list(SETS) == [10, 5, 4, 1]
+
+
+def line(arm: str, total: float, spread_found: float = 0.05) -> dict[str, object]:
+    return {
+        "arm": arm,
+        "title": f"title of {arm}",
+        "lowest": 10 if arm == "h10" else None,
+        "rounds": [{"step_seconds": 1.0}],
+        "seconds": {"selection": 1.0, "cache": 2.0, "training": total - 3.0, "total": total},
+        "ratio": 100.0 / total,
+        "spread": spread_found,
+    }
+
+
+@pytest.fixture
+def content() -> dict[str, object]:
+    machine = {
+        "device": "a CPU",
+        "cores": 2,
+        "threads": 1,
+        "clock": "CPU time",
+        "load": [1.0, 1, 1],
+        "load_after": [2.0, 1, 1],
+        "precision": "fp32",
+        "batch_size": 16,
+        "epochs": 3,
+        "optimizer": "AdamW",
+        "batching": "buckets",
+    }
+    task = {
+        "task": "sst2",
+        "examples": 6920,
+        "mean_tokens": 25.2,
+        "arms": [line("a", 100.0), line("h10", 16.0), line("f", 50.0, 0.3)],
+    }
+    memory = [
+        {"arm": "a", "title": "full", "lowest": None, "bytes": 5e9, "before": 1e9},
+        {"arm": "h10", "title": "fast", "lowest": 10, "bytes": 2e9, "before": 1e9},
+    ]
+    return {
+        "machine": machine,
+        "failed": ["real trec: no data"],
+        "tasks": [task],
+        "real": [],
+        "memory": memory,
+        "growth": [],
+    }
+
+
+def test_the_table_says_ratio_spread_goal_load_and_what_is_missing(content):
+    text = markdown(content)
+    assert "| h | title of h10 | 10 | 1.0 | 2.0 | 13 | 16 | 6.25 ± 0.16 | 5.5 |  |" in text
+    assert "| spread 30 % |" in text
+    assert "| h | fast | 1.00 | 0.25 |" in text
+    assert "Load before and after: 1.0, 2.0 on 2 cores" in text
+    assert "- real trec: no data" in text
+
+
+def test_the_chart_is_drawn(content, tmp_path):
+    chart(content, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 5000
+
+
+def test_goals_fall_with_the_depth_of_the_lowest_layer():
+    for goals in GOALS.values():
+        values = list(goals.values())
+        assert values == sorted(values, reverse=True)
+
+
+def test_the_arithmetic_needs_no_torch():
+    code = (
+        "import sys, layertune.benchmark.project, layertune.benchmark.render; print('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    )
+
+
+def test_the_length_file_holds_counts_and_no_text():
+    from importlib.resources import files
+
+    tree = json.loads(files("layertune.benchmark").joinpath("lengths.json").read_text())
+    for entry in tree.values():
+        assert set(entry) == {"examples", "counts"} and all(isinstance(n, int) for n in entry["counts"])
