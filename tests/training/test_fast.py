@@ -125,6 +125,13 @@ def test_why_there_is_no_cache_is_logged_and_recorded(prepared, options, reason,
     assert f"prefix cache: not used ({cache.reason})" in caplog.text
 
 
+def test_a_method_that_acts_inside_a_lower_layer_gets_no_cache(prepared):
+    case = prepared(*FAST)
+    case.model.backbone.layers[0].output.register_forward_hook(lambda *_: None)
+    cache = outcome_of(case).cache
+    assert not cache.used and cache.reason == "something is hooked to a layer below"
+
+
 def test_a_damaged_cache_is_made_anew(tmp_path, caplog):
     options = (*FAST, *NO_DROPOUT["tiny_bert"])
     first = prepare(compose_tiny(tmp_path, *options))

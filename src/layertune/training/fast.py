@@ -156,6 +156,9 @@ class BatchSource:
             return "another model than the pretrained one is trained"
         if layer < 2:
             return "no layer lies below the lowest trained parameter"
+        below = model.backbone.layers[: layer - 1]
+        if any(module._forward_hooks or module._forward_pre_hooks for module in below.modules()):
+            return "something is hooked to a layer below"
         return why_not_partial(model.backbone)
 
     def _entry(
