@@ -1,0 +1,60 @@
+"""train=fast on a CUDA device (make test-gpu): graphs and caches there compute what the plain loop does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_runs import NO_DROPOUT, assert_same, prepare, weights
+
+from layertune.training import train
+from layertune.training.fast import BatchSource
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
+
+OPTIONS = ("train.device=cuda", "method=top_k", "method.k=2", "cache.dtype=fp32", "train.epochs=2")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Collect the graphs that runs make."""
+    found = []
+    capturing = BatchSource._capturing
+
+    def noting(self, phases):
+        found.append(capturing(self, phases))
+        return found[-1]
+
+    monkeypatch.setattr(BatchSource, "_capturing", noting)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_steps_train_as_plain_ones_do(prepared_cuda, graphs, precision):
+    options = (*OPTIONS, f"train.precision={precision}", *NO_DROPOUT["tiny_bert"])
+    published, fast = (prepared_cuda(*options, f"train={mode}") for mode in ("published", "fast"))
+    train(*published.parts)
+    outcome = train(*fast.parts)
+    assert outcome.cache.place.startswith("device")
+    (steps,) = graphs
+    assert steps.graphs and steps.fallen_back is None
+    assert_same(weights(published.model), weights(fast.model), atol=1e-4 if precision == "fp32" else 2e-3)
+
+
+def test_dropout_draws_anew_in_every_replay(prepared_cuda, graphs):
+    case = prepared_cuda(*OPTIONS, "train=fast", "train.learning_rate=1e-9")
+    train(*case.parts)
+    (steps,) = graphs
+    graph = next(iter(steps.graphs.values()))
+    case.model.train()
+    losses = {float(steps(graph.batch, 1.0)) for _ in range(4)}
+    assert len(losses) == 4
+
+
+@pytest.fixture
+def prepared_cuda(tmp_path):
+    from tiny_runs import compose_tiny
+
+    return lambda *overrides: prepare(compose_tiny(tmp_path, *overrides))
