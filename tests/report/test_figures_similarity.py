@@ -55,6 +55,13 @@ def test_the_same_scores_give_the_same_bytes(tmp_path, kind):
     assert b"dc:date" not in one and b"CreationDate" not in one
 
 
+def test_the_last_bits_of_a_layout_do_not_reach_the_file(tmp_path):
+    figure = plot_similarity(scores_of(6), (1, 2), tmp_path / "map.svg")
+    for axes in figure.axes:
+        bounds = axes.get_position(original=True).bounds
+        assert bounds == pytest.approx([round(value, 5) for value in bounds], abs=1e-15)
+
+
 def test_the_figures_import_neither_torch_nor_matplotlib():
     script = (
         "import sys, layertune.report.figures.write;"

@@ -37,12 +37,14 @@ def choices_figure(known: ModelScores) -> Figure:
     with style.print_style():
         upper, lower = 0.6 + _ROW * len(tasks), 0.9 + _ROW * max(len(first), 12)
         figure = style.new_figure(style.WIDTH, upper + lower + 1.3)
-        above, below = list(figure.subfigures(2, 1, height_ratios=[upper, lower], squeeze=False)[:, 0])
-        panels = above.subplots(1, len(STRATEGIES), sharey=True)
+        places = figure.add_gridspec(2, 1, height_ratios=[upper, lower])
+        upper_row = places[0].subgridspec(1, len(STRATEGIES))
+        panels = [figure.add_subplot(upper_row[0, place]) for place in range(len(STRATEGIES))]
         for axes, strategy in zip(panels, STRATEGIES, strict=True):
             _grid(axes, tasks, first, strategy)
         _task_names(panels[0], tasks, first)
-        profile, matrix, strip = below.subplots(1, 3, width_ratios=[1.05, 1.9, 1.0])
+        lower_row = places[1].subgridspec(1, 3, width_ratios=[1.05, 1.9, 1.0])
+        profile, matrix, strip = (figure.add_subplot(lower_row[0, place]) for place in range(3))
         _profiles(profile, first, pairs)
         _matrix(figure, matrix, first)
         _strip(strip, pairs, samples)
@@ -73,6 +75,7 @@ def _grid(axes: Axes, tasks: Sequence[str], first: Sequence[TaskScores], strateg
     axes.set(xlim=(0.5, count + 0.5), ylim=(len(tasks) - 0.5, -0.5), xlabel="layer")
     axes.set_xticks(style.layer_ticks(count, most=6))
     axes.set_xticks([n + 0.5 for n in range(count)], minor=True)
+    axes.set_yticks(range(len(tasks)), [""] * len(tasks))
     axes.set_yticks([n + 0.5 for n in range(len(tasks))], minor=True)
     axes.grid(which="minor", color="0.88", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
@@ -182,6 +185,8 @@ def _sentences(
     lines[0] += "vermilion: another."
     if first:
         lines[0] += f" Training texts scored: {_samples(first)}."
+    if _unlike(first, pairs):
+        lines[0] += " Among the scores, in vermilion: the task whose order is least like the others'."
     if pairs:
         lines.append(f"Median (least) of two tasks: {_summary(pairs)}.")
     if samples:

@@ -117,8 +117,7 @@ def cost_figure(values: TableValues) -> Figure:
         title = f"{column.metric.capitalize()} against cost: {model_title(spec.model)} on {task}"
         _legend(figure, {point.group for points in drawn for point in points}, title)
         style.caption(figure, _sentences(values, seconds))
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the labels are placed where the panels now are
+        style.settle(figure)  # the labels are placed where the panels now are
         for axes, points in zip(panels, drawn, strict=True):
             shown = [
                 Label(p.cost, _shown(axes, p), _text(axes, p), GROUPS[p.group].colour, p.std or 0.0)

@@ -124,6 +124,10 @@ def _sentences(found: list[TaskScores | None], known: Mapping[str, ModelScores])
         if any(one.examples < one.total for one in there):
             lines.append("The texts scored were drawn once from the training texts, with seed 0.")
     if any(one.data_status != "official" for one in there):
-        others = ", ".join(f"{one.title} {one.data_status}" for one in there if one.data_status != "official")
+        others = ", ".join(
+            f"{one.title.removesuffix(' ‡')} {one.data_status}"
+            for one in there
+            if one.data_status != "official"
+        )
         lines.append(f"‡ not the official rows: {others}.")
     return lines + [note for model in known.values() for note in model.left_out]

@@ -82,8 +82,8 @@ def best_place(
 ) -> tuple[float, float, Box]:
     """Return the nearest place that is free, inside the panel and reached by a free line.
 
-    Where there is none: the place that covers least, its line aside. Before it, how much it covers in square
-    pixels, what lies outside the panel ten times.
+    Where there is none: the free place whose line crosses least; without one the place that covers least.
+    Before it, how much that is in square pixels, what lies outside the panel counted ten times.
     """
     places = list(options)
     boxes = np.array([box for _, box in places])
@@ -91,11 +91,16 @@ def best_place(
     inside = overlaps(boxes, np.array([panel]))[:, 0]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     cost = 10 * (area - inside) + overlaps(boxes, occupied).sum(axis=1)
+    crossed: list[tuple[float, float, Box]] = []
     for index in np.flatnonzero(cost < 1e-6):
         radius, box = places[index]
         line = line_boxes(*point, box, (_POINT + 1.5) * scale) if radius >= _JOINED else []
-        if not line or not overlaps(np.array(line), occupied).any():
+        under = float(overlaps(np.array(line), occupied).sum()) if line else 0.0
+        if not under:
             return 0.0, radius, box
+        crossed.append((under, radius, box))
+    if crossed:
+        return min(crossed)
     least = int(cost.argmin())
     return float(cost[least]), *places[least]
 

@@ -60,8 +60,25 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def settle(figure: Figure) -> None:
+    """Arrange the panels for good.
+
+    Their places are rounded: the last bits of what the layout's solver finds differ from run to run, and
+    names within an SVG are made of all bits.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        place = axes.get_position(original=True)
+        left, bottom, width, height = (round(float(value), 5) for value in place.bounds)
+        axes.set_position((left, bottom, width, height))
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure, atomically and without a date; the ending chooses the format; return the path."""
+    settle(figure)
     buffer = BytesIO()
     kind = path.suffix.lstrip(".").lower()
     figure.savefig(buffer, format=kind, metadata=_METADATA.get(kind))
@@ -69,9 +86,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def save_both(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as SVG, of one layout; return both paths."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """Write a figure as PNG and as SVG; return both paths."""
     return [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
 
 

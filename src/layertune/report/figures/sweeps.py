@@ -77,6 +77,7 @@ def _line(
     """Draw one method: complete points joined where no k lies between them without one."""
     found = [(row.k or 0, values.cell(row.key, column.key)) for row in rows]
     points = [(k, value) for k, value in found if value.mean is not None]
+    sign = 1 if shift > 0 else -1
     done = len([value for _, value in found if value.state == "done"])
     label = f"{method}: {done} of {len(found)} k complete"
     line = [value.mean if value.mean is not None else float("nan") for _, value in found]
@@ -99,7 +100,9 @@ def _line(
             axes.annotate(
                 f"{value.n}/{value.wanted}",
                 (k + shift, value.mean or 0.0),
-                xytext=(4, 4),
+                xytext=(0, 7 * sign),  # away from the other line
+                ha="center",
+                va="bottom" if sign > 0 else "top",
                 textcoords="offset points",
                 color=mark.colour,
             )
