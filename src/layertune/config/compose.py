@@ -78,7 +78,7 @@ def _listed(value: Any) -> Any:
 
 @cache
 def group_file(group: str, name: str, folder: Path | None = None) -> Mapping[str, Any] | None:
-    """Return the content of `<folder or configs>/<group>/<name>.yaml`, or None where there is no such file."""
+    """Return the content of `<folder or configs>/<group>/<name>.yaml`, or None where it does not exist."""
     from omegaconf import OmegaConf
 
     path = (folder or CONFIG_DIR) / group / f"{name}.yaml"
