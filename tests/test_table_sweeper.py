@@ -27,7 +27,7 @@ rows:
   - rows:
       - full
       - low_k
-      - {key: broken, title: Broken, overrides: [method=top_k, method.kind=method_of_a_sweep.Fails, method.k=2]}
+      - {key: broken, title: Broken, overrides: [method=top_k, method.kind=method_in_sweep.Fails, method.k=2]}
 columns: [demo]
 """
 METHOD = """
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a table and a method of one's own, the working folder of the test."""
     (tmp_path / "configs" / "table").mkdir(parents=True)
     (tmp_path / "configs" / "table" / "mine.yaml").write_text(TABLE)
-    (tmp_path / "method_of_a_sweep.py").write_text(METHOD)
+    (tmp_path / "method_in_sweep.py").write_text(METHOD)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -103,7 +103,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(call, folder, c
     }
     assert "1 of 2 runs are done" in said.out
     (line,) = (line for line in said.out.splitlines() if "not done: " in line)
-    assert "method.kind=method_of_a_sweep.Fails" in line and "ArithmeticError: by design" in line
+    assert "method.kind=method_in_sweep.Fails" in line and "ArithmeticError: by design" in line
     assert said.err.splitlines()[-1].startswith("layertune: 1 of 2 runs did not finish")
     assert "Traceback" not in said.out + said.err
 
