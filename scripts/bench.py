@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder of the data sets, for the same")
     parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument("--parts", nargs="*", default=("tasks", "real", "memory", "growth"))
+    parser.add_argument("--arms", nargs="*", default=(), help="for example a c h10; a is compared with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--hidden-size", type=int, default=768)
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/cpu"))
     options = vars(parser.parse_args())
     out = options.pop("out")
-    options["tasks"], options["parts"] = tuple(options["tasks"]), tuple(options["parts"])
+    options |= {key: tuple(options[key]) for key in ("tasks", "parts", "arms")}
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def save(content: dict[str, Any]) -> None:

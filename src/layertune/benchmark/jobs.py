@@ -40,6 +40,7 @@ class Plan:
         rounds: of all arms.
         steps: typical batches per arm and round.
         parts: tasks, real, memory, growth.
+        arms: names of the arms, the first of which is compared with; none = all (on real data five of them).
         hidden_size: of the model; another than 768 is for trying things out.
         workers: processes at a time.
         precision: fp32 or bf16.
@@ -53,6 +54,7 @@ class Plan:
     rounds: int = 3
     steps: int = 5
     parts: tuple[str, ...] = ("tasks", "real", "memory", "growth")
+    arms: tuple[str, ...] = ()
     hidden_size: int = 768
     workers: int = 2
     precision: str = "fp32"
@@ -68,21 +70,20 @@ class Plan:
         return bert_base(hidden_size=self.hidden_size, intermediate_size=4 * self.hidden_size)
 
 
-def all_arms() -> list[Arm]:
-    """Return (a) to (h)."""
-    return [*trainer_arms(), *loop_arms()]
+def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:
+    """Return (a) to (h), or those of them that are named."""
+    return [arm for arm in (*trainer_arms(), *loop_arms()) if not names or arm.name in names]
 
 
 def _task(plan: Plan, task: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(task, plan.base, task))
-    return measure_task(bench, task_lengths(task), all_arms(), plan.rounds, plan.steps)
+    return measure_task(bench, task_lengths(task), all_arms(plan.arms), plan.rounds, plan.steps)
 
 
 def _real(plan: Plan, task: str) -> dict[str, Any]:
     model = ("model=gte_small", f"model.path={plan.model_path}", f"data_dir={plan.data_dir}")
     bench = Bench.start(plan.setting("real", model, task))
-    arms = [arm for arm in all_arms() if arm.name in REAL]
-    return measure_end_to_end(bench, arms, bench.setting.epochs)
+    return measure_end_to_end(bench, all_arms(plan.arms or REAL), bench.setting.epochs)
 
 
 def _memory(plan: Plan, name: str) -> dict[str, Any]:
