@@ -211,9 +211,10 @@ def _attend(
     key_rows = to_key.weight.unflatten(0, (-1, head_size))  # [heads, size, H]
     sought = torch.einsum("bhqd,hde->bhqe", per_head, key_rows)  # [B, heads, 1, H]
     offset = (per_head * to_key.bias.view(1, -1, 1, head_size)).sum(-1, keepdim=True)
-    logits = (sought @ states[:, None].transpose(2, 3) + offset) * scaling  # [B, heads, 1, T]
+    found = torch.bmm(sought.squeeze(2), states.transpose(1, 2)).unsqueeze(2)  # no copy of states per head
+    logits = (found + offset) * scaling  # [B, heads, 1, T]
     weights = _weights(logits if bias is None else logits + bias, allowed, dropout, states.dtype)
-    seen = weights @ states[:, None]  # [B, heads, 1, H]
+    seen = torch.bmm(weights.squeeze(2), states).unsqueeze(2)  # [B, heads, 1, H]
     value_rows = to_value.weight.unflatten(0, (-1, head_size))
     context = torch.einsum("bhqe,hde->bhqd", seen, value_rows)
     context = context + weights.sum(-1, keepdim=True) * to_value.bias.view(1, -1, 1, head_size)
