@@ -79,6 +79,16 @@ def test_replays_leave_the_gradients_and_the_loss_of_each_batch(model):
     assert recorder.replayed == 10
 
 
+def test_graphs_of_all_shapes_share_one_set_of_gradients(model):
+    step = StepGraphs(gradient_of(model), parameters_of(model), CpuRecorder())
+    places = []
+    for width in (8, 16, 24):
+        step(batch_of([8, 5], width=width), 1.0)
+        places.append([p.grad.data_ptr() for p in parameters_of(model)])
+        model.zero_grad(set_to_none=True)
+    assert places[0] == places[1] == places[2]
+
+
 def test_an_optimiser_steps_on_replayed_gradients(model):
     other = tiny_task_model("bert")
     other.load_state_dict(model.state_dict())

@@ -34,19 +34,24 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Captures on the current CUDA device; all graphs share one pool of memory, for one runs at a time."""
+    """Captures on the current CUDA device; all graphs share one pool of memory, for one runs at a time.
+
+    Warming up draws no dropout that a run without a capture would not draw: a resumed run captures anew.
+    """
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(self, function: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
         """Warm up on a side stream, then capture."""
+        generator = torch.cuda.get_rng_state()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
                 function()
         torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.set_rng_state(generator)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
             outputs = function()
@@ -55,16 +60,16 @@ class CudaRecorder:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A recorded step: what it reads, what it leaves behind."""
+    """A recorded step: what it reads, what it leaves behind, which parameters got a gradient."""
 
     batch: Batch
     loss: Tensor
-    gradients: list[tuple[nn.Parameter, Tensor]]
+    received: list[nn.Parameter]
     replay: Callable[[], None]
 
 
 class StepGraphs:
-    """Runs forward and backward passes by graphs.
+    """Runs forward and backward passes by graphs; all of them leave their gradients in the same tensors.
 
     Args:
         gradient: the pass without a graph.
@@ -75,6 +80,7 @@ class StepGraphs:
     def __init__(self, gradient: Gradient, parameters: Iterable[nn.Parameter], recorder: Recorder) -> None:
         self.gradient, self.parameters, self.recorder = gradient, list(parameters), recorder
         self.graphs: dict[object, _Graph] = {}
+        self.gradients: dict[nn.Parameter, Tensor] = {}
         self.fallen_back: str | None = None
 
     def __call__(self, batch: Batch, share: float) -> Tensor:
@@ -95,25 +101,30 @@ class StepGraphs:
         for kept, new in zip(_tensors(graph.batch), _tensors(batch), strict=True):
             kept.copy_(new, non_blocking=True)
         graph.replay()
-        for parameter, value in graph.gradients:
-            parameter.grad = value
+        for parameter in graph.received:
+            parameter.grad = self.gradients[parameter]
         return graph.loss.clone()
 
     def _record(self, batch: Batch, share: float) -> _Graph:
         kept = _copied(batch)
         received: list[nn.Parameter] = []
+        for parameter in self.parameters:  # made outside the capture: no graph owns them
+            self.gradients.setdefault(parameter, torch.empty_like(parameter))
 
         def step() -> list[Tensor]:
             for parameter in self.parameters:
                 parameter.grad = None
             loss = self.gradient(kept, share)
-            received[:] = [parameter for parameter in self.parameters if parameter.grad is not None]
-            gradients = [parameter.grad for parameter in received if parameter.grad is not None]
-            return [loss.detach(), *gradients]
+            fresh = {parameter: parameter.grad for parameter in self.parameters if parameter.grad is not None}
+            received[:] = fresh
+            torch._foreach_copy_([self.gradients[parameter] for parameter in received], list(fresh.values()))
+            for parameter in received:
+                parameter.grad = None
+            return [loss.detach()]
 
-        (loss, *gradients), replay = self.recorder.record(step)
+        (loss,), replay = self.recorder.record(step)
         log.debug("CUDA graphs: captured a step on %s", tuple(batch.input_ids.shape))
-        return _Graph(kept, loss, list(zip(received, gradients, strict=True)), replay)
+        return _Graph(kept, loss, received, replay)
 
 
 def why_no_graphs(device: torch.device, *, fast: bool, kind: str, parts: bool, steady: bool) -> str | None:
