@@ -77,13 +77,13 @@ def test_what_was_unused_for_longest_goes_first(store):
         fill(store, key(number))
         os.utime(store.path(key(number)), (1000 + number, 1000 + number))
     assert store.find(key(0)) is not None  # used just now
-    assert store.make_room(3200) is None
+    assert store.make_room(key(9), 3200) is None
     found = [number for number in range(4) if store.path(key(number)).exists()]
     assert found[0] == 0 and 1 not in found and len(found) in (2, 3)
 
 
 def test_an_entry_larger_than_the_bound_is_refused_with_both_numbers(store):
-    reason = store.make_room(2_000_000_000)
+    reason = store.make_room(key(), 2_000_000_000)
     assert "2.00 GB" in reason and "cache.max_gb is 8e-06" in reason
 
 
@@ -94,16 +94,36 @@ def test_what_an_ended_process_left_is_removed_and_what_another_writes_counts(st
     fill(store, key())
     with store.building(key(1)):  # its builder lives: the bytes count, so the other entry has to go
         (left.mkdir(), (left / "states").write_bytes(bytes(7000)))
-        assert store.make_room(500) is None
+        assert store.make_room(key(2), 500) is None
         assert left.exists() and not store.path(key()).exists()
-    assert store.make_room(500) is None
+    (left.mkdir(), (left / "states").write_bytes(bytes(7000)))
+    assert store.make_room(key(2), 500) is None
     assert not left.exists()
+
+
+def test_two_entries_in_the_making_never_pass_the_bound_together(store):
+    with store.building(key(1)):
+        assert store.make_room(key(1), 6000) is None
+        with store.building(key(2)):
+            assert "other runs are writing" in store.make_room(key(2), 5000)
+            assert store.make_room(key(2), 2000) is None
+    with store.building(key(3)):  # both ended without an entry: their places are free
+        assert store.make_room(key(3), 8000) is None
+
+
+def test_the_room_of_an_entry_is_taken_on_disk_before_it_is_filled(store):
+    with store.building(key()):
+        assert store.make_room(key(), 1600) is None
+        with store.writing(key(), SHAPES):
+            (folder,) = store.folder.glob(".writing-*")
+            assert sorted(file.name for file in folder.iterdir()) == sorted(SHAPES)
+            assert (folder / "states").stat().st_blocks * 512 >= 1600
 
 
 def test_an_open_entry_stays_readable_after_its_eviction(store):
     fill(store, key(), 5.0)
     entry = store.find(key())
-    assert store.make_room(7900) is None
+    assert store.make_room(key(2), 7900) is None
     assert not store.path(key()).exists()
     assert float(entry.tensors["states"].float().sum()) == 4000.0
 

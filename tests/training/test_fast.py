@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import errno
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 import torch
 from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, prepare, timeless, weights
 
+from layertune.methods import METHODS
 from layertune.training import loop, train
-from layertune.training.fast import lowest_trained, quiet_below
+from layertune.training.fast import BatchSource, is_steady, lowest_trained, quiet_below
 
 FAST = ("train=fast", "method=top_k", "method.k=2")  # of 4 layers: 3 and 4
 
@@ -75,6 +78,9 @@ def test_a_cache_is_shared_by_seeds_rates_strategies_and_k_and_its_first_cost_is
     assert (first.used, first.reused, first.layer, first.dtype) == (True, False, 3, "bf16")
     assert first.seconds > 0 and first.cpu_seconds > 0
     assert first.place.startswith("memory")
+    (facts,) = tmp_path.glob("**/prefix/*/facts.json")
+    made = json.loads(facts.read_text())["cost"]  # of the cache's own pass, without checking and opening it
+    assert first.seconds > made["seconds"]
     others = [
         (*options, "seed=1", "train.learning_rate=1e-4"),
         (*options, "train.batch_size=8", "train.epochs=2"),
@@ -82,7 +88,8 @@ def test_a_cache_is_shared_by_seeds_rates_strategies_and_k_and_its_first_cost_is
     ]
     for other in others:
         found = outcome_of(prepare(compose_tiny(tmp_path, *other))).cache
-        assert found == dataclasses.replace(first, reused=True, place=found.place), other
+        assert (found.used, found.reused, found.layer, found.bytes) == (True, True, 3, first.bytes), other
+        assert found.seconds > made["seconds"] and found.cpu_seconds > made["cpu_seconds"], other
     deeper = outcome_of(prepare(compose_tiny(tmp_path, "train=fast", "method=top_k", "method.k=1"))).cache
     assert (deeper.layer, deeper.reused) == (4, False)
 
@@ -130,6 +137,38 @@ def test_a_method_that_acts_inside_a_lower_layer_gets_no_cache(prepared):
     case.model.backbone.layers[0].output.register_forward_hook(lambda *_: None)
     cache = outcome_of(case).cache
     assert not cache.used and cache.reason == "something is hooked to a layer below"
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_without_a_cache(prepared, monkeypatch):
+    def full(descriptor, offset, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    outcome = outcome_of(prepared(*FAST))
+    assert (
+        not outcome.cache.used and outcome.cache.reason == "it could not be written: No space left on device"
+    )
+    assert outcome.loss_finite
+
+
+def test_a_language_model_of_which_only_the_final_norm_trains_gets_no_cache(prepared):
+    """Its head reads what the last layer makes of every token, and a cache would end below the head."""
+
+    case = prepared("model=tiny_gpt2", "method=full", "train=fast")
+    case.model.requires_grad_(False)
+    case.model.backbone.final_norm.requires_grad_(True)
+    held = {name for name, p in case.model.named_parameters() if p.requires_grad}
+    lowest = lowest_trained(case.model, held)
+    assert lowest == 5
+    case.model.kind = "generation"
+    reason = BatchSource(case.run, case.data, case.runtime)._why_not(case.model, lowest, 1, own=True)
+    assert reason == "the language model's head reads what the last layer makes of every token"
+
+
+def test_steps_are_captured_only_where_no_hook_can_change_them(prepared):
+    steady = {name for name, method in METHODS.items() if is_steady(method)}
+    assert {"full", "selected"} <= steady
+    assert not {"lisa", "slimfit", "recap"} & steady
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path, caplog):

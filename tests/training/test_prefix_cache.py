@@ -142,6 +142,10 @@ def test_anything_the_states_depend_on_changes_the_key(tmp_path):
     eager = tiny_task_model("bert")
     eager.backbone.model.config._attn_implementation = "eager"
     raw = tiny_task_model("gpt2", last_layer="raw")
+    edited, above = tiny_task_model("bert"), tiny_task_model("bert")
+    with torch.no_grad():
+        edited.backbone.layers[1].output.dense.weight.mul_(2)
+        above.backbone.layers[2].output.dense.weight.mul_(2)  # layer 3 is not run by the cache of layer 3
     keys = [
         base,
         key_of(model, store, layer=4),
@@ -154,13 +158,14 @@ def test_anything_the_states_depend_on_changes_the_key(tmp_path):
         key_of(model, segments),
         key_of(pooled_last, store),
         key_of(eager, store),
+        key_of(edited, store),
         key_of(tiny_task_model("gpt2"), store),
         key_of(raw, store),
         key_of(replace_kind(tiny_task_model("gpt2"), "generation"), store),
     ]
     paths = {CacheStore(tmp_path, 1).path(key) for key in keys}
     assert len(paths) == len(keys)
-    assert key_of(tiny_task_model("bert"), token_store()) == base
+    assert key_of(tiny_task_model("bert"), token_store()) == base == key_of(above, store)
 
 
 @pytest.mark.parametrize(("available", "place"), [(400, "memory"), (399, "disk"), (None, "disk")])

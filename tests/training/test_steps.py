@@ -74,8 +74,8 @@ def as_generation(case: Prepared) -> Prepared:
         lengths = plain.lengths
 
         @staticmethod
-        def batch(rows: np.ndarray) -> Batch:
-            batch = plain.batch(rows)
+        def batch(rows: np.ndarray, multiple: int = 1) -> Batch:
+            batch = plain.batch(rows, multiple)
             labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
             for row, number in enumerate(rows):
                 if number >= 12:

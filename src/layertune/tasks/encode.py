@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 ENCODER_VERSION = 1  # raised when the same rows would give other token ids
 IGNORED_LABEL = -100  # of tokens that are not learnt
-MULTIPLE = 8  # padded lengths: few distinct shapes, and what tensor cores like
 _CHUNK = 2000  # rows per call of the tokenizer
 
 
@@ -54,7 +53,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded tensors of one batch; lengths are rounded up to a multiple of 8.
+    """Right-padded tensors of one batch.
 
     Attributes:
         input_ids: [B, T] int64.
@@ -122,12 +121,12 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Gather the examples at these row numbers, padded to the longest, rounded up to a multiple of 8."""
+    def batch(self, indices: np.ndarray, multiple: int = 1) -> Batch:
+        """Gather the examples at these row numbers, padded to the longest, rounded up to a multiple."""
         indices = np.asarray(indices, dtype=np.int64)
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
-        width = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+        width = -(-int(lengths.max()) // multiple) * multiple
         if self.max_length is not None:
             width = min(width, self.max_length)
         columns = np.arange(width)

@@ -27,7 +27,7 @@ from layertune.config.identity import sha256_of
 
 log = logging.getLogger(__name__)
 
-_FACTS, _USED, _WRITING = "facts.json", "used", ".writing-"
+_FACTS, _USED, _WRITING, _PLACE = "facts.json", "used", ".writing-", "place"
 _CHUNK = 1 << 24  # bytes read at a time for a checksum
 
 
@@ -89,13 +89,21 @@ class CacheStore:
     def building(self, key: Mapping[str, Any]) -> Iterator[None]:
         """Let one process at a time compute an entry; others wait here, and then find it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = self.path(key).name
-        with _locked(self.folder / f".{name}.lock"):
-            shutil.rmtree(self.folder / f"{_WRITING}{name}", ignore_errors=True)
-            yield
+        with _locked(self.folder / f".{self.path(key).name}.lock"):
+            shutil.rmtree(self._temporary(key), ignore_errors=True)
+            try:
+                yield
+            finally:
+                shutil.rmtree(self._temporary(key), ignore_errors=True)
 
-    def make_room(self, needed: int) -> str | None:
-        """Remove what was unused for longest until `needed` bytes fit; return why they cannot, or None."""
+    def make_room(self, key: Mapping[str, Any], needed: int) -> str | None:
+        """Remove what was unused for longest until `needed` bytes fit, and keep the place for an entry.
+
+        To be called inside `building`; the place is free again when that ends without an entry.
+
+        Returns:
+            Why they cannot fit, or None.
+        """
         if needed > self.max_bytes:
             return f"it needs {needed / 1e9:.2f} GB and cache.max_gb is {self.max_bytes / 1e9:g}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,10 +116,19 @@ class CacheStore:
                 log.info("cache: %s goes, %.2f GB unused for longest", path.name, size / 1e9)
                 shutil.rmtree(path, ignore_errors=True)
                 total -= size
-        free = shutil.disk_usage(self.folder).free
-        if needed > 0.95 * free:
-            return f"it needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left"
+            if total + needed > self.max_bytes:
+                return f"it needs {needed / 1e9:.2f} GB and other runs are writing {total / 1e9:.2f} GB now"
+            free = shutil.disk_usage(self.folder).free
+            if needed > 0.95 * free:
+                return f"it needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left"
+            place = self._temporary(key)
+            place.mkdir(exist_ok=True)
+            with (place / _PLACE).open("wb") as stream:
+                stream.truncate(needed)  # its size counts; it takes no room on the disk
         return None
+
+    def _temporary(self, key: Mapping[str, Any]) -> Path:
+        return self.folder / f"{_WRITING}{self.path(key).name}"
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """Yield when each entry was last used, its bytes and its folder."""
@@ -140,16 +157,18 @@ class CacheStore:
         """Give memory-mapped tensors to fill and a dictionary for more facts; the entry appears at the end.
 
         To be called inside `building`. After an exception nothing is left.
+
+        Raises:
+            OSError: the disk is full.
         """
-        path = self.path(key)
-        temporary = self.folder / f"{_WRITING}{path.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        path, temporary = self.path(key), self._temporary(key)
+        temporary.mkdir(parents=True, exist_ok=True)
         try:
             tensors = {
                 name: _mapped(temporary / name, shape, dtype, writable=True)
                 for name, (shape, dtype) in shapes.items()
             }
+            (temporary / _PLACE).unlink(missing_ok=True)
             facts: dict[str, Any] = {}
             yield tensors, facts
             del tensors
@@ -207,7 +226,10 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype, writable: bo
     if size == 0:
         path.touch()
         return torch.empty(shape, dtype=dtype)
-    if not writable and path.stat().st_size != size:
+    if writable:
+        with path.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error here, not a crash later
+    elif path.stat().st_size != size:
         raise ValueError(f"{path.name} holds {path.stat().st_size} bytes instead of {size}")
     raw = torch.from_file(str(path), shared=writable, size=size, dtype=torch.uint8)
     return raw.view(dtype).view(shape)

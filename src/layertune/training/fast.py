@@ -29,7 +29,7 @@ from layertune.training.prefix_cache import (
     open_source,
     prefix_key,
 )
-from layertune.training.runtime import Runtime
+from layertune.training.runtime import Runtime, Stopwatch
 from layertune.training.witness import places_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from layertune.training.phases import Phases
 
 log = logging.getLogger(__name__)
+
+CUDA_MULTIPLE = 8  # of padded lengths: few shapes to capture, and what tensor cores like; a CPU gains nothing
 
 
 class BatchSource:
@@ -51,6 +53,7 @@ class BatchSource:
     def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
         self.run, self.data, self.runtime = run, data, runtime
         self.cost = CacheRecord()
+        self._multiple = CUDA_MULTIPLE if runtime.device.type == "cuda" else 1
         self._source: PrefixSource | None = None
         self._phase: int | None = None
         self._model: TaskModel
@@ -58,7 +61,7 @@ class BatchSource:
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Return the examples at these row numbers."""
-        return (self._source or self.data.train.store).batch(rows)
+        return (self._source or self.data.train.store).batch(rows, self._multiple)
 
     def gradient(self, batch: Batch, share: float) -> Tensor:
         """Run forward and backward on a batch on the device; return its share of the loss, still there."""
@@ -92,13 +95,12 @@ class BatchSource:
         model.backbone.one_token_last = False
 
     def _capturing(self, phases: Phases) -> StepGraphs | None:
-        steady = len(phases.plan) == 1 and type(phases.method).before_step is Method.before_step
         reason = why_no_graphs(
             self.runtime.device,
             fast=self.run.train.mode == "fast",
             kind=self.data.kind,
             parts=self.run.train.micro_batch is not None,
-            steady=steady,
+            steady=len(phases.plan) == 1 and is_steady(type(phases.method)),
         )
         if reason is not None:
             log.info("CUDA graphs: not used (%s)", reason)
@@ -119,22 +121,32 @@ class BatchSource:
         layer = lowest if spec.layer is None else min(spec.layer, lowest)
         reason = self._why_not(model, layer, num_phases, own)
         cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
+        opening = Stopwatch(
+            self.runtime.device
+        )  # keys, checks and copies: all that is not the cache's own pass
         if reason is None and cache.max_bytes == 0:
             reason = "cache.max_gb is 0"
         entry = None
         if reason is None:
-            entry, reused, reason = self._entry(model, cache, layer)
+            with opening.counting():
+                key = self._key(model, layer)
+                entry = cache.find(key)
+            reused = entry is not None
+            if entry is None:
+                entry, reused, reason = self._made(model, cache, key, layer)
         if entry is None:
             log.info("prefix cache: not used (%s)", reason)
             self.cost = CacheRecord(reason=reason)
             return None
-        source = self._placed(model, entry, layer)
+        with opening.counting():
+            source = self._placed(model, entry, layer)
         cost = entry.facts["cost"]
+        seconds = cost["seconds"] + opening.seconds
         self.cost = CacheRecord(
             used=True,
             reused=reused,
-            seconds=cost["seconds"],
-            cpu_seconds=cost["cpu_seconds"],
+            seconds=seconds,
+            cpu_seconds=cost["cpu_seconds"] + opening.cpu_seconds,
             bytes=entry.num_bytes,
             layer=layer,
             dtype=spec.dtype,
@@ -145,7 +157,7 @@ class BatchSource:
             layer,
             len(store),
             "reused, made in" if reused else "made in",
-            cost["seconds"],
+            seconds,
         )
         return source
 
@@ -156,37 +168,39 @@ class BatchSource:
             return "another model than the pretrained one is trained"
         if layer < 2:
             return "no layer lies below the lowest trained parameter"
+        if model.kind == "generation" and layer > model.backbone.num_layers:
+            return "the language model's head reads what the last layer makes of every token"
         below = model.backbone.layers[: layer - 1]
         if any(module._forward_hooks or module._forward_pre_hooks for module in below.modules()):
             return "something is hooked to a layer below"
         return why_not_partial(model.backbone)
 
-    def _entry(
-        self, model: TaskModel, cache: CacheStore, layer: int
+    def _made(
+        self, model: TaskModel, cache: CacheStore, key: dict[str, object], layer: int
     ) -> tuple[Entry | None, bool, str | None]:
-        """Return the entry of a layer, whether it was there, or why there is none."""
-        key = self._key(model, layer)
+        """Return the entry of a layer, made now or meanwhile by another process; or why there is none."""
         store, dtype = self.data.train.store, self.run.cache.dtype
-        if (entry := cache.find(key)) is not None:
-            return entry, True, None
         with cache.building(key):
-            if (entry := cache.find(key)) is not None:  # another process made it while this one waited
+            if (entry := cache.find(key)) is not None:
                 return entry, True, None
-            reason = cache.make_room(entry_bytes(model, store, layer, dtype))
+            reason = cache.make_room(key, entry_bytes(model, store, layer, dtype))
             if reason is not None:
                 return None, False, reason
             lower = self._lower_entry(model, cache, layer)
-            build_entry(
-                model,
-                store,
-                layer,
-                dtype,
-                cache,
-                key,
-                self.runtime.accelerator.autocast,
-                None if lower is None else self._placed(model, *lower).batch,
-                None if lower is None else lower[0].facts["cost"],
-            )
+            try:
+                build_entry(
+                    model,
+                    store,
+                    layer,
+                    dtype,
+                    cache,
+                    key,
+                    self.runtime.accelerator.autocast,
+                    None if lower is None else self._placed(model, *lower).batch,
+                    None if lower is None else lower[0].facts["cost"],
+                )
+            except OSError as error:
+                return None, False, f"it could not be written: {error.strerror}"
             return cache.find(key), False, None
 
     def _lower_entry(self, model: TaskModel, cache: CacheStore, layer: int) -> tuple[Entry, int] | None:
@@ -218,6 +232,12 @@ class BatchSource:
         dtype = next(model.backbone.parameters()).dtype
         store, device = self.data.train.store, self.runtime.device
         return open_source(entry, store, layer, dtype, device, self.run.cache.place)
+
+
+def is_steady(method: type[Method]) -> bool:
+    """Whether a method leaves the steps alone: a hook could change what trains, or how, behind a graph."""
+    hooks = ("on_epoch_start", "before_step", "after_backward", "after_step")
+    return all(getattr(method, hook) is getattr(Method, hook) for hook in hooks)
 
 
 def lowest_trained(model: TaskModel, held: object) -> int:

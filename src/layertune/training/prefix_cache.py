@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from layertune.models.partial import run_below
@@ -25,13 +26,14 @@ from layertune.tasks import Batch, TokenStore, sorted_batches
 from layertune.tasks.encode import Prefix
 from layertune.training.cache_store import CacheStore, Entry
 from layertune.training.runtime import synchronize
+from layertune.training.witness import checksum, places_of
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
 
 log = logging.getLogger(__name__)
 
-PREFIX_VERSION = 1  # raised when the same input would give other states
+PREFIX_VERSION = 2  # raised when the same input would give other states
 FP8_LARGEST = 448.0  # of e4m3; each token is scaled to it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn, "fp64": torch.float64}
 _BATCH = 64  # examples per forward pass of the cache's own pass
@@ -57,7 +59,8 @@ def prefix_key(
         store: the tokens, which tell the tokenizer and the maximal length apart; hashed in full.
         layer: the first layer that is left to run.
         dtype: how states are stored.
-        weights: hash of the pretrained weights (`weights_key`).
+        weights: hash of the pretrained weights (`weights_key`); what a method made of the tensors below
+            `layer` before training is told apart by their own sums.
         fingerprint: of the rows.
         precision: fp32 or bf16 (autocast).
     """
@@ -65,9 +68,18 @@ def prefix_key(
     for array in (store.ids, store.offsets, store.segments):
         tokens.update(b"none" if array is None else np.ascontiguousarray(array))
     backbone = model.backbone
+    places = places_of(model)
     return {
         "version": PREFIX_VERSION,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": model.device.type,
         "weights": weights,
+        "below": {
+            name: checksum(parameter)
+            for name, parameter in model.named_parameters()
+            if (place := places[name]) is not None and place < layer
+        },
         "architecture": backbone.model.config.model_type,
         "rows": fingerprint,
         "tokens": tokens.hexdigest(),
@@ -181,10 +193,10 @@ class PrefixSource:
     device: torch.device
     place: str
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray, multiple: int = 1) -> Batch:
         """Gather examples; padding repeats the last real token's state, which nothing reads."""
         rows = np.asarray(rows, dtype=np.int64)
-        batch = self.store.batch(rows)
+        batch = self.store.batch(rows, multiple)
         states = vectors = None
         if "states" in self.tensors:
             starts = self.store.offsets[rows][:, None]
@@ -212,7 +224,9 @@ class PrefixSource:
 def open_source(
     entry: Entry, store: TokenStore, layer: int, dtype: torch.dtype, device: torch.device, place: str = "auto"
 ) -> PrefixSource:
-    """Put an entry where it is read fastest: on the device, in memory, or mapped from disk.
+    """Put an entry where it is read fastest: on the device, or mapped into memory or from disk.
+
+    In memory it is the map, which the check of its content has just read: processes share it.
 
     Args:
         entry: checked.
@@ -226,8 +240,6 @@ def open_source(
     tensors = dict(entry.tensors)
     if chosen == "device":
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    elif chosen == "memory":
-        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     log.info("prefix cache: %.3f GB, read from %s (%s)", entry.num_bytes / 1e9, chosen, reason)
     return PrefixSource(store, layer, tensors, dtype, device, f"{chosen} ({reason})")
 

@@ -8,6 +8,8 @@ import platform
 import random
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -196,6 +198,15 @@ class Stopwatch:
             cuda = not isinstance(before, float)
             self.steps.append(before.elapsed_time(after) / 1000.0 if cuda else after - before)
         self._marks = []
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Run while the block does."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
 
     def _now(self) -> float | torch.cuda.Event:
         if self.device.type != "cuda":
