@@ -71,7 +71,7 @@ def test_cells_print_what_was_worked_out_by_hand(sheet: Sheet) -> None:
 
 def test_every_state_occurs(values: TableValues) -> None:
     states = {value.state for value in values.cells.values()}
-    assert states == {"done", "partial", "stale", "oom", "failed", "missing", "refused"}
+    assert states == {"done", "partial", "stale", "oom", "failed", "absent", "missing", "refused"}
 
 
 def test_best_and_second_best_are_marked_among_complete_cells_of_ranked_rows(sheet: Sheet) -> None:

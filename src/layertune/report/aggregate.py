@@ -15,10 +15,10 @@ from layertune.report.measures import MEASURES
 from layertune.report.paper import PaperTables, PaperValue, load_paper_tables, paper_value
 
 ReadOut = Literal["last", "best"]
-State = Literal["done", "partial", "stale", "oom", "failed", "missing", "refused"]
+State = Literal["done", "partial", "stale", "oom", "failed", "absent", "missing", "refused"]
 Rank = Literal["best", "second"]
 # From best to worst: a derived cell has the worst state of its parts.
-STATES: tuple[State, ...] = ("done", "partial", "stale", "oom", "failed", "missing", "refused")
+STATES: tuple[State, ...] = ("done", "partial", "stale", "oom", "failed", "absent", "missing", "refused")
 MARKS = {
     "data": "‡",  # rows other than the official data
     "mixed": "§",  # one cell, or one column, with data of several statuses, or with several weights
@@ -88,9 +88,11 @@ def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: RunReco
         refusals += _mixed_devices(used, device or next(iter([*base.values(), *used.values()]), None))
     measure, scale = MEASURES[cell.column.measure], cell.column.scale
     values: dict[int, float] = {}
+    lacks = False  # a finished run did not record what the column reads
     for seed, record in used.items():
         value = measure(record, cell.column, readout)
         if value is None:
+            lacks = True
             notes.append(_absent(record, cell, readout))
         elif cell.column.measure == "speedup":
             full = MEASURES["speedup"](base[seed], cell.column, readout) if seed in base else None
@@ -105,7 +107,7 @@ def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: RunReco
     records = [used[seed] for seed in values]
     return CellValue(
         cell=cell,
-        state="refused" if refusals else _state(len(values), found.values()),
+        state="refused" if refusals else _state(len(values), found.values(), lacks),
         mean=statistics.fmean(values.values()) if values else None,
         std=statistics.stdev(values.values()) if len(values) > 1 else None,
         n=len(values),
@@ -117,15 +119,17 @@ def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: RunReco
     )
 
 
-def _state(done: int, found: Iterable[Found]) -> State:
+def _state(done: int, found: Iterable[Found], lacks: bool) -> State:
     """Return done or partial where there is a number, else the worst that befell a run."""
     found = list(found)
     if done:
         return "done" if done == len(found) else "partial"
-    # What is finished but did not record the measure, and what was interrupted, is still to be run.
     told: dict[RunState, State] = {"stale": "stale", "oom": "oom", "failed": "failed", "refused": "refused"}
     states = [told[one.state] for one in found if one.state in told]
-    return worst(states) if states else "missing"
+    if states:
+        return worst(states)
+    # A finished run counts as run, whatever it lacks; what was interrupted is still to be run.
+    return "absent" if lacks else "missing"
 
 
 def _first_done(cell: Cell, found: Sequence[Found], readout: ReadOut) -> CellValue:
@@ -145,7 +149,8 @@ def _first_done(cell: Cell, found: Sequence[Found], readout: ReadOut) -> CellVal
                 notes=one.notes,
                 run_ids=(one.record.run_id,),
             )
-    return CellValue(cell, _state(0, found[:1]), None, None, 0, 1, notes=found[0].notes)
+    lacks = any(one.record is not None for one in found)
+    return CellValue(cell, _state(0, found[:1], lacks), None, None, 0, 1, notes=found[0].notes)
 
 
 def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:

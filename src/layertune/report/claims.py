@@ -1,8 +1,9 @@
 """The paper's claims, judged on the paper's own tables and on our records: what `make claims` says.
 
 The claims and their predicates are those of `paper_claims`; here our tables answer them. A cell counts only
-when it is done: a missing, partial, stale, failed or refused one leaves a claim open and is counted beside
-it. Comparisons get a paired test over whatever pairs of task and seed are recorded, complete or not.
+when it is done: one that is missing, absent, partial, stale, failed or refused leaves a claim open and is
+counted beside it. Comparisons get a paired test over whatever pairs of task and seed are recorded, complete
+or not.
 """
 
 from __future__ import annotations

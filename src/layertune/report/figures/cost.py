@@ -223,7 +223,7 @@ def _sentences(values: TableValues, full: CellValue) -> list[str]:
         f"rates of grid=fair. Train {spec.train}, protocol {spec.protocol}"
         + (f", {', '.join(spec.extra)}." if spec.extra else "."),
     ]
-    missing = {state: _methods(values, state) for state in ("failed", "oom", "stale", "refused")}
+    missing = {state: _methods(values, state) for state in ("failed", "oom", "stale", "absent", "refused")}
     lines += [f"{state.capitalize()}: {', '.join(names)}." for state, names in missing.items() if names]
     without = [name for name in _methods(values, "missing") if name not in _with_points(values)]
     lines.append(f"No run yet: {', '.join(without)}." if without else "")

@@ -28,8 +28,9 @@ th, td { padding: 0.25rem 0.55rem; border-bottom: 1px solid var(--line); text-al
 .group th:first-child, .group td { background: var(--band); font-style: italic; }
 .paper, .records, .detail, .side { color: var(--soft); font-size: 0.85em; }
 .difference { font-size: 0.9em; border-top: 1px dotted var(--line); }
-.missing .ours, .stale .ours, .failed .ours, .oom .ours, .refused .ours { color: var(--soft); }
-.failed .ours, .oom .ours, .refused .ours, .stale .ours { font-style: italic; }
+.missing .ours, .absent .ours, .stale .ours, .failed .ours, .oom .ours,
+.refused .ours { color: var(--soft); }
+.absent .ours, .failed .ours, .oom .ours, .refused .ours, .stale .ours { font-style: italic; }
 .records a { margin-left: 0.15em; }
 details.records[open] { white-space: normal; max-width: 16rem; }
 sup { line-height: 0; font-size: 0.75em; }

@@ -13,6 +13,7 @@ OTHER = MARKS["other"]
 STATE_TEXT: dict[State, str] = {
     "done": MISSING,
     "partial": MISSING,
+    "absent": "absent",
     "missing": MISSING,
     "stale": "stale",
     "oom": "OOM",
@@ -21,6 +22,7 @@ STATE_TEXT: dict[State, str] = {
 }
 STATE_MEANING: dict[State, str] = {
     "partial": "·2/3: two of three runs are done; not ranked",
+    "absent": "absent: the run is done and did not record this; the notes say why",
     "missing": f"{MISSING} missing: no run has been recorded",
     "stale": "stale: the record is of an older version and is not used",
     "oom": "OOM: the run ran out of memory",
