@@ -137,6 +137,13 @@ def test_references_reach_the_scorers_as_single_lines():
     assert checked(["a"], [["one\u2028two \r\n three", "four\x85"]]) == (["a"], [["one two three", "four"]])
 
 
+def test_empty_references_that_pad_a_list_are_left_out():
+    hypotheses, ragged = ["a pub by the river", "cheap food"], [["a pub"], ["cheap food here", "food"]]
+    padded = [["a pub", "", "  "], ["", "cheap food here", "food"]]
+    assert checked(hypotheses, padded) == (hypotheses, ragged)
+    assert without_java(hypotheses, padded) == without_java(hypotheses, ragged)
+
+
 def test_an_output_is_cut_at_the_end_of_text_token():
     assert nlg.clean(" A pub .\u2028Cheap <|endoftext|> junk<|endoftext|>") == "A pub . Cheap"
     assert nlg.clean("<|endoftext|>x") == ""
@@ -148,7 +155,7 @@ def test_an_output_is_cut_at_the_end_of_text_token():
         ([], [], "nothing to score"),
         (["a"], [["a"], ["b"]], "1 hypotheses for 2 items"),
         (["a", "b"], [["a"], []], "item 2 has no reference"),
-        (["a"], [["a", " \u2028"]], "item 1 has an empty reference"),
+        (["a"], [["", " \u2028"]], "item 1 has no reference, only empty ones"),
         (["a"], ["a"], "item 1: .* list of strings"),
         ([None], [["a"]], "item 1: the hypothesis must be a string"),
         (["a"], [["a", None]], "item 1: .* list of strings"),

@@ -24,8 +24,8 @@ def checked(
     """Return clean copies of outputs and references.
 
     Raises:
-        ConfigError: no items, unequal counts, an item without references, an empty reference, something
-            that is not text. An empty output is legal.
+        ConfigError: no items, unequal counts, an item without references, something that is not text. An
+            empty output is legal; an empty reference pads a list and is left out.
     """
     if isinstance(hypotheses, str) or isinstance(references, str):
         raise ConfigError(
@@ -62,8 +62,7 @@ def _checked_group(item: str, hypothesis: str, group: Sequence[str]) -> list[str
     except UnicodeEncodeError as error:
         raise ConfigError(f"{item} holds half a surrogate pair, which is not text") from error
     references = [" ".join(reference.split()) for reference in group]
-    if not references:
-        raise ConfigError(f"{item} has no reference")
-    if not all(references):
-        raise ConfigError(f"{item} has an empty reference: leave it out, the number may differ between items")
-    return references
+    # Taken as a reference of length 0, "" would undo the brevity penalty.
+    if not any(references):
+        raise ConfigError(f"{item} has no reference" + (", only empty ones" if references else ""))
+    return [reference for reference in references if reference]
