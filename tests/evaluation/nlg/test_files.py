@@ -107,6 +107,8 @@ def test_bad_input_is_one_sentence_and_exit_code_two(script, tmp_path, capsys):
     broken = tmp_path / "broken.json"
     broken.write_text("[1,")
     latin = tmp_path / "latin.json"
+    digits = tmp_path / "digits.json"
+    digits.write_text("9" * 5000)  # Python reads integers of up to 4,300 digits
     latin.write_bytes('["£20"]'.encode("latin-1"))
     for arguments, message in [
         ([], "give either --predictions, or --hypotheses and --references"),
@@ -114,6 +116,8 @@ def test_bad_input_is_one_sentence_and_exit_code_two(script, tmp_path, capsys):
         (["--predictions", str(tmp_path / "none")], "No such file"),
         (["--predictions", str(tmp_path)], "Is a directory"),
         (["--predictions", str(broken)], "line 1, is not JSON"),
+        (["--predictions", str(digits)], "line 1, is not JSON"),
+        (["--hypotheses", str(digits), "--references", str(digits)], "is not JSON"),
         (["--hypotheses", str(latin), "--references", str(latin)], "is not UTF-8 text"),
     ]:
         assert script(arguments) == 2

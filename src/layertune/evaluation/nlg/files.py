@@ -70,5 +70,5 @@ def _read(path: str | Path) -> str:
 def _parse(text: str, where: str | Path) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also: an integer of thousands of digits
         raise ConfigError(f"{where} is not JSON: {error}") from error
