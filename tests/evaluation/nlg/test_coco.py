@@ -16,6 +16,8 @@ SENTENCES = {
     "Near St. Mary's, 20£.": "near st. mary 's 20 #",
     "The pub.It is low -priced": "the pub.it is low priced",
     'A "quoted" name - or --- two': "a quoted name or two",
+    "Fish &amp; chips: rated 3.5/5.": "fish & chips rated 3.5 / 5",  # a fraction has whole numbers
+    "Costs £1,234.50.": "costs # 1,234.50",
     "We cannot, they don’t": "we can not they do n't",
     "": "",
 }
