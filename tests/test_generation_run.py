@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -125,6 +126,12 @@ def test_a_run_generates_dev_outputs_by_epoch_and_test_outputs_at_the_last_and_t
     again = scorer.score(outputs, references)
     for name in ("nist", "rouge_l", "cider"):
         assert again[name] == last["e2e"][name]
+    assert record.metrics.outputs == {
+        f"{run.run_id}-test-epoch{epoch}.jsonl": hashlib.sha256(
+            (run.cache_dir.parent / "predictions" / f"{run.run_id}-test-epoch{epoch}.jsonl").read_bytes()
+        ).hexdigest()
+        for epoch in (1, 2)
+    }
 
 
 def extra(entry):
@@ -140,6 +147,7 @@ def test_outputs_at_the_end_only_leave_no_best_epoch(request_run, store):
     assert [set(entry["metrics"]["e2e_validation"]) for entry in record.training.history] == [FORCED] * 2
     assert set(record.metrics.last["e2e"]) >= OFFICIAL | FORCED | SECONDARY
     assert predictions(run) == ["-test-epoch2.jsonl"]
+    assert list(record.metrics.outputs) == [f"{run.run_id}-test-epoch2.jsonl"]
     assert record.data.counts == {"train": 15, "e2e_validation": 15, "e2e": 15}
     assert record.run_id == request_run("method=full").run_id  # the same run, with less to show
 

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 
 from layertune.config import RunConfig
+from layertune.evaluation.evaluate import saved_outputs
 from layertune.methods import build_method
 from layertune.models import build_model, load_tokenizer
 from layertune.records import Record, Store
@@ -52,7 +53,7 @@ def execute(run: RunConfig, store: Store) -> Record:
             draft.put(
                 model=say.model_section(run, measured_facts(model, prep, outcome)),
                 training=say.training_section(run, outcome),
-                metrics=say.metrics_section(outcome),
+                metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
                 checks=proof.check(run, model, data, prep, outcome),
                 tracking=track.facts,
             )

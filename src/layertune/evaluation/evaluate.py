@@ -7,12 +7,14 @@ best one: splits of other data sets (§6), the test split of a generation task.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from layertune.config import RunConfig, TaskSpec
+from layertune.config.files import file_sha256
 from layertune.evaluation.generation import (
     forced_scores,
     generate,
@@ -77,6 +79,18 @@ def score_rest(
         else:
             found[name] = _score(run, run.task.foreign[name], model, split, runtime)
     return found
+
+
+def saved_outputs(run: RunConfig, data: TaskData, epochs: Iterable[int]) -> dict[str, str | None] | None:
+    """Return the files that keep the outputs of some epochs and their sha256, None where one is gone.
+
+    None for a task that generates nothing.
+    """
+    if data.kind != "generation":
+        return None
+    splits = [data.evals[name] for name in waiting_splits(run, data)]
+    paths = [predictions_path(run, split, epoch) for epoch in epochs for split in splits]
+    return {path.name: file_sha256(path) if path.is_file() else None for path in paths}
 
 
 def _score_generated(

@@ -86,6 +86,10 @@ def training_section(run: RunConfig, outcome: TrainOutcome) -> TrainingRecord:
     )
 
 
-def metrics_section(outcome: TrainOutcome) -> MetricsRecord | None:
-    """Give both read-outs; None where nothing was evaluated."""
-    return MetricsRecord(last=outcome.last, best=outcome.best or None) if outcome.last else None
+def metrics_section(
+    outcome: TrainOutcome, outputs: Mapping[str, str | None] | None = None
+) -> MetricsRecord | None:
+    """Give both read-outs, and the files of the outputs behind them; None where nothing was evaluated."""
+    if not outcome.last:
+        return None
+    return MetricsRecord(outcome.last, outcome.best or None, None if outputs is None else dict(outputs))

@@ -38,3 +38,10 @@ class TrainOutcome:
     phases: tuple[PhaseReport, ...]
     facts: dict[str, Any]
     cache: CacheRecord = field(default_factory=CacheRecord)
+
+    @property
+    def read_epochs(self) -> tuple[int, ...]:
+        """The epochs of the two read-outs; none where nothing was evaluated."""
+        if not self.last:
+            return ()
+        return tuple(sorted({self.history[-1]["epoch"], self.best.get("epoch", self.history[-1]["epoch"])}))
