@@ -58,6 +58,43 @@ def write(folder, meanings=6, **manifest):
         (folder / "manifest.json").write_text(json.dumps({"files": files}))
 
 
+def write_official_csv(folder, text, split="test"):
+    """Write one split as the challenge hands it out: columns `mr` and `ref`."""
+    (folder / "e2e").mkdir(parents=True)
+    (folder / "e2e" / f"{split}.csv").write_text(text, encoding="utf-8")
+    return compose_run("model=tiny_gpt2", "task=e2e", "method=full").task
+
+
+def test_the_columns_of_the_official_csv_files_are_known(tmp_path):
+    task = write_official_csv(tmp_path, 'mr,ref\n"name[A], area[riverside]","A, by the river."\nname[B],B.\n')
+    rows, status = read_local(tmp_path, task, "test")
+    assert [list(column) for column in rows.texts] == [
+        ["name[A], area[riverside]", "name[B]"],
+        ["A, by the river.", "B."],
+    ]
+    assert status == "local"
+
+
+def test_pound_and_e_acute_of_the_official_csv_files_are_repaired(tmp_path):
+    table = "mr,ref\npriceRange[Â£20-25],Łess than Â£20 at the cafÃ© or cafã©\n£é,£5 in an old café\n"
+    rows, _ = read_local(tmp_path, write_official_csv(tmp_path, table), "test")
+    assert [list(column) for column in rows.texts] == [
+        ["priceRange[£20-25]", "£é"],
+        ["£ess than £20 at the café or café", "£5 in an old café"],
+    ]
+
+
+def test_other_files_than_csv_are_read_as_they_are(tmp_path):
+    task = write_official_csv(tmp_path, "mr,ref\na,b\n", split="train")
+    path = tmp_path / "e2e" / "test.jsonl"
+    path.write_text(json.dumps({"meaning_representation": "Â£", "human_reference": "Ł"}) + "\n")
+    rows, _ = read_local(tmp_path, task, "test")
+    assert [list(column) for column in rows.texts] == [["Â£"], ["Ł"]]
+    path.write_text(json.dumps({"mr": "a", "ref": "b"}) + "\n")
+    with pytest.raises(DataError, match="no column meaning_representation or human_reference"):
+        read_local(tmp_path, task, "test")
+
+
 def loaded(tmp_path, *overrides):
     run = compose_run(
         "model=tiny_gpt2",

@@ -1,7 +1,8 @@
 """Rows of one split from a local folder: `<task>/<split>.parquet`, csv, tsv or jsonl.
 
 A `manifest.json` beside the folders says what the files are, and they are checked against it. csv, tsv and
-jsonl need the standard library alone, parquet needs pyarrow.
+jsonl need the standard library alone, parquet needs pyarrow. An E2E csv may be as the challenge hands it out:
+columns `mr` and `ref`, and £ and é as an earlier conversion left them, which is repaired.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ LABEL = "label"
 UNLISTED = "local"  # status of a file that no manifest vouches for
 _LONGEST_FIELD = 1 << 30  # characters of one csv field; the library's default is shorter than some reviews
 
+_OFFICIAL_COLUMNS = ("mr", "ref")  # of the E2E challenge, in the order of `task.columns`
+_REPAIRS = {"Â£": "£", "Ł": "£", "Ã©": "é", "ã©": "é"}  # those of the challenge's own scripts
+
 Table = dict[str, list[Any]]  # column -> values
 
 
@@ -45,6 +49,8 @@ def read_local(folder: Path, task: TaskSpec, split: str) -> tuple[Rows, str]:
         )
     table = _READERS[path.suffix](path)
     generated = task.kind == "generation"  # both sides are text, nothing is labelled
+    if generated and path.suffix == ".csv":
+        table = _repaired(table, task)
     wanted = [*task.columns] if generated else [*task.columns, LABEL]
     if missing := [column for column in wanted if column not in table]:
         raise DataError(
@@ -80,6 +86,19 @@ def _manifest_entry(folder: Path, path: Path) -> dict[str, Any]:
             f"{manifest} cannot be read ({error}): "
             'it holds {"files": {"<task>/<split>.<suffix>": {...}}}.'
         ) from error
+
+
+def _repaired(table: Table, task: TaskSpec) -> Table:
+    """Return an E2E csv under the task's column names, £ and é repaired as the challenge's scripts do."""
+    names = dict(zip(_OFFICIAL_COLUMNS, task.columns, strict=False))
+    names = {old: new for old, new in names.items() if new not in table}
+    return {names.get(column, column): [_mended(text) for text in texts] for column, texts in table.items()}
+
+
+def _mended(text: str) -> str:
+    for broken, right in _REPAIRS.items():
+        text = text.replace(broken, right)
+    return text
 
 
 def _read_parquet(path: Path) -> Table:
