@@ -202,6 +202,12 @@ def test_layers_are_scored_on_the_whole_text_or_on_the_prompt(request_run, store
         request_run("method=grad_norm_k", "task.score_text=prompt")
 
 
+def test_an_empty_line_ends_the_outputs_of_lora_s_settings_alone():
+    decoding = compose_run("model=gpt2", "task=e2e_lora", "method=lora").task.decoding
+    assert (decoding.stop, decoding.no_repeat_ngram) == ("\n\n", 4)
+    assert compose_run("model=gpt2", "task=e2e", "method=lora").task.decoding.stop == ""
+
+
 def test_wrong_requests_end_before_any_work(request_run):
     for override, words in (
         ("model=tiny_bert", "is an encoder"),

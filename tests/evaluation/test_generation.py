@@ -73,6 +73,9 @@ class Letters:
     def decode(self, tokens, skip_special_tokens):
         return " ".join(WORDS[token] for token in tokens)
 
+    def encode(self, text, add_special_tokens):
+        return [token for token, word in WORDS.items() if word in text.split()]
+
 
 @pytest.fixture
 def runtime(tmp_path):
@@ -106,6 +109,18 @@ def test_beams_find_what_is_likelier_as_a_whole(runtime):
     assert followed(runtime, num_beams=3) == ["b"]
     # With a penalty of 2 the longer wins: ln 0.36 / 4 = -0.255; ln 0.2 / 9 = -0.179.
     assert followed(runtime, num_beams=3, length_penalty=2.0) == ["a c"]
+
+
+def test_a_stop_text_ends_an_output_as_the_end_of_sequence_does(runtime):
+    # Greedy takes a, then c, which ends the output and is no part of it.
+    assert followed(runtime, num_beams=1, stop="c") == ["a"]
+    # `a c` now ends after two tokens: ln 0.2 / 4 = -0.402 loses to `b`, end: ln 0.36 / 4 = -0.255.
+    assert followed(runtime, num_beams=3, length_penalty=2.0, stop="c") == ["b"]
+
+
+def test_a_stop_text_of_several_tokens_is_left_out_with_a_warning(runtime, caplog):
+    assert followed(runtime, num_beams=1, stop="c d") == ["a c"]
+    assert "task.decoding.stop='c d' has no effect: it is 2 tokens here, not one" in caplog.text
 
 
 def test_the_search_stops_as_soon_as_there_are_as_many_outputs_as_beams(runtime):

@@ -36,6 +36,7 @@ class DecodingSpec:
     length_penalty: float = 0.8
     no_repeat_ngram: int = 0  # longest phrase that may come twice is one token shorter; 0 = no limit
     max_new_tokens: int = 64
+    stop: str = ""  # ends an output, as the end-of-sequence token does, where it is one token
     batch_size: int = not_identity(16)  # meaning representations at once
 
 

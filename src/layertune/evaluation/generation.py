@@ -52,8 +52,8 @@ def generate(
     meanings, store = _meanings(split), split.store
     assert store.prompts is not None
     lengths = np.asarray(store.prompts)[meanings.rows]
-    end = int(tokenizer.eos_token_id)
-    settings = _settings(decoding, end, store.pad_id)
+    ends = end_tokens(tokenizer, decoding)
+    settings = _settings(decoding, ends, store.pad_id)
     texts = [""] * len(meanings)
     bar = tqdm(
         total=len(meanings),
@@ -73,7 +73,7 @@ def generate(
                     logits_processor=_processors(decoding, ids.shape[1]),
                 )
             for index, tokens in zip(chosen, found[:, ids.shape[1] :].tolist(), strict=True):
-                until = tokens.index(end) if end in tokens else len(tokens)
+                until = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
                 texts[index] = clean(tokenizer.decode(tokens[:until], skip_special_tokens=True))
             bar.update(len(chosen))
     return texts
@@ -90,7 +90,21 @@ def left_padded(store: TokenStore, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
-def _settings(decoding: DecodingSpec, end: int, pad: int) -> Any:
+def end_tokens(tokenizer: Any, decoding: DecodingSpec) -> list[int]:
+    """Return the tokens that end an output: end of sequence, and `decoding.stop` where it is one token."""
+    ends = [int(tokenizer.eos_token_id)]
+    if decoding.stop:
+        stop = tokenizer.encode(decoding.stop, add_special_tokens=False)
+        if len(stop) == 1:
+            ends += stop
+        else:
+            log.warning(
+                "task.decoding.stop=%r has no effect: it is %d tokens here, not one", decoding.stop, len(stop)
+            )
+    return ends
+
+
+def _settings(decoding: DecodingSpec, ends: list[int], pad: int) -> Any:
     from transformers import GenerationConfig
 
     beams = {"length_penalty": decoding.length_penalty, "early_stopping": True}
@@ -98,7 +112,7 @@ def _settings(decoding: DecodingSpec, end: int, pad: int) -> Any:
         max_new_tokens=decoding.max_new_tokens,
         num_beams=decoding.num_beams,
         do_sample=False,
-        eos_token_id=end,
+        eos_token_id=ends,
         pad_token_id=pad,
         **(beams if decoding.num_beams > 1 else {}),
     )
