@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from layertune.benchmark.jobs import TASKS, Plan, run_plan
+from layertune.benchmark.jobs import PARTS, TASKS, Plan, run_plan
 from layertune.benchmark.render import chart, markdown
 
 
@@ -21,9 +21,9 @@ def main() -> None:
     parser.add_argument("--model-path", help="folder of gte_small, for the end-to-end part")
     parser.add_argument("--data-dir", help="folder of the data sets, for the same")
     parser.add_argument("--tasks", nargs="*", default=TASKS)
-    parser.add_argument("--parts", nargs="*", default=("tasks", "real", "memory", "growth"))
+    parser.add_argument("--parts", nargs="*", default=PARTS)
     parser.add_argument("--arms", nargs="*", default=(), help="for example a c h10; a is compared with")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--workers", type=int, default=2)

@@ -36,6 +36,8 @@ def main() -> None:
             workers=1,
             device="cuda",
             precision=precision,
+            real=("trec", "mrpc", "sst2"),
+            rounds=3,
             steps=20,
             **options,
         )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from layertune.benchmark import arms
 from layertune.benchmark.arms import Bench, Setting, bert_base, loop_arms
+from layertune.benchmark.end_to_end import measure_growth
 from layertune.benchmark.jobs import Plan, all_arms, jobs_of
 from layertune.benchmark.lengths import random_batches, task_lengths, typical
+from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.trainer_arms import trainer_arms
 
 TINY = {
@@ -44,6 +49,28 @@ def test_an_arm_of_the_loop_trains_its_layers_and_counts_its_parts(arm, bench, l
     assert (found.cache_per_example > 0) == (arm.name in ("h10", "h5"))
     assert (found.selection_seconds > 0) == (arm.name[0] == "h")
     assert (found.selection_per_example > 0) == (arm.name[0] == "g")
+
+
+@pytest.mark.parametrize("name", ["f", "h10"])
+def test_a_step_of_the_loop_is_timed_without_the_one_that_warms_up(name, bench, lengths, monkeypatch):
+    outcome = SimpleNamespace(steps=3, seconds=8.0, cpu_seconds=6.0, cache=SimpleNamespace(layer=None))
+    monkeypatch.setattr(arms, "train", lambda *_: outcome)
+    arm = next(arm for arm in loop_arms() if arm.name == name)
+    assert arm.round(bench, typical(random_batches(lengths, 4, 0), 2), lengths).step_seconds == 3.0
+
+
+def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
+    arm = next(arm for arm in loop_arms() if arm.name == "h10")
+    found = measure_growth(bench, arm, lengths, [(40, 1), (80, 2)])
+    assert [(line["examples"], line["epochs"]) for line in found] == [(40, 1), (80, 2)]
+    assert all(0 < line["selection"] < line["seconds"] for line in found)
+
+
+def test_a_process_is_timed_to_its_first_step_and_sentences_by_the_second(tmp_path):
+    setting = Setting(("model=tiny_bert",), "demo", tmp_path)
+    assert 0.5 < start_seconds(setting) < 120
+    assert tokenising_rate(setting) > 100
+    assert not list(tmp_path.glob("**/runs/*.json"))  # it ends before there is a record
 
 
 @pytest.mark.parametrize("arm", [arm for arm in trainer_arms(64) if arm.name in ("a", "c", "d", "e5")])

@@ -1,4 +1,6 @@
-"""A whole training on real data: selection, cache and every step of every epoch, arms in turn by epoch."""
+"""A whole training, measured to its end: on real data arms in turn by epoch, and a small model on more and
+more examples and epochs.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from layertune.benchmark.arms import Bench, LoopArm, NoTracker, clock_of
-from layertune.benchmark.measure import Arm
+from layertune.benchmark.arms import Bench, LoopArm, NoTracker, clock_of, selection_seconds
+from layertune.benchmark.lengths import split_of
+from layertune.benchmark.measure import OTHERS, Arm
 from layertune.benchmark.project import Cost, ratio
 from layertune.benchmark.trainer_arms import TrainerArm
 from layertune.methods import build_method
@@ -22,11 +25,20 @@ from layertune.training import train
 log = logging.getLogger(__name__)
 
 
-def measure_end_to_end(bench: Bench, arms: list[Arm], epochs: int, padded_steps: int = 3) -> dict[str, Any]:
-    """Train every arm for some epochs on the setting's real task, one epoch of each in turn.
+def measure_end_to_end(
+    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], padded_steps: int = 3
+) -> dict[str, Any]:
+    """Train arms on the setting's real task, one epoch of each in turn.
 
     Each epoch starts with a new optimiser and goes on from the weights there are; its cost is that of any. An
     arm that pads to the maximum takes `padded_steps` steps, which are all alike, and is projected from them.
+
+    Args:
+        bench: the model.
+        arms: the first is what the others are compared with.
+        epochs: of a training.
+        whole: names of the arms that train them all; of the others one epoch is measured and multiplied.
+        padded_steps: see above.
     """
     setting = bench.setting
     run = setting.run("method=full")
@@ -37,19 +49,21 @@ def measure_end_to_end(bench: Bench, arms: list[Arm], epochs: int, padded_steps:
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for epoch in range(1, epochs + 1):
         for arm in arms:
+            if epoch > 1 and arm.name not in (arms[0].name, *whole):
+                continue
             if isinstance(arm, LoopArm):
                 spent, cache = _loop_epoch(bench, arm, data, epoch)
-                once[arm.name] = once[arm.name][0], cache
+                once[arm.name] = once[arm.name][0], cache if epoch == 1 else once[arm.name][1]
             else:
                 spent = _trainer_epoch(bench, arm, data.train.store, epoch, padded_steps)
             seconds[arm.name].append(spent)
             log.info("epoch %d: %s %.1f s", epoch, arm.name, spent)
-    costs = {name: Cost(*once[name], sum(spent)) for name, spent in seconds.items()}
+    costs = {name: Cost(*once[name], sum(spent) * epochs / len(spent)) for name, spent in seconds.items()}
     base = arms[0].name
     lines = []
     for arm in arms:
-        cost, share = costs[arm.name], sum(once[arm.name]) / epochs
-        _, spread = ratio(seconds[base], [spent + share for spent in seconds[arm.name]])
+        cost, share, own = costs[arm.name], sum(once[arm.name]) / epochs, seconds[arm.name]
+        _, spread = ratio(seconds[base][: len(own)], [spent + share for spent in own])
         lines.append(
             {
                 "arm": arm.name,
@@ -58,11 +72,47 @@ def measure_end_to_end(bench: Bench, arms: list[Arm], epochs: int, padded_steps:
                 "epochs": seconds[arm.name],
                 "seconds": asdict(cost) | {"total": cost.total},
                 "ratio": costs[base].total / cost.total,
-                "spread": spread,
+                "spread": spread if len(own) > 1 else None,
+                "ratio_to": {
+                    name: (costs[name].total / cost.total, None) for name in OTHERS if name in costs
+                },
             }
         )
     tokens = float(data.train.store.lengths.mean())
     return {"task": setting.task, "examples": len(data.train), "mean_tokens": round(tokens, 2), "arms": lines}
+
+
+def measure_growth(
+    bench: Bench, arm: LoopArm, lengths: np.ndarray, sizes: list[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """Train an arm on the first n examples for some epochs: selection, cache and every step.
+
+    Args:
+        bench: the model.
+        arm: with layers to choose.
+        lengths: of all examples.
+        sizes: examples and epochs of each training.
+    """
+    now, found = clock_of(bench.runtime.device), []
+    for examples, epochs in sizes:
+        shutil.rmtree(bench.setting.outputs / "cache", ignore_errors=True)
+        run = bench.setting.run(*arm.overrides, f"train.epochs={epochs}", "protocol.evaluate=false")
+        data = bench.data(split_of(lengths[:examples], run.task.max_length))
+        method = build_method(run)
+        method.prepare(bench.model, data, bench.runtime)
+        start = now()
+        scores = selection_seconds(bench, lengths[:examples], fast=True)
+        train(run, bench.model, data, method, bench.runtime, NoTracker())
+        found.append(
+            {
+                "arm": arm.name,
+                "examples": examples,
+                "epochs": epochs,
+                "selection": scores,
+                "seconds": float(now() - start),
+            }
+        )
+    return found
 
 
 def _selection(bench: Bench, arm: Arm, data: TaskData) -> float:

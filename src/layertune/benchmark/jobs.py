@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
-from layertune.benchmark.end_to_end import measure_end_to_end
+from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
 from layertune.benchmark.lengths import task_lengths
 from layertune.benchmark.measure import Arm, machine, measure_task
 from layertune.benchmark.memory import measure_memory
-from layertune.benchmark.project import Round, growth
+from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.trainer_arms import trainer_arms
 
 log = logging.getLogger(__name__)
 
+PARTS = ("tasks", "real", "memory", "growth", "once")
 TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
-REAL = ("a", "c", "f", "g10", "h10")  # arms that are trained in full on real data
+REAL = ("a", "b", "c", "d", "e10", "f", "g10", "h10")  # arms on real data
+WHOLE = ("a", "h10")  # of them those that train every epoch; of the others one stands for all
 IN_MEMORY = ("a", "d", "g10", "h10", "h5", "h1")
 GROWING = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}  # small: ratios only
 DEPTHS, SIZES = (6, 12, 24), (1, 3, 6, 11)  # L at k = 3, k at L = 12
+TRAININGS = [(1000, 2), (2000, 2), (4000, 2), (2000, 1), (2000, 4)]  # examples and epochs
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ class Plan:
         model_path: folder of gte_small; None leaves the end-to-end part out.
         data_dir: folder of the data sets, for the same.
         tasks: whose lengths are measured.
+        real: tasks that are trained end to end.
         rounds: of all arms.
         steps: typical batches per arm and round.
-        parts: tasks, real, memory, growth.
+        parts: tasks, real, memory, growth, once.
         arms: names of the arms, the first of which is compared with; none = all (on real data five of them).
         hidden_size: of the model; another than 768 is for trying things out.
         workers: processes at a time.
@@ -51,9 +55,10 @@ class Plan:
     model_path: str | None = None
     data_dir: str | None = None
     tasks: tuple[str, ...] = TASKS
-    rounds: int = 3
+    real: tuple[str, ...] = ("trec",)
+    rounds: int = 2
     steps: int = 5
-    parts: tuple[str, ...] = ("tasks", "real", "memory", "growth")
+    parts: tuple[str, ...] = PARTS
     arms: tuple[str, ...] = ()
     hidden_size: int = 768
     workers: int = 2
@@ -69,6 +74,16 @@ class Plan:
         """BERT-base's shape."""
         return bert_base(hidden_size=self.hidden_size, intermediate_size=4 * self.hidden_size)
 
+    @property
+    def has_data(self) -> bool:
+        """Whether real weights and data were named."""
+        return self.model_path is not None and self.data_dir is not None
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """gte_small and the data sets."""
+        return ("model=gte_small", f"model.path={self.model_path}", f"data_dir={self.data_dir}")
+
 
 def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:
     """Return (a) to (h), or those of them that are named."""
@@ -81,9 +96,8 @@ def _task(plan: Plan, task: str) -> dict[str, Any]:
 
 
 def _real(plan: Plan, task: str) -> dict[str, Any]:
-    model = ("model=gte_small", f"model.path={plan.model_path}", f"data_dir={plan.data_dir}")
-    bench = Bench.start(plan.setting("real", model, task))
-    return measure_end_to_end(bench, all_arms(plan.arms or REAL), bench.setting.epochs)
+    bench = Bench.start(plan.setting(f"real-{task}", plan.small, task))
+    return measure_end_to_end(bench, all_arms(plan.arms or REAL), bench.setting.epochs, WHOLE)
 
 
 def _memory(plan: Plan, name: str) -> dict[str, Any]:
@@ -92,8 +106,14 @@ def _memory(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _growth(plan: Plan, what: str) -> dict[str, Any]:
-    """Measure steps of a small model at several depths, or with several numbers of trained layers."""
+    """Measure a small model at several depths, or with several numbers of trained layers; or whole trainings
+    on several numbers of examples.
+    """
     lengths = task_lengths("sst2_glue")
+    if what == "examples and epochs":
+        bench = Bench.start(plan.setting("growth-n", bert_base(**GROWING), "sst2_glue"))
+        arm = next(arm for arm in loop_arms() if arm.name == "h10")
+        return {what: measure_growth(bench, arm, lengths.lengths, TRAININGS)}
     found = []
     for value in DEPTHS if what == "L" else SIZES:
         layers, k = (value, 3) if what == "L" else (12, value)
@@ -111,18 +131,33 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
     return {what: found}
 
 
+def _once(plan: Plan, what: str) -> dict[str, Any]:
+    model, task = (plan.small, "trec") if plan.has_data else (("model=tiny_bert",), "demo")
+    setting = plan.setting("once", model, task)
+    if what == "start":
+        return {"what": what, "seconds": start_seconds(setting)}
+    return {"what": what, "sentences_per_second": tokenising_rate(setting)}
+
+
 _JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
     "tasks": _task,
     "real": _real,
     "memory": _memory,
     "growth": _growth,
+    "once": _once,
 }
 
 
 def jobs_of(plan: Plan) -> list[tuple[str, str]]:
     """List the jobs, the longest first."""
-    wanted = {"tasks": plan.tasks, "real": ("trec",), "memory": IN_MEMORY, "growth": ("k", "L")}
-    if plan.model_path is None or plan.data_dir is None:
+    wanted = {
+        "tasks": plan.tasks,
+        "real": plan.real,
+        "memory": IN_MEMORY,
+        "growth": ("k", "L", "examples and epochs"),
+        "once": ("start", "tokens"),
+    }
+    if not plan.has_data:
         wanted["real"] = ()
     return [(part, name) for part in wanted if part in plan.parts for name in wanted[part]]
 
@@ -158,19 +193,6 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
                 log.warning("%s %s failed: %s", part, name, error)
                 failed.append(f"{part} {name}: {error}")
             found = where | {"load_after": list(os.getloadavg())}
-            content = {"machine": found, "failed": failed, **_with_growth(parts)}
+            content = {"machine": found, "failed": failed, **parts}
             save(content)
-    return content
-
-
-def _with_growth(parts: dict[str, list[Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = dict(parts)
-    for task in parts["tasks"]:
-        if task["task"] == "sst2_glue":
-            measured = {
-                line["arm"]: Round(**line["rounds"][0])
-                for line in task["arms"]
-                if line["arm"] in ("a", "h10")
-            }
-            content["growth"] = [*content["growth"], {"examples and epochs": growth(measured, 16)}]
     return content

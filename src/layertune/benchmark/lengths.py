@@ -72,10 +72,22 @@ def grouped_batches(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.
 
 
 def typical(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """Pick whole batches at equal steps of their padded size: their mean stands for the epoch's."""
-    whole = [batch for batch in batches if len(batch) == len(batches[0])]
-    ordered = sorted(whole, key=lambda batch: int(batch.max()))
-    return [ordered[int((i + 0.5) / count * len(ordered))] for i in range(count)]
+    """Pick whole batches, one of each of `count` parts of the epoch sorted by padded size.
+
+    Each is the one that brings the mean size of those picked so far closest to that of their parts: the mean
+    of all stands for the epoch's.
+    """
+    size = max(len(batch) for batch in batches)
+    widths = np.sort([int(batch.max()) for batch in batches if len(batch) == size])
+    whole = sorted((batch for batch in batches if len(batch) == size), key=lambda batch: int(batch.max()))
+    picked: list[np.ndarray] = []
+    owed = 0.0  # by how much those picked so far are too narrow
+    for part in np.array_split(np.arange(len(whole)), count):
+        wanted = widths[part].mean() + owed
+        best = part[np.abs(widths[part] - wanted).argmin()]
+        picked.append(whole[best])
+        owed = wanted - widths[best]
+    return picked
 
 
 def split_of(lengths: np.ndarray, max_length: int | None, seed: int = 0) -> Split:

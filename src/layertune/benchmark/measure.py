@@ -21,6 +21,7 @@ from layertune.training.runtime import device_facts
 log = logging.getLogger(__name__)
 
 Arm = LoopArm | TrainerArm
+OTHERS = ("c", "d")  # with which arms are compared beside the first: padded to the maximum, LoRA
 
 
 def batches_of(arm: Arm, lengths: np.ndarray, batch_size: int, count: int) -> list[np.ndarray]:
@@ -81,11 +82,12 @@ def _line(arm: Arm, rounds: list[Round], costs: dict[str, list[Cost]], base: lis
         "seconds": asdict(median_cost(own)) | {"total": median_cost(own).total},
         "ratio": middle,
         "spread": spread,
+        "ratio_to": {
+            name: ratio([cost.total for cost in costs[name]], [cost.total for cost in own])
+            for name in OTHERS
+            if name in costs
+        },
     }
-    if "d" in costs:
-        line["ratio_to_lora"], line["spread_to_lora"] = ratio(
-            [cost.total for cost in costs["d"]], [cost.total for cost in own]
-        )
     return line
 
 

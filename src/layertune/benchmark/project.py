@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -63,13 +63,3 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     ratios = [first / second for first, second in zip(base, other, strict=True)]
     middle = median(ratios)
     return middle, (max(ratios) - min(ratios)) / middle
-
-
-def growth(measured: Mapping[str, Round], batch_size: int) -> list[dict[str, object]]:
-    """Return seconds by number of examples and of epochs, for each arm: linear but for what is once."""
-    rows: list[dict[str, object]] = []
-    for arm, found in measured.items():
-        for examples, epochs in ((1000, 3), (10_000, 3), (100_000, 3), (10_000, 1), (10_000, 10)):
-            total = projected(found, examples, batch_size, epochs).total
-            rows.append({"arm": arm, "examples": examples, "epochs": epochs, "seconds": total})
-    return rows

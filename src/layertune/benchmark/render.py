@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from layertune.benchmark.goals import judge
 from layertune.benchmark.project import WIDEST
 
-GOALS = {  # ratio to (a) at the lowest layer, k = 3, 3 epochs, everything included
-    "sst2_glue": {"h10": 6.5, "h5": 3.8, "h4": 3.6, "h1": 2.8},
-    "sst2": {"h10": 5.5, "h5": 3.2, "h4": 3.0, "h1": 2.3},
-    "mrpc": {"h10": 5.0, "h5": 2.8, "h4": 2.5, "h1": 1.9},
-    "qnli": {"h10": 4.5, "h5": 2.5, "h4": 2.3, "h1": 1.8},
-    "trec": {"h10": 5.0},
-}
 
-
-def printed(ratio: float, spread: float) -> str:
-    """Return a ratio with its spread, or why there is none."""
+def printed(ratio: float, spread: float | None) -> str:
+    """Return a ratio with its spread, or why there is none; one that was measured once has no spread."""
+    if spread is None:
+        return f"{ratio:.2f}"
     if spread > WIDEST:
         return f"spread {100 * spread:.0f} %"
     return f"{ratio:.2f} ± {ratio * spread / 2:.2f}"
@@ -38,29 +33,30 @@ def markdown(content: dict[str, Any]) -> str:
         "cores. ± is half the range over the rounds.",
         "",
     ]
+    lines += _goals(content)
     for task in content["real"]:
-        lines += _table(f"{task['task']}, end to end: every step of every epoch (c: projected)", task)
+        title = f"{task['task']}, end to end: (a) and (h) every step of every epoch, of the others one epoch"
+        lines += _table(f"{title}, of (c) a few steps", task)
     for task in content["tasks"]:
         lines += _table(f"{task['task']}, projected from measured steps on its lengths", task)
-    lines += _memory(content["memory"]) + _growth(content["growth"])
+    lines += _memory(content["memory"]) + _growth(content["growth"]) + _once(content["once"])
     if content["failed"]:
         lines += ["Not measured:", "", *(f"- {item}" for item in content["failed"]), ""]
     return "\n".join(lines)
 
 
 def _table(title: str, task: dict[str, Any]) -> list[str]:
-    goals = GOALS.get(task["task"], {})
     lines = [
         f"## {title}",
         "",
         f"{task['examples']:,} examples of {task['mean_tokens']} tokens.",
         "",
-        "| arm | | lowest layer | selection s | cache s | training s | total s | times (a) | goal "
+        "| arm | | lowest layer | selection s | cache s | training s | total s | times (a) | times (c) "
         "| times (d) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in task["arms"]:
-        seconds, lora = line["seconds"], line.get("ratio_to_lora")
+        seconds, others = line["seconds"], line["ratio_to"]
         cells = [
             line["arm"][0],
             line["title"],
@@ -70,11 +66,35 @@ def _table(title: str, task: dict[str, Any]) -> list[str]:
             f"{seconds['training']:.0f}",
             f"{seconds['total']:.0f}",
             printed(line["ratio"], line["spread"]),
-            goals.get(line["arm"], ""),
-            "" if lora is None else printed(lora, line["spread_to_lora"]),
+            *(printed(*others[name]) if name in others else "" for name in ("c", "d")),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return [*lines, ""]
+
+
+def _goals(content: dict[str, Any]) -> list[str]:
+    judged = judge(content)
+    if not judged:
+        return []
+    rows = [
+        f"| {goal.what} | {'≥' if goal.at_least else '≤'} {goal.goal:,.3g} "
+        f"| {'—' if goal.found is None else f'{goal.found:,.3g}'} | {goal.verdict} |"
+        for goal in judged
+    ]
+    return ["## Goals", "", "| what | goal | measured | |", "|---|---|---|---|", *rows, ""]
+
+
+def _once(found: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for line in found:
+        if line["what"] == "start":
+            lines.append(
+                f"From the start of a process to its first step, caches warm: {line['seconds']:.1f} s "
+                "(wall clock; two jobs run at a time)."
+            )
+        else:
+            lines.append(f"Tokenising, one core: {line['sentences_per_second']:,.0f} sentences per second.")
+    return ["## Once", "", *lines, ""] if lines else []
 
 
 def _memory(found: list[dict[str, Any]]) -> list[str]:
@@ -101,9 +121,16 @@ def _growth(found: list[dict[str, Any]]) -> list[str]:
         for what, rows in part.items():
             lines += [f"## How cost grows: {what}", ""]
             if what == "examples and epochs":
-                lines += ["| arm | examples | epochs | seconds |", "|---|---|---|---|"]
                 lines += [
-                    f"| {r['arm']} | {r['examples']:,} | {r['epochs']} | {r['seconds']:.0f} |" for r in rows
+                    "A small model, every step measured, selection and cache included.",
+                    "",
+                    "| arm | examples | epochs | seconds | ms per example and epoch |",
+                    "|---|---|---|---|---|",
+                ]
+                lines += [
+                    f"| {r['arm'][0]} | {r['examples']:,} | {r['epochs']} | {r['seconds']:.1f} "
+                    f"| {1000 * r['seconds'] / (r['examples'] * r['epochs']):.2f} |"
+                    for r in rows
                 ]
             else:
                 lines += ["| layers | k (top) | seconds | times (a) |", "|---|---|---|---|"]
@@ -128,10 +155,10 @@ def chart(content: dict[str, Any], path: Path) -> None:
         return
     figure, axes = pyplot.subplots(1, len(tasks), figsize=(3.2 * len(tasks), 4.5), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
-        shown = [line for line in task["arms"] if line["spread"] <= WIDEST]
+        shown = [line for line in task["arms"] if (line["spread"] or 0.0) <= WIDEST]
         names = [line["arm"] for line in shown]
         values = [line["ratio"] for line in shown]
-        errors = [line["ratio"] * line["spread"] / 2 for line in shown]
+        errors = [line["ratio"] * (line["spread"] or 0.0) / 2 for line in shown]
         colours = ["tab:orange" if name[0] in "fgh" else "tab:grey" for name in names]
         axis.barh(names, values, xerr=errors, color=colours)
         axis.invert_yaxis()

@@ -1,0 +1,90 @@
+"""What layertune wants to reach, as numbers, each beside what a result file holds: arithmetic, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from layertune.benchmark.project import WIDEST
+
+RATIOS = {  # task -> arm -> times as fast as (a): k = 3, 3 epochs, everything included
+    "sst2_glue": {"h10": 6.5, "h5": 3.8, "h4": 3.6, "h1": 2.8},
+    "sst2": {"h10": 5.5, "h5": 3.2, "h4": 3.0, "h1": 2.3},
+    "mrpc": {"h10": 5.0, "h5": 2.8, "h4": 2.5, "h1": 1.9},
+    "qnli": {"h10": 4.5, "h5": 2.5, "h4": 2.3, "h1": 1.8},
+    "trec": {"h10": 5.0},
+}
+TO_LORA = {"h10": 4.0}
+TO_PADDED = {"trec": {"h10": 40.0}}
+MEMORY = {"h10": 1 / 3, "h5": 1 / 2, "h1": 2 / 3}  # share of (a)'s peak
+SELECTION = 0.01  # share of training, from MANY examples on
+MANY = 4000
+START_SECONDS = 10.0
+TOKENISED = 15_000.0  # sentences per second of a core
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A goal and what was measured.
+
+    Attributes:
+        what: in words.
+        goal: the bound.
+        at_least: whether the bound is a lower one.
+        found: the number; None where the rounds differ too much to print one.
+    """
+
+    what: str
+    goal: float
+    at_least: bool
+    found: float | None
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed` or `too noisy`."""
+        if self.found is None:
+            return "too noisy"
+        return "met" if (self.found >= self.goal) == self.at_least or self.found == self.goal else "missed"
+
+
+def judge(content: dict[str, Any]) -> list[Judged]:
+    """Return every goal of which the result file holds a number."""
+    found = [goal for task in content["real"] + content["tasks"] for goal in _of_task(task)]
+    found += _of_memory(content["memory"])
+    for line in content["once"]:
+        if line["what"] == "start":
+            found.append(Judged("seconds from start to first step", START_SECONDS, False, line["seconds"]))
+        else:
+            rate = line["sentences_per_second"]
+            found.append(Judged("sentences tokenised per second", TOKENISED, True, rate))
+    return found
+
+
+def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
+    name = task["task"]
+    for line in task["arms"]:
+        arm, others = line["arm"], line["ratio_to"]
+        wanted = (
+            ("(a)", (line["ratio"], line["spread"]), RATIOS.get(name, {}).get(arm)),
+            ("(c)", others.get("c"), TO_PADDED.get(name, {}).get(arm)),
+            ("(d)", others.get("d"), TO_LORA.get(arm)),
+        )
+        for other, measured, goal in wanted:
+            if measured is not None and goal is not None:
+                yield Judged(f"{name}, {arm}: times {other}", goal, True, _clear(*measured))
+        seconds = line["seconds"]
+        if arm == "h10" and task["examples"] >= MANY:
+            share = seconds["selection"] / seconds["training"]
+            yield Judged(f"{name}, {arm}: selection as share of training", SELECTION, False, share)
+
+
+def _clear(ratio: float, spread: float | None) -> float | None:
+    return ratio if spread is None or spread <= WIDEST else None
+
+
+def _of_memory(lines: list[dict[str, Any]]) -> Iterator[Judged]:
+    own = {line["arm"]: line["bytes"] - line["before"] for line in lines}
+    for arm, goal in MEMORY.items():
+        if arm in own and "a" in own:
+            yield Judged(f"{arm}: peak memory as share of (a)", goal, False, own[arm] / own["a"])

@@ -1,0 +1,63 @@
+"""What is paid once per run or data set: from the start of a process to its first step, and tokenising."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layertune.methods.selected import SelectedLayers
+from layertune.models import load_tokenizer
+from layertune.tasks.encode import encode
+from layertune.tasks.rows import concatenate
+from layertune.tasks.synthetic import read_synthetic
+
+if TYPE_CHECKING:
+    from layertune.benchmark.arms import Setting
+    from layertune.models import TaskModel
+
+
+class FirstStep(SelectedLayers):
+    """Print the time before the first step and end the process there."""
+
+    def before_step(self, model: TaskModel, step: int) -> None:
+        """Say when it is."""
+        print(f"first step at {time.time()}", flush=True)
+        os._exit(0)
+
+
+def start_seconds(setting: Setting) -> float:
+    """Return the seconds from the start of a process to its first step: imports, data, model, selection.
+
+    The caches are warm: a first process fills them.
+    """
+    folders = (f"results_dir={setting.outputs}", f"outputs_dir={setting.outputs}")
+    method = ("method=low_k", f"method.kind={__name__}.{FirstStep.__name__}", "train=fast", "force=true")
+    code = (
+        "import sys; from pathlib import Path; from layertune.config.compose import compose_run; "
+        "from layertune.pipeline import execute; from layertune.records import Store; "
+        "run = compose_run(*sys.argv[1:]); execute(run, Store(run.results_dir, run.outputs_dir))"
+    )
+    overrides = (*setting.model, f"task={setting.task}", "tracking=disabled", *folders, *method)
+    for _ in range(2):
+        start = time.time()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *overrides], check=True, capture_output=True, text=True
+        )
+    return float(done.stdout.rpartition("first step at ")[2]) - start
+
+
+def tokenising_rate(setting: Setting) -> float:
+    """Return sentences of the generated corpus tokenised per second of one core."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    run = setting.run("method=full")
+    tokenizer, _ = load_tokenizer(run.model)
+    rows = concatenate([read_synthetic("train")] * 10)
+    encode(rows.take(np.arange(100)), tokenizer, run.task)
+    start = time.process_time()
+    encode(rows, tokenizer, run.task)
+    return len(rows) / (time.process_time() - start)
