@@ -52,6 +52,17 @@ def test_scores_are_paid_for_by_the_first_run_that_needs_them(tmp_path: Path) ->
     assert same_scores is not None and other_scores is not None and same_scores < other_scores
 
 
+def test_a_cache_is_paid_for_by_the_first_run_that_needs_it(tmp_path: Path) -> None:
+    record = made(run_of("top_k", 42, "sst2", "bert", "train=fast"))
+    estimator = Estimator(index_of(tmp_path, record), ["bert"])
+    fast = [run_of("top_k", seed, "sst2", "bert", "train=fast") for seed in (0, 100)]
+    first, second = (estimator.estimate(run).seconds for run in fast)
+    assert first is not None and second is not None
+    # the made record's lowest trained layer is 2: one layer once over 6,920 rows, of a cached step's
+    # (12 - 2 + 1) + (12 - 2 + 1) - 1/4 + 3 = 24.75 units
+    assert first - second == pytest.approx(6920 / 64 / 24.75)
+
+
 def test_another_task_counts_by_its_tokens(tmp_path: Path) -> None:
     found = Estimator(index_of(tmp_path, made(run_of("top_k"))), ["bert"]).estimate(
         run_of("top_k", task="cr")

@@ -44,10 +44,12 @@ class Estimator:
         self.records = [record for record in usable if record.device == self.device]
         names = sorted({str(_spec(record, "model")) for record in self.records})
         self._models = {name: _named(self.records, model=name) for name in names}
-        self._scored: set[tuple[object, ...]] = set()  # selections that an earlier run of the plan pays for
+        self._paid: set[tuple[object, ...]] = (
+            set()
+        )  # scores and caches that an earlier run of the plan pays for
 
     def estimate(self, run: RunConfig) -> Estimate:
-        """Return time and memory of a run; the first run that needs a selection pays for it."""
+        """Return time and memory of a run; the first run that needs scores or a cache pays for them."""
         own = self._comparable(run, self._models.get(run.model.name, []))
         lowest = self._lowest(run, own)
         units = cost.step_units(run, lowest)
@@ -61,8 +63,12 @@ class Estimator:
         work = cost.trained_examples(run) * units if run.stage == "run" else 0.0
         if run.stage == "run":
             work += cost.evaluated_examples(run) * run.model.num_layers
-            work += cost.training_rows(run) * cost.once_units(run, lowest)
-        if (scoring := cost.scoring_units(run)) and self._pays_for_scores(run):
+            once = cost.once_units(run, lowest)
+            if once and self._pays("cache", once, run.cache, *_data(run)):
+                work += cost.training_rows(run) * once
+        if (scoring := cost.scoring_units(run)) and self._pays(
+            "scores", run.method.scorer, run.scoring, *_data(run)
+        ):
             work += _scored_rows(run) * scoring
         return Estimate(per_unit * tokens * work, memory, basis)
 
@@ -137,19 +143,16 @@ class Estimator:
         ]
         return modelled if modelled is None or not ratios else modelled * statistics.median(ratios)
 
-    def _pays_for_scores(self, run: RunConfig) -> bool:
-        """Say whether no earlier run computes the same scores: seeds and strategies share them."""
-        key = (
-            run.model.name,
-            run.task.data_name,
-            run.method.scorer,
-            run.protocol.train_examples,
-            run.scoring,
-        )
-        if key in self._scored:
+    def _pays(self, *key: object) -> bool:
+        """Say whether no earlier run computes the same scores or cache: seeds and strategies share them."""
+        if key in self._paid:
             return False
-        self._scored.add(key)
+        self._paid.add(key)
         return True
+
+
+def _data(run: RunConfig) -> tuple[object, ...]:
+    return run.model.name, run.task.data_name, run.protocol.train_examples
 
 
 def assumption() -> str:
