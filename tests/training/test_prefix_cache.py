@@ -59,8 +59,13 @@ def logits_and_gradients(model, batch):
     return [output.logits, *(torch.autograd.grad(output.loss, wanted))]
 
 
-@pytest.mark.parametrize("place", ["memory", "disk", "device"])
-@pytest.mark.parametrize("model_type", ["bert", "mpnet", "gpt2", "llama", "gemma2"])
+CACHED = ["bert", "roberta", "electra", "mpnet", "gpt2", "llama", "gemma2"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "place"),
+    [*((name, "memory") for name in CACHED), ("bert", "disk"), ("bert", "device"), ("gpt2", "disk")],
+)
 def test_batches_of_the_cache_train_as_padded_ones_do(model_type, place, tmp_path):
     model = tiny_task_model(model_type).double()
     model.requires_grad_(False)
