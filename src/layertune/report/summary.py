@@ -45,7 +45,7 @@ def compare(records: Sequence[Record]) -> str:
     """
     rows = [_row(record) for group in _groups(records) for record in sorted(group, key=lambda r: r.spec.seed)]
     head = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
-    return _aligned(head, rows)
+    return aligned(head, rows)
 
 
 def compare_means(records: Sequence[Record]) -> str:
@@ -56,9 +56,9 @@ def compare_means(records: Sequence[Record]) -> str:
     the mean after the last epoch ± the sample standard deviation (n seeds).
     Unfinished records are left out.
     """
-    done = [record for record in records if record.status == "done" and _score(record)[1] is not None]
+    done = [record for record in records if record.status == "done" and headline(record)[1] is not None]
     head = ("method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "n")
-    return _aligned(head, [_mean_row(group) for group in _groups(done)])
+    return aligned(head, [_mean_row(group) for group in _groups(done)])
 
 
 def _groups(records: Sequence[Record]) -> list[list[Record]]:
@@ -71,11 +71,16 @@ def _groups(records: Sequence[Record]) -> list[list[Record]]:
     return sorted(groups.values(), key=_mean_score, reverse=True)
 
 
-def _aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def aligned(
+    head: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    left: tuple[str, ...] = ("method", "grid", "layers"),
+) -> str:
+    """Return rows below their head, the columns named in `left` flush left and the others flush right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [
         "  ".join(
-            cell.ljust(width) if name in ("method", "grid", "layers") else cell.rjust(width)
+            cell.ljust(width) if name in left else cell.rjust(width)
             for name, cell, width in zip(head, row, widths, strict=True)
         ).rstrip()
         for row in (head, *rows)
@@ -84,11 +89,14 @@ def _aligned(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _mean_score(records: Sequence[Record]) -> float:
-    scores = [score for record in records if (score := _score(record)[1]) is not None]
+    scores = [score for record in records if (score := headline(record)[1]) is not None]
     return sum(scores) / len(scores) if scores else float("-inf")
 
 
-def _score(record: Record) -> tuple[str, float | None]:
+def headline(record: Record) -> tuple[str, float | None]:
+    """Return the first metric of the task's own split after the last epoch: name and value; None if there is
+    none.
+    """
     if record.metrics is None:
         return "", None
     in_domain = next(iter(record.metrics.last.values()))
@@ -99,7 +107,7 @@ def _score(record: Record) -> tuple[str, float | None]:
 def _row(record: Record) -> tuple[str, ...]:
     model, training, selection = record.model, record.training, record.selection
     trainable = model.num_trainable if model else 0
-    metric, score = _score(record)
+    metric, score = headline(record)
     if selection is not None and selection.layers is not None:
         layers = " ".join(map(str, selection.layers))
     else:
@@ -120,7 +128,7 @@ def _row(record: Record) -> tuple[str, ...]:
 def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
     first = group[0]
     layers = {_row(record)[2] for record in group}
-    scores = [score for record in group if (score := _score(record)[1]) is not None]
+    scores = [score for record in group if (score := headline(record)[1]) is not None]
     spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     train = [record.training for record in group if record.training is not None]
     peaks = [t.peak_memory_bytes for t in train if t.peak_memory_bytes is not None]
@@ -134,7 +142,7 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
         f"{statistics.mean(t.seconds for t in train):.1f}",
         f"{statistics.mean(t.cpu_seconds for t in train):.1f}",
         f"{statistics.mean(peaks) / 2**20:,.0f}" if peaks else "—",
-        f"{_score(first)[0]} {100 * statistics.mean(scores):.1f}{spread}",
+        f"{headline(first)[0]} {100 * statistics.mean(scores):.1f}{spread}",
         str(len(group)),
     )
 

@@ -1,0 +1,104 @@
+"""train=published beside train=fast: the same task, method and seed under both, and a paired test."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from layertune.records.record import Record
+from layertune.report.paired import paired_test
+from layertune.report.summary import aligned, headline
+
+HEAD = (
+    "task",
+    "method",
+    "layers",
+    "published",
+    "fast",
+    "difference",
+    "n",
+    "cpu s published",
+    "cpu s fast",
+    "of it cache",
+)
+MODES = ("published", "fast")
+
+
+def compare_modes(records: Sequence[Record]) -> str:
+    """Return a small table, one row per task and method: both modes over the seeds that both have.
+
+    Scores are the headline metric after the last epoch, mean ± sample standard deviation; `cpu s` is training
+    and, under fast, the cache as first made; selection and evaluation are left out. Below it Wilcoxon's test.
+
+    Raises:
+        ValueError: no task, method and seed was trained in both modes.
+    """
+    found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}
+    for record in records:
+        spec = record.spec
+        if record.status == "done" and headline(record)[1] is not None and spec.train in MODES:
+            key = (spec.task, spec.method, f"{spec.model} {spec.k} {spec.grid} {spec.protocol}")
+            found.setdefault(key, {}).setdefault(spec.seed, {})[spec.train] = record
+    both = {
+        key: {seed: pair for seed, pair in sorted(seeds.items()) if len(pair) == len(MODES)}
+        for key, seeds in sorted(found.items())
+    }
+    both = {key: seeds for key, seeds in both.items() if seeds}
+    if not both:
+        raise ValueError("no task, method and seed is there under both train=published and train=fast")
+    differences = {
+        f"{task} {method} {rest}": [
+            _score(pair["fast"]) - _score(pair["published"]) for pair in seeds.values()
+        ]
+        for (task, method, rest), seeds in both.items()
+    }
+    rows = [_row(task, method, seeds) for (task, method, _), seeds in both.items()]
+    table = aligned(HEAD, rows, ("task", "method", "layers"))
+    return f"{table}\n\n{_test(differences)}"
+
+
+def _row(task: str, method: str, seeds: Mapping[int, Mapping[str, Record]]) -> tuple[str, ...]:
+    scores = {mode: [_score(pair[mode]) for pair in seeds.values()] for mode in MODES}
+    fast = [pair["fast"].training for pair in seeds.values()]
+    published = [pair["published"].training for pair in seeds.values()]
+    cache = statistics.mean(training.cache.cpu_seconds for training in fast if training is not None)
+    steps = statistics.mean(training.cpu_seconds for training in fast if training is not None)
+    chosen = {_layers(pair[mode]) for pair in seeds.values() for mode in MODES}
+    return (
+        task,
+        method,
+        chosen.pop() if len(chosen) == 1 else "differ",
+        _mean(scores["published"]),
+        _mean(scores["fast"]),
+        f"{statistics.mean(scores['fast']) - statistics.mean(scores['published']):+.2f}",
+        str(len(seeds)),
+        f"{statistics.mean(training.cpu_seconds for training in published if training is not None):.0f}",
+        f"{steps + cache:.0f}",
+        f"{cache:.0f}",
+    )
+
+
+def _test(differences: Mapping[str, Sequence[float]]) -> str:
+    test = paired_test("fast", "published", differences)
+    interval = "" if test.low is None or test.high is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
+    return (
+        f"fast minus published: {test.mean:+.2f} points{interval} over {test.tasks} rows (95 % interval by "
+        f"t); Wilcoxon's signed ranks p = {test.ranks.p:.2f} over rows (no smaller p than "
+        f"{test.ranks.least_p:.2g} is possible), {test.p_pairs:.2f} over all {test.pairs} pairs of seeds."
+    )
+
+
+def _score(record: Record) -> float:
+    value = headline(record)[1]
+    assert value is not None
+    return 100 * value
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _layers(record: Record) -> str:
+    chosen = record.selection.layers if record.selection is not None else None
+    return " ".join(map(str, chosen)) if chosen else "—"

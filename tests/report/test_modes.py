@@ -1,0 +1,55 @@
+"""Both training modes side by side, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from layertune.records import read_record
+from layertune.records.record import CacheRecord
+from layertune.report.modes import compare_modes
+
+RUNS = Path(__file__).resolve().parents[2] / "results/runs"
+
+
+@pytest.fixture
+def record():
+    """Return a function that gives one committed record a mode, a seed and a score."""
+    original = read_record(next(RUNS.glob("gte_small-trec-low_k-k3-s0-*.json")))
+
+    def make(mode, seed, score, task="trec", cpu=100.0, cache=0.0):
+        made = CacheRecord(used=cache > 0, cpu_seconds=cache)
+        return replace(
+            original,
+            spec=replace(original.spec, task=task, train=mode, seed=seed),
+            metrics=replace(original.metrics, last={task: {"accuracy": score}}),
+            training=replace(original.training, cpu_seconds=cpu, cache=made),
+        )
+
+    return make
+
+
+def test_modes_are_compared_over_the_seeds_that_both_have(record):
+    records = [
+        record("published", 0, 0.90),
+        record("published", 42, 0.92),
+        record("published", 100, 0.10),  # never trained fast: it does not count
+        record("fast", 0, 0.91, cpu=20, cache=5),
+        record("fast", 42, 0.95, cpu=30, cache=5),
+        record("published", 0, 0.80, "cr"),
+        record("fast", 0, 0.80, "cr", cpu=10),
+    ]
+    lines = compare_modes(records).splitlines()
+    # means of 90, 92 and 91, 95; deviations sqrt(2) and sqrt(8); 25 + 5 CPU seconds
+    found = [" ".join(line.split()) for line in lines]
+    assert found[3] == "trec low_k 10 11 12 91.0 ± 1.4 93.0 ± 2.8 +2.00 2 100 30 5"
+    assert found[2] == "cr low_k 10 11 12 80.0 80.0 +0.00 1 100 10 0"
+    assert "+1.00 points" in lines[-1] and "over 2 rows" in lines[-1]  # the mean of +2 and 0
+    assert "over all 3 pairs of seeds" in lines[-1]
+
+
+def test_where_nothing_was_trained_in_both_modes_it_is_said(record):
+    with pytest.raises(ValueError, match="under both train=published and train=fast"):
+        compare_modes([record("published", 0, 0.9), record("fast", 42, 0.9)])
