@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from layertune.config import ConfigError, MethodSpec, RunConfig
-from layertune.config.compose import group_file, group_names
+from layertune.config.compose import compose_run, group_file, group_names
 from layertune.config.grids import middle, rates_to_search
 
 Build = Callable[..., RunConfig]
@@ -123,3 +123,36 @@ def test_every_method_has_the_rates_of_its_source(name: str, build: Build) -> No
     assert tuple(sorted(rates_to_search(fair.method, "fair"))) == listed
     assert rates(fair) == (rate, 5e-5)
     assert rates(paper) == (2e-5, None)
+
+
+# Spec of the baselines, §4: task -> freezing rate, learning rate. First the source's eight task scripts;
+# SNLI is treated as MNLI, the tasks that the source lacks have 0.90 and 8e-5, E2E the lower of {5e-5, 1e-4}.
+SLIMFIT = {
+    "cola": (0.90, 8e-5),
+    "sst2_glue": (0.95, 8e-5),
+    "mrpc": (0.90, 1.25e-4),
+    "stsb": (0.85, 8e-5),
+    "qnli": (0.95, 5e-5),
+    "qqp": (0.80, 5e-5),
+    "mnli": (0.80, 4e-5),
+    "rte": (0.90, 1.2e-4),
+    "snli": (0.80, 4e-5),
+    "sst2": (0.95, 8e-5),
+    **dict.fromkeys(("sst5", "mr", "cr", "mpqa", "subj", "trec"), (0.90, 8e-5)),
+    "e2e": (0.90, 5e-5),
+}
+
+
+@pytest.mark.parametrize("task", sorted(SLIMFIT))
+def test_slimfit_has_the_rates_of_its_source_for_every_task(task: str) -> None:
+    model = "gpt2" if task == "e2e" else "bert"
+    run = compose_run(f"model={model}", f"task={task}", "method=slimfit", "grid=fair")
+    freezing, rate = SLIMFIT[task]
+    assert (run.method.options["freezing_rate"], run.train.learning_rate) == (freezing, rate)
+
+
+def test_a_search_for_slimfit_tries_every_rate_of_its_source(build: Build) -> None:
+    run = build({"method": group_file("method", "slimfit"), "grid": "fair"})
+    listed = rates_to_search(run.method, "fair")
+    assert set(listed) == {rate for _, rate in SLIMFIT.values()} | {1e-4}  # E2E: {5e-5, 1e-4}
+    assert rates(run) == (8e-5, 5e-5)
