@@ -145,6 +145,44 @@ def test_an_unknown_kind_lists_the_known_ones(prepared):
     assert all(name in str(found.value) for name in METHODS)
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "takes"),
+    [
+        ("recap", "free_embeddings=no", "true or false"),
+        ("recap", "free_embeddings=off", "true or false"),
+        ("recap", "free_embeddings=maybe", "true or false"),
+        ("recap", "free_embeddings=1", "true or false"),
+        ("lora", "alpha=high", "a number"),
+        ("lora", "alpha=true", "a number"),
+        ("lift", "period=fast", "an integer"),
+        ("lift", "period=2.5", "an integer"),
+        ("lift", "period=true", "an integer"),
+        ("slimfit", "freezing_rate=high", "at least 0 and below 1"),
+    ],
+)
+def test_an_option_that_is_null_in_the_yaml_has_a_type_too(tmp_path, method, option, takes):
+    name, value = option.split("=")
+    run = compose_tiny(tmp_path, f"method={method}", f"method.{option}")
+    with pytest.raises(ConfigError, match=rf"(?i)method\.{name}='?{value}'? is not allowed: .*{takes}"):
+        execute(run, Store(run.results_dir, run.outputs_dir))
+    assert list(tmp_path.iterdir()) == []  # no record either
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "attribute", "value"),
+    [
+        ("recap", "free_embeddings=false", "free_embeddings", False),
+        ("recap", "free_embeddings=null", "free_embeddings", True),
+        ("lora", "alpha=8", "alpha", 8.0),
+        ("lora", "alpha=null", "alpha", 32),
+        ("lift", "period=null", "period", 100),
+    ],
+)
+def test_null_leaves_such_an_option_to_the_method(tmp_path, method, option, attribute, value):
+    run = compose_tiny(tmp_path, f"method={method}", f"method.{option}")
+    assert getattr(build_method(run), attribute) == value
+
+
 @pytest.mark.parametrize("name", ["scorer", "selector"])
 def test_a_misspelt_scorer_or_selector_is_refused_before_anything_is_read(tmp_path, name):
     run = compose_tiny(tmp_path, f"method.{name}=nosuch")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layertune.config import ConfigError, RunConfig
+from layertune.config.build import convert
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,14 @@ class Method:
     def __init__(self, run: RunConfig) -> None:
         self.run = run
         self.spec = run.method
+
+    def option(self, name: str, kind: Any) -> Any:
+        """Return an option whose value in the YAML is null, so that only the method knows its type.
+
+        Raises:
+            ConfigError: the value is neither null nor of this type.
+        """
+        return convert(kind | None, self.spec.options.get(name), f"method.{name}")
 
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Decide what is trained and set `requires_grad` accordingly."""

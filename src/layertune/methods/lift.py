@@ -40,7 +40,7 @@ class Lift(Method):
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
         self.order: str = self.spec.options.get("order") or "sequential"
-        period = self.spec.options.get("period")
+        period = self.option("period", int)
         self.period: int = 100 if period is None else period
         if self.order not in ORDERS:
             raise ConfigError(f"method.order={self.order} does not exist; known: {', '.join(ORDERS)}.")

@@ -36,7 +36,7 @@ class Lora(AddedParameters):
         super().__init__(run)
         self.at_least_one("r")
         self.r: int = self.options["r"]
-        alpha = self.options.get("alpha")
+        alpha = self.option("alpha", float)
         self.alpha: float = 2 * self.r if alpha is None else alpha  # Paper: §7.6, α = 2r
         self.dropout: float = self.options["dropout"]
         if not self.alpha > 0:

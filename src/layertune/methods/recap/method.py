@@ -72,8 +72,8 @@ class Recap(Method):
             )
         if (model_type := known_type(run.model)) is not None:
             sites_of(model_type, self.spec.name)
-        free = options.get("free_embeddings")
-        self.free_embeddings = run.task.kind != "generation" if free is None else bool(free)
+        free: bool | None = self.option("free_embeddings", bool)
+        self.free_embeddings: bool = run.task.kind != "generation" if free is None else free
         self.moments = Moments()
         self.steps: list[int] = []  # of each phase
         self.kept: Kept = ()
