@@ -9,14 +9,17 @@ import pytest
 import torch
 from added_cases import language_model, real_model
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_task_model
+from tiny_runs import compose_tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from layertune import records
 from layertune.config import ConfigError, TrainSpec
 from layertune.methods import count
 from layertune.methods.recap.groups import layout_of
 from layertune.methods.recap.mask import highest_rows
 from layertune.methods.recap.prune import everything, pruned_copy, removed_after, without_lowest
 from layertune.methods.recap.scores import MINI_BATCHES, draw_rows, fisher, taylor
+from layertune.pipeline import execute
 
 HEADS, SIZE, INNER = 4, 8, 64  # of the tiny models: 4 heads of 8 make up the width of 32
 
@@ -237,3 +240,15 @@ def test_rows_are_drawn_from_the_seed_without_replacement_within_a_mini_batch():
     again, other = draw_rows(40, 8, (3, 1, 0)), draw_rows(40, 8, (3, 2, 0))
     assert np.array_equal(drawn, again) and not np.array_equal(drawn, other)
     assert all(len(rows) == 5 for rows in draw_rows(5, 8, (0, 0, 0)))
+
+
+def test_more_groups_than_the_cap_lets_go_are_refused_at_the_start(tmp_path):
+    # 4 layers of 4 heads: at most floor(0.85 * 4) = 3 of each go, 12 of 16; 0.84 asks for 13, 0.8 for 12.
+    run = compose_tiny(tmp_path, "method=recap", "method.prune=0.84", "method.rounds=0")
+    with pytest.raises(ConfigError, match=r"method\.prune=0\.84 .* 13 of 16 heads .* 3 of .* at most 12"):
+        execute(run, records.Store(run.results_dir, run.outputs_dir))
+    assert not (tmp_path / "outputs" / "records").exists()
+    run = compose_tiny(tmp_path, "method=recap", "method.prune=0.8", "method.rounds=0")
+    record = execute(run, records.Store(run.results_dir, run.outputs_dir))
+    assert record.status == "done" and record.checks.failures() == []
+    assert record.model.facts["pruned_heads"] == 12 and record.model.facts["pruned_neurons"] == 204

@@ -18,11 +18,12 @@ from layertune.config import ConfigError, RunConfig
 from layertune.methods.base import Method, Phase, Preparation, count, unused_parameters
 from layertune.methods.recap.carried import Moments, write_back
 from layertune.methods.recap.counts import Counts
-from layertune.methods.recap.groups import Layout, layout_of
+from layertune.methods.recap.groups import Layout, Pool, layout_of
 from layertune.methods.recap.mask import highest_rows
 from layertune.methods.recap.prune import (
     Kept,
     everything,
+    most_of_a_layer,
     positions,
     pruned_copy,
     removed_after,
@@ -50,8 +51,8 @@ class Recap(Method):
     is the language model's head.
 
     Raises:
-        ConfigError: an option is out of range, weight decay is asked for (it would move what is masked), or
-            the architecture is unknown.
+        ConfigError: an option is out of range (`prune` also where a layer would lose too much), weight decay
+            is asked for (it would move what is masked), or the architecture is unknown.
     """
 
     def __init__(self, run: RunConfig) -> None:
@@ -91,13 +92,21 @@ class Recap(Method):
         self.whole = self._unfreeze(model)
         self.counts = Counts(self.whole, self._embeddings(model))
         num_layers = model.backbone.num_layers
-        gone = [removed_after(pool.size * num_layers, self.prune, 1, 1) for pool in self.layout.pools]
-        numbers = [pool.numbers for pool in self.layout.pools]
-        self.expected = count(self.whole.values()) - sum(
-            groups * of_group for groups, of_group in zip(gone, numbers, strict=True)
-        )
-        facts = {f"pruned_{pool.name}": n for pool, n in zip(self.layout.pools, gone, strict=True)}
+        gone = {pool: self._gone(pool, num_layers) for pool in self.layout.pools}
+        self.expected = count(self.whole.values()) - sum(pool.numbers * n for pool, n in gone.items())
+        facts = {f"pruned_{pool.name}": n for pool, n in gone.items()}
         return Preparation(self.expected, facts=facts | {"embeddings_trained": self.free_embeddings})
+
+    def _gone(self, pool: Pool, num_layers: int) -> int:
+        """Return how many groups of a pool a phase goes without."""
+        groups, most = pool.size * num_layers, most_of_a_layer(pool.size)
+        gone = removed_after(groups, self.prune, 1, 1)
+        if gone > most * num_layers:
+            raise ConfigError(
+                f"method.prune={self.prune} is not allowed here: it removes {gone} of {groups} {pool.name} "
+                f"and {most} of the {pool.size} of a layer may go, at most {most * num_layers}."
+            )
+        return gone
 
     def epochs(self, epochs: int) -> int:
         """Return two epochs per phase with `source_budget`, else the other methods' epochs."""

@@ -34,6 +34,11 @@ def removed_after(size: int, share: float, step: int, steps: int) -> int:
     return math.floor(size * share * step / steps + 1e-9)
 
 
+def most_of_a_layer(size: int) -> int:
+    """Return how many of a layer's `size` groups may go."""
+    return math.floor(MOST_OF_A_LAYER * size + 1e-9)
+
+
 def without_lowest(
     kept: Sequence[Sequence[int]], scores: Sequence[Tensor], remove: int, size: int
 ) -> tuple[tuple[int, ...], ...]:
@@ -45,7 +50,7 @@ def without_lowest(
         remove: how many go now.
         size: groups of a whole layer: at most 85 % of them go.
     """
-    least = size - math.floor(MOST_OF_A_LAYER * size + 1e-9)
+    least = size - most_of_a_layer(size)
     ranked = sorted(
         (score, layer, place)
         for layer, of_layer in enumerate(scores)
