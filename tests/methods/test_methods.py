@@ -260,6 +260,11 @@ def test_there_is_no_head_alone_in_generation(tmp_path):
         build_method(generation_run(tmp_path, "method=head_only"))
 
 
+def test_elsa_is_refused_in_generation_where_its_head_has_no_place(tmp_path):
+    with pytest.raises(ConfigError, match=r"method=elsa has head: pooled .* task=e2e .* method=top_k"):
+        compose_tiny(tmp_path, "model=tiny_gpt2", "task=e2e", "method=elsa", "method.k=1")
+
+
 def test_elsa_trains_the_last_layers_under_the_standard_pooled_head(prepared):
     case = prepared("method=elsa", "method.k=1")
     assert isinstance(case.model.head, PooledHead) and case.prep.layers == (4,)

@@ -160,6 +160,14 @@ def _check_generation(run: RunConfig) -> None:
         )
 
 
+def _check_head(run: RunConfig) -> None:
+    if run.task.kind == "generation" and run.method.head is not None:
+        raise ConfigError(
+            f"method={run.method.name} has head: {run.method.head} and task={run.task.name} is generated "
+            "with the language model's own head: say method=top_k for the last k layers."
+        )
+
+
 def _check_stage(run: RunConfig) -> None:
     if run.stage == "score" and run.method.scorer is None:
         raise ConfigError(
@@ -224,6 +232,7 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_stage,
     _check_fast,
     _check_generation,
+    _check_head,
     _warn_of_inert_tokens,
 )
 _CHECKS_HERE: tuple[Callable[[RunConfig], None], ...] = (_check_weights_exist, _check_data_exist)
