@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from added_cases import language_model, real_model
+from test_methods import GPT2_LAYER, generation_run
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_task_model
 from tiny_runs import compose_tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from layertune import records
 from layertune.config import ConfigError, TrainSpec
-from layertune.methods import count
+from layertune.methods import build_method, count
 from layertune.methods.recap.groups import layout_of
 from layertune.methods.recap.mask import highest_rows
 from layertune.methods.recap.prune import everything, pruned_copy, removed_after, without_lowest
@@ -252,3 +253,20 @@ def test_more_groups_than_the_cap_lets_go_are_refused_at_the_start(tmp_path):
     record = execute(run, records.Store(run.results_dir, run.outputs_dir))
     assert record.status == "done" and record.checks.failures() == []
     assert record.model.facts["pruned_heads"] == 12 and record.model.facts["pruned_neurons"] == 204
+
+
+@pytest.mark.parametrize(("free", "held"), [("null", True), ("false", True), ("true", False)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_s_head_is_held_back_with_the_embeddings_tied_or_not(tmp_path, free, held, tied):
+    model = language_model("gpt2", tie_word_embeddings=tied)
+    assert ("head.weight" in dict(model.named_parameters())) is not tied
+    run = generation_run(tmp_path, "method=recap", f"method.free_embeddings={free}")
+    prep = build_method(run).prepare(model, DATA, SimpleNamespace(device=torch.device("cpu")))
+    free_names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    outside = {"backbone.model.wte.weight", "backbone.model.wpe.weight", *(() if tied else ("head.weight",))}
+    assert free_names & outside == (set() if held else outside)
+    # 4 layers less 2 of 16 heads and 87 of 512 neurons (floor(0.17 n)), and the final norm; then words,
+    # positions and, where it is another matrix, the head.
+    head_group, neuron = 3 * (32 * 8 + 8) + 8 * 32, 32 + 1 + 32
+    layers = 4 * GPT2_LAYER - 2 * head_group - 87 * neuron + 2 * 32
+    assert prep.expected_trainable == layers + (0 if held else (60 + 40 + (0 if tied else 60)) * 32)

@@ -47,8 +47,8 @@ class Recap(Method):
     groups in so many goes, with new scores in between.
 
     Choice: all phases together take the other methods' steps; `source_budget` trains two epochs in each.
-    Choice: `free_embeddings` null = as in the source (true), but in generation frozen, because the embedding
-    is the language model's head.
+    Choice: `free_embeddings` null = as in the source (true), but in generation frozen with the language
+    model's head, which most models have in common.
 
     Raises:
         ConfigError: an option is out of range (`prune` also where a layer would lose too much), weight decay
@@ -236,12 +236,16 @@ class Recap(Method):
 
     @staticmethod
     def _embeddings(model: TaskModel) -> dict[str, nn.Parameter]:
-        """Return the backbone's parameters outside its layers and its final norm, by name."""
+        """Return what lies outside the layers and the final norm, by name: in generation also the language
+        model's head, tied to the words or not.
+        """
         backbone = model.backbone
         parts = [*backbone.layers, *([] if backbone.final_norm is None else [backbone.final_norm])]
         inside = {parameter for part in parts for parameter in part.parameters()} | unused_parameters(model)
-        in_backbone = set(backbone.parameters()) - inside
-        return {name: p for name, p in model.named_parameters() if p in in_backbone}
+        outside = set(backbone.parameters()) - inside
+        if model.kind == "generation":
+            outside |= set(model.head.parameters())
+        return {name: p for name, p in model.named_parameters() if p in outside}
 
     def _log(self, phase: int) -> None:
         log.info(
