@@ -189,6 +189,7 @@ def test_methods_that_change_what_they_train_resume_bit_for_bit(prepared, interr
     assert_same(weights(whole.model), weights(case.model))
     assert timeless(outcome.history) == timeless(expected.history)
     assert (outcome.last, outcome.best, outcome.phases) == (expected.last, expected.best, expected.phases)
+    assert outcome.facts == expected.facts and bool(expected.facts) == ("method=recap" in options)
 
 
 @pytest.mark.parametrize("method", ["lift", "lisa"])
