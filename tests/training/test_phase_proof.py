@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_methods import Copies
 
-from layertune.methods import METHODS, build_method
+from layertune.methods import METHODS, Phase, build_method
 from layertune.methods.lift import Lift
 from layertune.methods.lisa import Lisa
 from layertune.training import train
@@ -77,6 +77,45 @@ def test_a_phase_that_trains_more_than_it_says_is_seen(checks_of):
             return model
 
     assert checks_of("lift", Greedy).failures() == ["trainable_matches_selection"]
+
+
+WARM_UP = ("train.batch_size=16", "train.warmup_ratio=0.1")  # 4 steps, the first at rate zero
+
+
+def test_a_phase_that_warm_up_kept_at_rate_zero_has_nothing_to_show(checks_of):
+    assert checks_of("lift", Lift, *WARM_UP).failures() == []  # one step per layer
+
+
+def test_a_layer_that_trained_at_rate_zero_alone_has_nothing_to_show(checks_of):
+    class FirstOnce(Lisa):
+        def draw(self, interval):
+            return (1,) if interval == 0 else (2,)
+
+    assert checks_of("lisa", FirstOnce, "method.every=1", *WARM_UP).failures() == []
+
+
+@pytest.mark.parametrize("schedule", [("train.warmup_ratio=0.3",), ("train.warmup_ratio=0.0",)])
+def test_a_phase_with_one_step_above_rate_zero_has(checks_of, schedule):
+    class Undoing(Lift):  # 8 steps, 2 per layer; of 3 steps of warm-up one is at zero
+        def after_step(self, model, step):
+            if step <= 2:
+                model.backbone.layers[0].load_state_dict(self.before)
+
+        def start_phase(self, model, phase):
+            if phase == 0:
+                self.before = {n: v.clone() for n, v in model.backbone.layers[0].state_dict().items()}
+            return super().start_phase(model, phase)
+
+    assert checks_of("lift", Undoing, *schedule).failures() == ["trained_changed"]
+
+
+def test_a_run_at_rate_zero_has_trained_nothing(checks_of):
+    # A schedule that starts anew with every phase of one step: warm-up is all there is.
+    class Restarting(Lift):
+        def phases(self, total_steps):
+            return tuple(Phase(1, restart_schedule=True) for _ in super().phases(total_steps))
+
+    assert checks_of("lift", Restarting, *WARM_UP).failures() == ["trained_changed"]
 
 
 def test_a_tensor_that_drifts_between_two_of_its_turns_is_seen(checks_of):

@@ -185,6 +185,13 @@ def unused_parameters(model: TaskModel) -> set[nn.Parameter]:
     return {parameter for part in parts if part is not None for parameter in part.parameters()}
 
 
+def moves(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimiser's next step can move anything: that at rate zero, which opens a warm-up,
+    cannot.
+    """
+    return any(group["lr"] > 0 for group in optimizer.param_groups)
+
+
 def optimised(model: TaskModel) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the parameters an optimiser holds, by name: trainable, and part of the computation.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import ConfigError, RunConfig
-from layertune.methods.base import Method, Preparation, count, unused_parameters
+from layertune.methods.base import Method, Preparation, count, moves, unused_parameters
 from layertune.methods.quantised import quantise
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class SlimFit(Method):
         units = list(self.units.values())
         for number, unit in enumerate(units):
             unit.requires_grad_(number in active)
-        moves = any(group["lr"] > 0 for group in self._optimizer.param_groups)
-        self._before = [units[number].detach().clone() for number in self.active] if moves else []
+        measured = self.active if moves(self._optimizer) else []
+        self._before = [units[number].detach().clone() for number in measured]
 
     @torch.no_grad()
     def after_step(self, model: TaskModel, step: int) -> None:

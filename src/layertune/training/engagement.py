@@ -33,8 +33,8 @@ class Engagement:
 
         `frozen_unchanged` covers what required no gradient during a whole phase, bit for bit, and a sample of
         what was frozen between two of its steps; `trained_changed` the tensors that required and received a
-        gradient in a phase, and at least one tensor of every layer that required one: a layer that the
-        optimiser never held has no gradient to show.
+        gradient in a phase, in a step above rate zero, and at least one tensor of every layer that required
+        one there: a layer that the optimiser never held has no gradient to show.
         """
         frozen, trained = self._compare(model, outcome.phases)
         return ChecksRecord(
@@ -72,12 +72,17 @@ class Engagement:
 
 
 def _trained(report: PhaseReport, moved: set[str]) -> list[bool]:
-    """State that what received a gradient moved, and that every layer that was to train has such a tensor."""
+    """State that what received a gradient moved, and that every layer that was to train has such a tensor.
+
+    A tensor that was trained at rate zero alone could not move, and nothing is said about it.
+    """
+    if not report.movable:
+        return []
     layers: dict[int, set[str]] = {}
     for name, place in report.places.items():
-        if place:
+        if place and name in report.movable:
             layers.setdefault(place, set()).add(name)
-    followed = [name in moved for name in report.received & report.touched.keys()]
+    followed = [name in moved for name in report.received & report.movable]
     return followed + [bool(names & moved) for names in layers.values()] if followed else [False]
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from layertune.config import RunConfig
 from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
-from layertune.methods import Method
+from layertune.methods import Method, moves
 from layertune.tasks import TaskData, epoch_batches, in_parts
 from layertune.training.best import BestEpoch
 from layertune.training.checkpoint import Checkpoint
@@ -136,7 +136,7 @@ class _Loop:
         self.source.follow(phases)
         self.step += 1
         self.method.before_step(phases.trained, self.step)
-        phases.witness.before_step()
+        phases.witness.before_step(moves(phases.optimizer))
         loss = torch.zeros((), device=self.runtime.device)
         generated = self.data.kind == "generation"
         for batch, share in in_parts(self.source.batch, indices, self.run.train.micro_batch, generated):

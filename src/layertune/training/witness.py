@@ -36,6 +36,7 @@ class PhaseReport:
             not say.
         trainable: those that did, with their sizes.
         touched: those that did at one step or more.
+        movable: those of them that did at a step whose learning rate was above zero.
         with_gradient: those of them that got a gradient.
         places: touched tensor -> its layer, 0 for what lies below the layers, None for what lies above.
         received: tensors whose gradients were large enough to move them.
@@ -52,6 +53,7 @@ class PhaseReport:
     expected: int | None
     trainable: dict[str, int]
     touched: dict[str, int]
+    movable: frozenset[str]
     with_gradient: dict[str, int]
     places: dict[str, int | None]
     received: frozenset[str]
@@ -94,25 +96,34 @@ class Witness:
             self.before = {name: known[name] for name in self.watched & known.keys()}
             self.before |= fingerprints((n, p) for n, p in self.named if n in self.watched - known.keys())
         self.touched: dict[str, int] = {}
+        self.movable: set[str] = set()
         self.with_gradient: dict[str, int] = {}
         self.held_still: bool | None = None
         self.steps = self.at_once = self.summed = self.changes = 0
         self.steady = True
         self._active: list[bool] = []
         self._changed = False
+        self._moves = False
         self._current = 0
         self._frozen: dict[str, int] = {}
 
-    def before_step(self) -> None:
-        """Notice which tensors are active; at the 1st, 2nd, 4th, 8th ... change note what must hold still."""
+    def before_step(self, moves: bool = True) -> None:
+        """Notice which tensors are active; at the 1st, 2nd, 4th, 8th ... change note what must hold still.
+
+        Args:
+            moves: the learning rate of the step is above zero.
+        """
         active = [parameter.requires_grad for _, parameter in self.named]
         self._changed = active != self._active
         self._frozen = {}
+        if not self._changed and moves <= self._moves:
+            return
+        self._active, self._moves = active, moves
+        now = {n: p.numel() for (n, p), is_active in zip(self.named, active, strict=True) if is_active}
+        self.movable |= now.keys() if moves else set()
         if not self._changed:
             return
-        self._active = active
         self.changes += 1
-        now = {n: p.numel() for (n, p), is_active in zip(self.named, active, strict=True) if is_active}
         self.touched |= now
         self.steady = self.steady and now == self.trainable
         if self.changes & (self.changes - 1) == 0:
@@ -148,6 +159,7 @@ class Witness:
             expected=self.expected,
             trainable=self.trainable,
             touched=self.touched,
+            movable=frozenset(self.movable),
             with_gradient=self.with_gradient,
             places={name: places[name] for name in self.touched},
             received=frozenset(received),
@@ -163,6 +175,7 @@ class Witness:
     _KEPT = (
         "trainable",
         "touched",
+        "movable",
         "with_gradient",
         "before",
         "held_still",
