@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
+from device_cases import (
+    BASE_SIZE,
+    MODELS,
+    assert_bf16_holds_on,
+    assert_equal_on,
+    assert_measured_on,
+    first_step,
+    options_of,
+)
 from tiny_runs import NO_DROPOUT, Prepared, assert_same, compose_tiny, prepare, weights
 
 from layertune.config import DecodingSpec, TaskSpec
-from layertune.config.compose import group_file, group_names
-from layertune.evaluation.evaluate import predict
+from layertune.config.compose import group_names
 from layertune.evaluation.generation import generate
 from layertune.models import build_model, load_tokenizer
 from layertune.pipeline import execute
@@ -30,7 +35,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 
-MODELS = ["tiny_bert", "tiny_gpt2"]
 # A random GPT-2 whose outputs differ: an output layer of its own, and weights large enough to say something.
 UNTIED = ("+model.random_config.tie_word_embeddings=false", "+model.random_config.initializer_range=0.5")
 
@@ -52,26 +56,6 @@ def prepared(tmp_path):
     return make
 
 
-def options_of(method: str, model: str) -> tuple[str, ...]:
-    selects = (group_file("method", method) or {}).get("selector")
-    return (f"model={model}", f"method={method}", *(("method.k=2",) if selects else ()))
-
-
-def first_step(case: Prepared) -> tuple[float, dict[str, torch.Tensor]]:
-    """Take one step; return its loss and the gradients it stepped on."""
-    gradients = {}
-
-    class Noting(type(case.method)):
-        def after_backward(self, model, step):
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None:
-                    gradients[name] = parameter.grad.detach().cpu().clone()
-
-    a_loop = loop._Loop(case.run, case.model, case.data, Noting(case.run), case.runtime, case.track)
-    case.model.train()
-    return float(a_loop._step(a_loop.batches(1)[0])), gradients
-
-
 def test_beam_search_on_the_device_equals_the_cpu(tmp_path):
     options = ("model=tiny_gpt2", *UNTIED)
     rows = unlabelled(([f"name[{'the pub ' * (i % 5)}], food[{i}]" for i in range(24)], ["the pub"] * 24))
@@ -89,55 +73,20 @@ def test_beam_search_on_the_device_equals_the_cpu(tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", group_names("method"))
 def test_the_device_computes_what_the_cpu_computes(prepared, method, model):
-    # Weights after several steps are no fair comparison: Adam blows a gradient that should be zero (that of
-    # a key's bias) up to a full step. Scores, layers, losses, gradients and answers are.
-    options = (*options_of(method, model), *NO_DROPOUT[model])
-    ours, reference = prepared(DEVICE, *options), prepared("cpu", *options)
-    assert ours.model.device.type == DEVICE and reference.model.device.type == "cpu"
-    assert ours.prep.layers == reference.prep.layers
-    assert ours.prep.expected_trainable == reference.prep.expected_trainable
-    if reference.prep.scores is not None:
-        assert not ours.prep.reused
-        np.testing.assert_allclose(
-            ours.prep.scores.values, reference.prep.scores.values, rtol=1e-4, atol=1e-6
-        )
-
-    (loss, gradients), (other_loss, others) = first_step(ours), first_step(reference)
-    assert loss == pytest.approx(other_loss, rel=1e-4)
-    assert gradients.keys() == others.keys()
-    for name, gradient in others.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
-
-    ours, reference = prepared(DEVICE, *options), prepared("cpu", *options)
-    losses, other_losses = (
-        [entry["loss"] for entry in train(*case.parts).history] for case in (ours, reference)
-    )
-    assert losses == pytest.approx(other_losses, rel=1e-3)
-    split = ours.data.evals["demo"]
-    answers = predict(ours.model, split, ours.runtime, 16)
-    agree = (answers == predict(reference.model, split, reference.runtime, 16)).mean()
-    assert agree >= 0.95  # a tie may fall either way
+    assert_equal_on(DEVICE, prepared, method, model)
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", ["full", "low_k", "head_only"])
+@pytest.mark.parametrize("method", group_names("method"))
 def test_bf16_trains_and_its_record_holds(tmp_path, method, model):
-    losses = {}
-    for precision in ("bf16", "fp32"):
-        run = compose_tiny(
-            tmp_path,
-            *options_of(method, model),
-            *NO_DROPOUT[model],
-            f"train.device={DEVICE}",
-            f"train.precision={precision}",
-        )
-        record = execute(run, Store(run.results_dir, run.outputs_dir))
-        assert record.status == "done" and record.checks.failures() == []
-        assert record.env.precision == precision
-        losses[precision] = record.training.history[-1]["loss"]
-    assert math.isfinite(losses["bf16"])
-    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
-    assert losses["bf16"] != losses["fp32"]  # it really was another precision
+    assert_bf16_holds_on(DEVICE, tmp_path, method, model)
+
+
+@pytest.mark.parametrize("method", group_names("method"))
+def test_bf16_at_the_size_of_bert_base_is_measured(tmp_path, method, record_property):
+    training = assert_measured_on(DEVICE, tmp_path, method, *BASE_SIZE).training
+    record_property("milliseconds_per_step", 1000 * training.seconds_per_step_median)  # pytest --junitxml
+    record_property("peak_memory_bytes", training.peak_memory_bytes)
 
 
 @pytest.mark.parametrize("model", MODELS)
