@@ -32,8 +32,8 @@ class Depth:
         self.hooked: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         before, after = Witness.before_step, Witness.after_backward
 
-        def before_step(witness: Witness) -> None:
-            before(witness)
+        def before_step(witness: Witness, moves: bool) -> None:
+            before(witness, moves)
             places = places_of(witness.model)
             trained = [places[name] for name, p in witness.model.named_parameters() if p.requires_grad]
             self.lowest = min((place for place in trained if place is not None), default=9)

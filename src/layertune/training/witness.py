@@ -107,7 +107,7 @@ class Witness:
         self._current = 0
         self._frozen: dict[str, int] = {}
 
-    def before_step(self, moves: bool = True) -> None:
+    def before_step(self, moves: bool) -> None:
         """Notice which tensors are active; at the 1st, 2nd, 4th, 8th ... change note what must hold still.
 
         Args:
