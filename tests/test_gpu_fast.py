@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import NO_DROPOUT, assert_same, prepare, weights
+from tiny_runs import NO_DROPOUT, assert_resumes_exactly, assert_same, prepare, weights
 
 from layertune.training import train
 from layertune.training.fast import BatchSource
@@ -51,6 +51,12 @@ def test_dropout_draws_anew_in_every_replay(prepared_cuda, graphs):
     case.model.train()
     losses = {float(steps(graph.batch, 1.0)) for _ in range(4)}
     assert len(losses) == 4
+
+
+def test_a_captured_run_resumes_exactly(prepared_cuda, monkeypatch):
+    """With dropout: shapes are captured anew after the resume, and a capture draws nothing."""
+    deterministic = ("train.deterministic=true", "train.batch_size=16", "train=fast")
+    assert_resumes_exactly(prepared_cuda, monkeypatch, *OPTIONS[:-1], *deterministic)
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from layertune.config.compose import compose_run
 from layertune.methods import Method, Preparation, build_method
 from layertune.models import TaskModel, build_model, load_tokenizer
 from layertune.tasks import Split, TaskData, load_task
-from layertune.training import Runtime, prepare_runtime
+from layertune.training import Runtime, loop, prepare_runtime, train
 
 DEFAULTS = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
 
@@ -112,6 +113,26 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], atol:
         torch.testing.assert_close(
             value, second[name], rtol=0.0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def assert_resumes_exactly(prepared: Callable[..., Prepared], monkeypatch: Any, *options: str) -> None:
+    """A run stopped after its fifth step and taken up after the third ends as one that was never stopped."""
+    options = (*options, "train.epochs=2", "checkpoint.every_steps=3")
+    whole = prepared(*options)
+    train(*whole.parts)
+    steps = iter(range(100))
+
+    def stop(self: object, *_: object) -> None:
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Loop, "_show", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(*prepared(*options).parts)
+    monkeypatch.undo()
+    resumed = prepared(*options)
+    train(*resumed.parts)
+    assert_same(weights(whole.model), weights(resumed.model))
 
 
 def timeless(history: Any) -> list[dict[str, Any]]:

@@ -10,10 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, prepare, timeless, weights
+from tiny_runs import (
+    NO_DROPOUT,
+    assert_resumes_exactly,
+    assert_same,
+    compose_tiny,
+    prepare,
+    timeless,
+    weights,
+)
 
 from layertune.methods import METHODS
-from layertune.training import loop, train
+from layertune.training import train
 from layertune.training.fast import BatchSource, is_steady, lowest_trained, quiet_below
 
 FAST = ("train=fast", "method=top_k", "method.k=2")  # of 4 layers: 3 and 4
@@ -205,23 +213,7 @@ def test_micro_batches_come_from_the_cache_too(prepared):
 
 
 def test_a_fast_run_resumes_exactly(prepared, monkeypatch):
-    options = (*FAST, "train.epochs=2", "checkpoint.every_steps=3")
-    whole = prepared(*options)
-    outcome_of(whole)
-    stopped = prepared(*options)
-    steps = iter(range(100))
-
-    def stop(self, *_):
-        if next(steps) == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop._Loop, "_show", stop)
-    with pytest.raises(KeyboardInterrupt):
-        outcome_of(stopped)
-    monkeypatch.undo()
-    resumed = prepared(*options)
-    outcome_of(resumed)
-    assert_same(weights(whole.model), weights(resumed.model))
+    assert_resumes_exactly(prepared, monkeypatch, *FAST)
 
 
 def test_the_optimiser_holds_the_trained_parameters_and_gradients_stop_at_the_lowest_layer(prepared):

@@ -109,7 +109,8 @@ class StepGraphs:
         kept = _copied(batch)
         received: list[nn.Parameter] = []
         for parameter in self.parameters:  # made outside the capture: no graph owns them
-            self.gradients.setdefault(parameter, torch.empty_like(parameter))
+            if parameter not in self.gradients:
+                self.gradients[parameter] = torch.empty_like(parameter)
 
         def step() -> list[Tensor]:
             for parameter in self.parameters:
