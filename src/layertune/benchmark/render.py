@@ -104,7 +104,8 @@ def _memory(found: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Peak memory of a step, 32 x 128 tokens",
         "",
-        "Of the process, less what it held before there was a model.",
+        "Of the process, less what it held before there was a model. The cache of (h) holds 128 examples; "
+        "that of a whole task is mapped from disk, and processes share it.",
         "",
         "| arm | | GB | share of (a) |",
         "|---|---|---|---|",
