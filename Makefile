@@ -22,7 +22,7 @@ demo: setup  ## Train a real 6-layer model in three ways on generated sentences 
 	@$(BIN)/python scripts/demo.py
 
 test: setup  ## Run all tests that need neither a GPU nor a network (under 10 minutes)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

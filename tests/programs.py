@@ -25,8 +25,16 @@ def program(path: Path, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatc
 
 @contextmanager
 def own_logging() -> Iterator[None]:
-    """Put the handlers of the root logger back: Hydra sets its own."""
+    """Put the handlers of all loggers back: Hydra and Optuna set their own, on streams that a test closes."""
     handlers, level = logging.root.handlers[:], logging.root.level
+    known = {name: logger.handlers[:] for name, logger in _loggers()}
     yield
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+    for name, logger in _loggers():
+        logger.handlers[:] = known.get(name, [])
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    found = logging.root.manager.loggerDict.items()
+    return [(name, logger) for name, logger in found if isinstance(logger, logging.Logger)]
