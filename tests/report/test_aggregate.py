@@ -252,3 +252,11 @@ def test_scores_of_a_figure_need_one_record_of_any_method_that_scores_alike(says
     value = says(cell, made(other))
     assert (value.state, value.n, value.wanted) == ("done", 1, 1)
     assert value.run_ids == ("bert-qnli-block_low-s42",)
+
+
+def test_a_cell_that_cannot_be_asked_for_says_why(says: Says) -> None:
+    table = load_table(6, overrides=["train.precision=bf16"])
+    cell = next(cell for cell in table.cells() if cell.row.model == "deberta")
+    value = says(cell)
+    assert (value.state, value.mean, value.n, value.wanted) == ("refused", None, 0, len(cell.seeds))
+    assert value.notes[0].startswith("refused: train.precision=bf16 does not work with model=deberta")

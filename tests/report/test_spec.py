@@ -184,6 +184,18 @@ def test_table_6_keeps_its_five_models_and_adds_another() -> None:
     assert table.cell("roberta/low_k", "rte").paper_key == (6, "low_k", "rte", "accuracy", "roberta")
 
 
+def test_a_row_whose_model_cannot_do_what_is_asked_is_refused_and_the_others_stand() -> None:
+    table = load_table(6, overrides=["train.precision=bf16"])
+    refused = {cell.row.model for cell in table.cells() if cell.refusal}
+    assert refused == {"deberta"}
+    for cell in table.cells():
+        assert bool(cell.runs()) == (cell.row.model != "deberta")
+        if cell.refusal:
+            assert cell.refusal.startswith("train.precision=bf16 does not work with model=deberta")
+    with pytest.raises(ConfigError, match="fp13"):  # nobody can: the request is wrong
+        load_table(6, overrides=["train.precision=fp13"]).cells()
+
+
 def test_table_10_changes_the_rank_of_lora() -> None:
     table = load_table(10)
     ranks = [table.cell(f"lora_r{r}", "cola").runs()[0].method.options["r"] for r in (8, 16, 32, 64)]

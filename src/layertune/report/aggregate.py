@@ -60,7 +60,11 @@ def aggregate(
         device: a record whose device all others must share where speed is read; None = the first of full
             fine-tuning's, or the cell's own.
     """
-    if cell.how in ("mean", "best"):
+    if cell.refusal:
+        value = CellValue(
+            cell, "refused", None, None, 0, len(cell.seeds), notes=(f"refused: {cell.refusal}",)
+        )
+    elif cell.how in ("mean", "best"):
         value = _derived(cell, [aggregate(part, index, readout, device) for part in cell.parts])
     elif cell.how == "any":
         value = _first_done(cell, [index.find(run) for run in cell.own_runs()], readout)

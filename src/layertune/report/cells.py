@@ -82,6 +82,7 @@ class Cell:
     reference: Cell | None = None  # full fine-tuning: what a speed-up is taken over, on which device
     paper_key: PaperKey | None = None  # the number beside it; None = the paper prints none
     comparable: bool = True  # whether a difference to that number means anything: same model, all data
+    refusal: str = ""  # why the row's model cannot meet what was asked of every run; then it has no runs
 
     @property
     def key(self) -> tuple[str, str]:
@@ -170,11 +171,30 @@ class TableSpec:
             merged_overrides(common, self.fixed, column.overrides, row.overrides, own, extra)
             for own in row.any_of or ((),)
         )
+        if refusal := self._refusal(row, overrides):
+            return replace(cell, seeds=self.seeds, refusal=refusal)
         reference = None
         if column.measure in DEVICE_BOUND and self.reference not in (None, row.key):
             reference = self._cell(self.row(str(self.reference)), column)
         how: How = "any" if row.any_of else "runs"
         return replace(cell, how=how, overrides=overrides, seeds=self.seeds, reference=reference)
+
+    def _refusal(self, row: Row, overrides: tuple[tuple[str, ...], ...]) -> str:
+        """Say why a row's own model cannot meet what was asked of every run; "" where it can.
+
+        Raises:
+            ConfigError: the model asked for cannot meet it either: the request is wrong, not the row.
+        """
+        if not self.extra or row.model == self.chosen:
+            return ""
+        try:
+            for own in overrides:
+                _seeded(own, self.seeds)
+        except ConfigError as error:
+            for own in overrides:
+                _seeded(merged_overrides(own, [f"model={self.chosen}"]), self.seeds)
+            return str(error)
+        return ""
 
     def _paper_key(self, row: Row, column: Column) -> PaperKey | None:
         if self.paper_table is None or (column.paper_rows is not None and row.name not in column.paper_rows):

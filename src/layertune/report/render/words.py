@@ -27,7 +27,7 @@ STATE_MEANING: dict[State, str] = {
     "stale": "stale: the record is of an older version and is not used",
     "oom": "OOM: the run ran out of memory",
     "failed": "failed: the run ended with an error",
-    "refused": "refused: there are records, and the notes say why they are not used",
+    "refused": "refused: the model cannot do it, or its records cannot be used; the notes say why",
 }
 MARK_MEANING = {
     "data": "not the official data: the paper's number is of other rows",
