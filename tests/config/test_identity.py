@@ -22,11 +22,10 @@ from layertune.config import (
 )
 from layertune.config.build import run_from_hydra
 from layertune.config.compose import compose_tree
-from layertune.config.identity import config_sha256, identity_of, run_id, sha256_of
+from layertune.config.identity import config_sha256, identity_of, sha256_of
 from layertune.config.schema import always_identity
 
 Build = Callable[..., RunConfig]
-
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
 
 REQUESTS = (
@@ -295,13 +294,6 @@ def test_twelve_runs_have_their_golden_identities() -> None:
     assert len(golden) == 12
     assert golden_identities() == golden
     assert all(entry["config_sha256"] == sha256_of(entry["identity"]) for entry in golden.values())
-
-
-def test_run_id_and_its_property_agree(build: Build) -> None:
-    run = build()
-    assert run.run_id == run_id(run)
-    assert run.config_sha256 == config_sha256(run)
-    assert run.identity() == identity_of(run)
 
 
 if __name__ == "__main__":

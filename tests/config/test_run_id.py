@@ -12,7 +12,7 @@ import pytest
 
 from layertune.config import RunConfig
 from layertune.config import identity as identity_module
-from layertune.config.identity import data_key, sha256_of, weights_key
+from layertune.config.identity import config_sha256, data_key, identity_of, run_id, sha256_of, weights_key
 
 Build = Callable[..., RunConfig]
 
@@ -26,6 +26,13 @@ def test_a_run_id_says_model_task_method_k_seed_and_a_hash(build: Build) -> None
     assert re.fullmatch(r"tiny_bert-demo-low_k-k3-s42-[0-9a-f]{8}", build({"seed": 42}).run_id)
     full = {"method": {"name": "full", "kind": "full", "scorer": None, "selector": None, "k": None}}
     assert re.fullmatch(r"tiny_bert-demo-full-s0-[0-9a-f]{8}", build(full).run_id)
+
+
+def test_run_id_and_its_property_agree(build: Build) -> None:
+    run = build()
+    assert run.run_id == run_id(run)
+    assert run.config_sha256 == config_sha256(run)
+    assert run.identity() == identity_of(run)
 
 
 def test_the_hash_of_a_run_id_covers_configuration_data_and_weights(build: Build) -> None:
