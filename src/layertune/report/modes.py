@@ -80,11 +80,13 @@ def _row(task: str, method: str, seeds: Mapping[int, Mapping[str, Record]]) -> t
 
 def _test(differences: Mapping[str, Sequence[float]]) -> str:
     test = paired_test("fast", "published", differences)
-    interval = "" if test.low is None or test.high is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
+    interval = ""
+    if test.low is not None and test.high is not None:
+        interval = f" (95 % interval by t: {test.low:+.2f} to {test.high:+.2f})"
     return (
-        f"fast minus published: {test.mean:+.2f} points{interval} over {test.tasks} rows (95 % interval by "
-        f"t); Wilcoxon's signed ranks p = {test.ranks.p:.2f} over rows (no smaller p than "
-        f"{test.ranks.least_p:.2g} is possible), {test.p_pairs:.2f} over all {test.pairs} pairs of seeds."
+        f"fast minus published: {test.mean:+.2f} points over {test.tasks} rows{interval}; Wilcoxon's signed "
+        f"ranks p = {test.ranks.p:.2f} over rows (no smaller p than {test.ranks.least_p:.2g} is possible), "
+        f"{test.p_pairs:.2f} over all {test.pairs} pairs of seeds."
     )
 
 
