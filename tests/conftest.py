@@ -8,14 +8,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two threads on two busy cor
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two busy cores are far slower than one
 
+import sys
 from pathlib import Path
 
+import absl.logging
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# rouge-score brings absl, whose log handler closes its stream when Hydra sets up logging: never pytest's own.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("LAYERTUNE_TEST_SHARED", REPO.parent / "shared"))
