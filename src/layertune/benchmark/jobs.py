@@ -44,7 +44,7 @@ class Plan:
         rounds: of all arms.
         steps: typical batches per arm and round.
         parts: tasks, real, memory, growth, once.
-        arms: names of the arms, the first of which is compared with; none = all; on real data those of `REAL`.
+        arms: names of the arms, the first of which is compared with; none = all (real data: `REAL`).
         hidden_size: of the model; another than 768 is for trying things out.
         workers: processes at a time.
         precision: fp32 or bf16.

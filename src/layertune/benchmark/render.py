@@ -8,6 +8,8 @@ from typing import Any
 from layertune.benchmark.goals import judge
 from layertune.benchmark.project import WIDEST
 
+OWN, OTHERS = "tab:orange", "tab:grey"  # colours of the bars
+
 
 def printed(ratio: float, spread: float | None) -> str:
     """Return a ratio with its spread, or why there is none; one that was measured once has no spread."""
@@ -154,18 +156,33 @@ def chart(content: dict[str, Any], path: Path) -> None:
     tasks = content["real"] + content["tasks"]
     if not tasks:
         return
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(3.2 * len(tasks), 4.5), squeeze=False)
+    titles = {line["arm"]: f"{line['title']} ({line['arm'][0]})" for task in tasks for line in task["arms"]}
+    size = (4.0 + 2.3 * len(tasks), 1.5 + 0.32 * len(titles))
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=size, squeeze=False, sharey=True)
     for axis, task in zip(axes[0], tasks, strict=True):
-        shown = [line for line in task["arms"] if (line["spread"] or 0.0) <= WIDEST]
-        names = [line["arm"] for line in shown]
-        values = [line["ratio"] for line in shown]
-        errors = [line["ratio"] * (line["spread"] or 0.0) / 2 for line in shown]
-        colours = ["tab:orange" if name[0] in "fgh" else "tab:grey" for name in names]
-        axis.barh(names, values, xerr=errors, color=colours)
-        axis.invert_yaxis()
+        for place, arm in enumerate(titles):
+            line = next((line for line in task["arms"] if line["arm"] == arm), None)
+            if line is None:
+                continue
+            clear = (line["spread"] or 0.0) <= WIDEST
+            if clear:
+                half = line["ratio"] * (line["spread"] or 0.0) / 2
+                axis.barh(place, line["ratio"], xerr=half, color=OWN if arm[0] in "fgh" else OTHERS)
+            words = f"  {line['ratio']:.1f}" if clear else " rounds differ too much"
+            start = line["ratio"] * (1 + (line["spread"] or 0.0) / 2) if clear else 0.0
+            axis.text(start, place, words, va="center", fontsize=8)
         axis.axvline(1.0, color="black", linewidth=0.8)
-        axis.set_title(task["task"])
-        axis.set_xlabel("times as fast as (a)")
+        axis.margins(x=0.18)
+        axis.set_title(task["task"], fontsize=10)
+        axis.set_xlabel("times as fast as (a)", fontsize=9)
+    axes[0][0].set_yticks(range(len(titles)), list(titles.values()), fontsize=9)
+    axes[0][0].invert_yaxis()
+    where = content["machine"]
+    figure.suptitle(
+        f"Selection, cache and training, {where['epochs']} epochs, k = 3, batch {where['batch_size']}, "
+        f"{where['precision']}, {where['device']}, {where['threads']} thread (orange: layertune)",
+        fontsize=10,
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
