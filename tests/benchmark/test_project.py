@@ -68,6 +68,11 @@ def test_typical_batches_stand_for_the_epoch(task, order):
     assert np.mean([batch.max() for batch in typical(batches, 5)]) == pytest.approx(whole, rel=0.01)
 
 
+def test_fewer_batches_than_asked_for_stand_for_several():
+    found = typical([np.full(4, 7), np.full(4, 9)], 4)
+    assert [int(batch.max()) for batch in found] == [7, 7, 9, 9]
+
+
 @pytest.mark.parametrize("task", ["sst2_glue", "sst2", "mrpc", "qnli", "trec"])
 def test_batches_as_they_run_on_a_cpu_are_padded_by_a_tenth_at_most(task):
     lengths = task_lengths(task).lengths[:8000]

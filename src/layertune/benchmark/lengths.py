@@ -82,7 +82,9 @@ def typical(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
     whole = sorted((batch for batch in batches if len(batch) == size), key=lambda batch: int(batch.max()))
     picked: list[np.ndarray] = []
     owed = 0.0  # by how much those picked so far are too narrow
-    for part in np.array_split(np.arange(len(whole)), count):
+    for start in range(count):  # where there are fewer batches than parts, some stand for several
+        first = start * len(whole) // count
+        part = np.arange(first, max(first + 1, (start + 1) * len(whole) // count))
         wanted = widths[part].mean() + owed
         best = part[np.abs(widths[part] - wanted).argmin()]
         picked.append(whole[best])
