@@ -179,7 +179,7 @@ def chart(content: dict[str, Any], path: Path) -> None:
     axes[0][0].invert_yaxis()
     where = content["machine"]
     figure.suptitle(
-        f"Selection, cache and training, {where['epochs']} epochs, k = 3, batch {where['batch_size']}, "
+        f"Selection, cache and training, {where['epochs']} epochs, k = 3, batch {where['batch_size']}\n"
         f"{where['precision']}, {where['device']}, {where['threads']} thread (orange: layertune)",
         fontsize=10,
     )
