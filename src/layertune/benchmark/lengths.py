@@ -78,13 +78,13 @@ def typical(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
     of all stands for the epoch's.
     """
     size = max(len(batch) for batch in batches)
-    widths = np.sort([int(batch.max()) for batch in batches if len(batch) == size])
     whole = sorted((batch for batch in batches if len(batch) == size), key=lambda batch: int(batch.max()))
+    widths = np.array([int(batch.max()) for batch in whole])
     picked: list[np.ndarray] = []
     owed = 0.0  # by how much those picked so far are too narrow
-    for start in range(count):  # where there are fewer batches than parts, some stand for several
-        first = start * len(whole) // count
-        part = np.arange(first, max(first + 1, (start + 1) * len(whole) // count))
+    for number in range(count):  # where there are fewer batches than parts, some stand for several
+        first = number * len(whole) // count
+        part = np.arange(first, max(first + 1, (number + 1) * len(whole) // count))
         wanted = widths[part].mean() + owed
         best = part[np.abs(widths[part] - wanted).argmin()]
         picked.append(whole[best])

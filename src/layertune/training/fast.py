@@ -121,9 +121,7 @@ class BatchSource:
         layer = lowest if spec.layer is None else min(spec.layer, lowest)
         reason = self._why_not(model, layer, num_phases, own)
         cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
-        opening = Stopwatch(
-            self.runtime.device
-        )  # keys, checks and copies: all that is not the cache's own pass
+        opening = Stopwatch(self.runtime.device)  # keys, checks, copies: all but the cache's own pass
         if reason is None and cache.max_bytes == 0:
             reason = "cache.max_gb is 0"
         entry = None
