@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from layertune.benchmark import arms
 from layertune.benchmark.arms import Bench, Setting, bert_base, loop_arms
 from layertune.benchmark.end_to_end import measure_growth
 from layertune.benchmark.jobs import Plan, all_arms, jobs_of
-from layertune.benchmark.lengths import random_batches, task_lengths, typical
+from layertune.benchmark.lengths import across, random_batches, task_lengths
+from layertune.benchmark.measure import combine, measure_round
 from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.trainer_arms import trainer_arms
+from layertune.training.loop import _Loop as Loop
 
 TINY = {
     "hidden_size": 24,
@@ -41,22 +45,54 @@ def trained(bench: Bench) -> set[int]:
 EXPECTED = {"f": set(range(1, 13)), "10": {10, 11, 12}, "5": {5, 6, 7}, "4": {4, 8, 12}, "1": {1, 2, 3}}
 
 
+def batches(lengths, count: int = 2):
+    return across([random_batches(lengths, 4, 0)], count)
+
+
 @pytest.mark.parametrize("arm", [arm for arm in loop_arms() if arm.name in ("f", "g4", "h10", "h5", "h1")])
-def test_an_arm_of_the_loop_trains_its_layers_and_counts_its_parts(arm, bench, lengths):
-    found = arm.round(bench, typical(random_batches(lengths, 4, 0), 2), lengths)
+def test_an_arm_of_the_loop_trains_its_layers_and_times_each_step(arm, bench, lengths):
+    curve, cached_below = arm.steps(bench, batches(lengths))
     assert trained(bench) == EXPECTED[arm.name.lstrip("gh")]
-    assert found.step_seconds > 0
-    assert (found.cache_per_example > 0) == (arm.name in ("h10", "h5"))
-    assert (found.selection_seconds > 0) == (arm.name[0] == "h")
-    assert (found.selection_per_example > 0) == (arm.name[0] == "g")
+    assert len(curve.seconds) == 2 and min(curve.seconds) > 0
+    assert cached_below == {"h10": 10, "h5": 5}.get(arm.name)
 
 
-@pytest.mark.parametrize("name", ["f", "h10"])
-def test_a_step_of_the_loop_is_timed_without_the_one_that_warms_up(name, bench, lengths, monkeypatch):
-    outcome = SimpleNamespace(steps=3, seconds=8.0, cpu_seconds=6.0, cache=SimpleNamespace(layer=None))
-    monkeypatch.setattr(arms, "train", lambda *_: outcome)
-    arm = next(arm for arm in loop_arms() if arm.name == name)
-    assert arm.round(bench, typical(random_batches(lengths, 4, 0), 2), lengths).step_seconds == 3.0
+def test_a_step_of_the_loop_goes_with_the_width_of_its_batch(bench, monkeypatch):
+    def steps_by_width(run, model, data, method, runtime, track):
+        loop = Loop(run, model, data, method, runtime, track)
+        order = [data.train.store.batch(rows).input_ids.shape[1] for rows in loop.batches(1)]
+        timed = tuple(100.0 + width for width in order[1:])  # the first of them warms up
+        return SimpleNamespace(step_seconds=timed, cache=SimpleNamespace(layer=None))
+
+    monkeypatch.setattr(arms, "train", steps_by_width)
+    arm = next(arm for arm in loop_arms() if arm.name == "f")
+    curve, _ = arm.steps(bench, [np.full(4, width) for width in (8, 16, 24, 40)])
+    assert sorted(curve.widths) == [8, 16, 24, 40]
+    assert curve.seconds == tuple(100.0 + width for width in curve.widths)
+
+
+def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(bench):
+    tasks = [
+        replace(task_lengths(name), lengths=task_lengths(name).lengths[:600]) for name in ("mrpc", "sst2")
+    ]
+    chosen = all_arms(("a", "c", "f", "g4", "h10", "h1"))
+    rounds = [measure_round(bench, tasks, chosen, 3)]
+    parts = rounds[0]
+    assert {name: len(found.step.widths) for name, found in parts.items()} == {
+        "a": 3, "c": 1, "f": 3, "g4": 3, "h10": 3, "h1": 3
+    }  # fmt: skip
+    assert parts["c"].step.widths == (256,)
+    assert {name for name, found in parts.items() if found.select} == {"g4"}
+    assert {name for name, found in parts.items() if found.select_few} == {"h10", "h1"}
+    assert {name for name, found in parts.items() if found.cache} == {"h10"}
+    found = combine(rounds, tasks, chosen, bench.setting)
+    assert [(task["task"], task["examples"]) for task in found] == [("mrpc", 3668), ("sst2", 6920)]
+    for task in found:
+        by_name = {line["arm"]: line for line in task["arms"]}
+        assert by_name["a"]["ratio"] == 1.0 and by_name["a"]["spread"] is None  # of one round
+        assert all(line["seconds"]["training"] > 0 for line in task["arms"])
+        assert by_name["g4"]["seconds"]["selection"] > 0 and by_name["f"]["seconds"]["selection"] == 0
+        assert by_name["h10"]["seconds"]["cache"] > 0 and by_name["h1"]["seconds"]["cache"] == 0
 
 
 def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
@@ -76,12 +112,15 @@ def test_a_process_is_timed_to_its_first_step_and_sentences_by_the_second(tmp_pa
 @pytest.mark.parametrize("arm", [arm for arm in trainer_arms(64) if arm.name in ("a", "c", "d", "e5")])
 def test_an_arm_of_the_trainer_trains_what_it_says(arm, bench, lengths):
     pytest.importorskip("peft") if arm.lora else None
-    found = arm.round(bench, typical(random_batches(lengths, 4, 0), 2), lengths)
-    assert found.step_seconds > 0
+    curve, cached_below = arm.steps(bench, batches(lengths))
+    assert cached_below is None and min(curve.seconds) > 0
+    assert curve.widths == ((64,) if arm.pad_to else tuple(int(batch.max()) for batch in batches(lengths)))
     if arm.lora:
         names = {n for n, p in bench.variants["lora"].named_parameters() if p.requires_grad}
         assert {"lora_" in name or name.startswith("head.") for name in names} == {True}
         assert sum("lora_A" in name for name in names) == 24  # queries and values of 12 layers
+        word = "backbone.model.embeddings.word_embeddings.weight"
+        assert bench.variants["lora"].get_parameter(word) is bench.model.get_parameter(word)  # no second copy
     else:
         assert trained(bench) == (EXPECTED["5"] if arm.layers else EXPECTED["f"])
 
@@ -91,5 +130,5 @@ def test_all_arms_have_names_of_their_own(tmp_path):
     assert len(set(names)) == len(names) == 17
     assert {name[0] for name in names} == set("abcdefgh")
     plan = Plan(tmp_path, tasks=("sst2",))
-    assert ("tasks", "sst2") in jobs_of(plan)
+    assert [name for part, name in jobs_of(plan) if part == "tasks"] == ["round 1", "round 2"]
     assert not any(part == "real" for part, _ in jobs_of(plan))  # no data were named

@@ -64,6 +64,7 @@ def test_the_timing_protocol_counts_the_steps_after_the_warm_up_alone(prepared, 
     outcome = a_loop.train()
     assert a_loop.watch.steps == [1.0] * 5
     assert (outcome.steps, outcome.seconds, outcome.seconds_per_step_median) == (7, 5.0, 1.0)
+    assert outcome.step_seconds == (0.5,) * 5  # of this clock a CPU second is half a second
     assert outcome.examples_per_second == 32.0
     assert (outcome.last, outcome.best) == ({}, {})
 

@@ -88,14 +88,16 @@ def test_the_stopwatch_adds_up_its_spans_and_counts_each_step(monkeypatch):
             watch.step(examples=8, tokens=50)
         now[0] = ends[-1] + 0.5  # what follows the last step belongs to the span, not to a step
         watch.stop()
-    assert watch.steps == [1.0, 2.0, 4.0]
+    assert (watch.steps, watch.cpu_steps) == ([1.0, 2.0, 4.0], [2.0, 4.0, 8.0])
     assert (watch.seconds, watch.cpu_seconds) == (8.0, 16.0)
     assert (watch.examples, watch.tokens) == (24, 150)
     again = Stopwatch(CPU)
     again.load(watch.state())
     assert (again.seconds, again.steps, again.examples) == (8.0, [1.0, 2.0, 4.0], 24)
+    assert again.cpu_steps == [2.0, 4.0, 8.0]
     watch.reset()
     assert (watch.seconds, watch.steps, watch.examples, watch.tokens) == (0.0, [], 0, 0)
+    assert watch.cpu_steps == []
 
 
 def test_the_peak_of_memory_sees_what_was_freed_again():

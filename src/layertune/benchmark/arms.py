@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.benchmark.lengths import split_of, typical
-from layertune.benchmark.project import Round
+from layertune.benchmark.lengths import bucketed_batches, split_of
+from layertune.benchmark.project import Curve
 from layertune.benchmark.selectors import SETS
 from layertune.config import RunConfig
 from layertune.config.compose import compose_run
@@ -21,9 +20,10 @@ from layertune.methods import build_method
 from layertune.models import TaskModel, build_model
 from layertune.scoring import cosine
 from layertune.scoring.adaptive import adaptive_scores
-from layertune.tasks import Provenance, Split, TaskData, TokenStore, sorted_batches
+from layertune.tasks import Provenance, Split, TaskData, epoch_batches
 from layertune.training import Runtime, prepare_runtime, train
 from layertune.training.cache_store import CacheStore
+from layertune.training.outcome import TrainOutcome
 from layertune.training.prefix_cache import build_entry, open_source
 
 BERT_BASE = {  # random weights: time does not depend on them
@@ -136,68 +136,73 @@ class LoopArm:
     overrides: tuple[str, ...]
     lowest: int | None = None
     scored: bool = False
+    order = staticmethod(bucketed_batches)
+    pad_to = None
 
-    def round(self, bench: Bench, batches: list[np.ndarray], lengths: np.ndarray) -> Round:
+    @property
+    def fast(self) -> bool:
+        """Whether few examples decide the layers and what lies below them is cached."""
+        return "train=fast" in self.overrides
+
+    def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, int | None]:
         """Train on batches of these lengths, after one more that is not timed.
 
-        Args:
-            bench: the model.
-            batches: lengths of the examples of each batch.
-            lengths: of all examples, from which selection and cache take theirs.
+        Returns:
+            The cost of a step, and the layer below which states were cached (None: no cache).
         """
         shutil.rmtree(bench.setting.outputs / "cache", ignore_errors=True)
-        steps = ("protocol.warmup_steps=1", f"protocol.max_steps={len(batches)}")
-        run = bench.setting.run(*self.overrides, "protocol=timing", *steps)
+        timing = ("protocol=timing", "protocol.warmup_steps=1", f"protocol.max_steps={len(batches)}")
+        run = bench.setting.run(*self.overrides, *timing)
         data = bench.data(split_of(np.concatenate(batches), run.task.max_length))
+        outcome = self.train(bench, run, data)
+        lengths = data.train.store.lengths
+        order = epoch_batches(lengths, bench.setting.batch_size, seed=run.seed, epoch=1, task=run.task.name)
+        widths = [int(lengths[rows].max()) for rows in (*order[1:], order[0])]  # the first has warmed up
+        return Curve(tuple(widths), outcome.step_seconds), outcome.cache.layer
+
+    def train(self, bench: Bench, run: RunConfig, data: TaskData) -> TrainOutcome:
+        """Train in the loop."""
         method = build_method(run)
         method.prepare(bench.model, data, bench.runtime)
-        outcome = train(run, bench.model, data, method, bench.runtime, NoTracker())
-        seconds = outcome.cpu_seconds if bench.runtime.device.type == "cpu" else outcome.seconds
-        measured = Round(seconds / len(batches))  # the warm-up step counts among `outcome.steps`, not in time
-        if outcome.cache.layer is not None:
-            cost = cache_seconds(bench, lengths, outcome.cache.layer)
-            measured = dataclasses.replace(measured, cache_per_example=cost)
-        if not self.scored:
-            return measured
-        fast = "train=fast" in self.overrides
-        cost = selection_seconds(bench, lengths, fast)
-        return dataclasses.replace(
-            measured, **{"selection_seconds" if fast else "selection_per_example": cost}
-        )
+        return train(run, bench.model, data, method, bench.runtime, NoTracker())
 
 
-def cache_seconds(bench: Bench, lengths: np.ndarray, layer: int) -> float:
-    """Return the cost of the cache per example: typical batches of its own pass, which sorts by length, its
-    checks and its opening.
-    """
-    store, device = sorted_sample(lengths), bench.runtime.device
+def cache_curve(bench: Bench, layer: int, batches: list[np.ndarray]) -> Curve:
+    """Return the cost of the cache by batches of its own pass, with its checks and its opening."""
+    device = bench.runtime.device
     cache = CacheStore(bench.setting.outputs / "cache" / "measured", 10**12)
-    key, autocast = {"layer": layer}, bench.runtime.accelerator.autocast
-    now = clock_of(device)
-    start = now()
-    build_entry(bench.model, store, layer, "bf16", cache, key, autocast)
-    entry = cache.find(key)
-    assert entry is not None
-    open_source(entry, store, layer, torch.float32, device)
-    return float(now() - start) / len(store)
+    autocast = bench.runtime.accelerator.autocast
+    now, seconds = clock_of(device), []
+    for number, lengths in enumerate(batches):
+        store, key = split_of(lengths, None).store, {"layer": layer, "batch": number}
+        shutil.rmtree(cache.folder, ignore_errors=True)
+        start = now()
+        build_entry(bench.model, store, layer, "bf16", cache, key, autocast)
+        entry = cache.find(key)
+        assert entry is not None
+        open_source(entry, store, layer, torch.float32, device)
+        seconds.append(float(now() - start))
+    return Curve(tuple(int(lengths.max()) for lengths in batches), tuple(seconds))
 
 
-def selection_seconds(bench: Bench, lengths: np.ndarray, fast: bool) -> float:
-    """Return the cost of choosing layers: of all of it where few examples decide, else per example."""
-    store = split_of(lengths[:SCORED], None).store if fast else sorted_sample(lengths)
+def selection_curve(bench: Bench, batches: list[np.ndarray]) -> Curve:
+    """Return the cost of scoring all examples, by batches of that pass."""
+    now, seconds = clock_of(bench.runtime.device), []
+    for lengths in batches:
+        store = split_of(lengths, None).store
+        start = now()
+        cosine(bench.model, [store.batch(np.arange(len(store)))])
+        seconds.append(now() - start)
+    return Curve(tuple(int(lengths.max()) for lengths in batches), tuple(seconds))
+
+
+def selection_seconds(bench: Bench, lengths: np.ndarray) -> float:
+    """Return the cost of choosing layers where few examples decide: of all of it."""
+    store = split_of(lengths[:SCORED], None).store
     now = clock_of(bench.runtime.device)
     start = now()
-    if fast:
-        scores = adaptive_scores(cosine, bench.model, store, "lowest", 3)
-    else:
-        scores = cosine(bench.model, [store.batch(rows) for rows in sorted_batches(store.lengths, 64)])
-    return (now() - start) / (1 if fast else scores.examples)
-
-
-def sorted_sample(lengths: np.ndarray) -> TokenStore:
-    """Return examples that fill four typical batches of 64 of all examples sorted by length."""
-    batches = [lengths[rows] for rows in sorted_batches(lengths, 64)]
-    return split_of(np.concatenate(typical(batches, 4)), None).store
+    adaptive_scores(cosine, bench.model, store, "lowest", 3)
+    return float(now() - start)
 
 
 def clock_of(device: torch.device) -> Any:

@@ -7,38 +7,39 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import asdict
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from layertune.benchmark.arms import Bench, LoopArm, NoTracker, clock_of, selection_seconds
+from layertune.benchmark.arms import Bench, LoopArm, clock_of, selection_seconds
 from layertune.benchmark.lengths import split_of
 from layertune.benchmark.measure import OTHERS, Arm
 from layertune.benchmark.project import Cost, ratio
 from layertune.benchmark.trainer_arms import TrainerArm
-from layertune.methods import build_method
 from layertune.models import load_tokenizer
 from layertune.scoring.cached import cached_scores
 from layertune.tasks import TaskData, TokenStore, load_task
-from layertune.training import train
 
 log = logging.getLogger(__name__)
 
+PADDED = 3  # steps of an arm that pads to the maximum
+
 
 def measure_end_to_end(
-    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], padded_steps: int = 3
+    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], partly: int
 ) -> dict[str, Any]:
     """Train arms on the setting's real task, one epoch of each in turn.
 
-    Each epoch starts with a new optimiser and goes on from the weights there are; its cost is that of any. An
-    arm that pads to the maximum takes `padded_steps` steps, which are all alike, and is projected from them.
+    Each epoch starts with a new optimiser and goes on from the weights there are; its cost is that of any.
 
     Args:
         bench: the model.
         arms: the first is what the others are compared with.
         epochs: of a training.
-        whole: names of the arms that train them all; of the others one epoch is measured and multiplied.
-        padded_steps: see above.
+        whole: names of the arms that train them all.
+        partly: steps of the others, in their order of an epoch, which stand for all; an arm that pads to the
+            maximum takes `PADDED`, all of its steps being alike.
     """
     setting = bench.setting
     run = setting.run("method=full")
@@ -52,10 +53,11 @@ def measure_end_to_end(
             if epoch > 1 and arm.name not in (arms[0].name, *whole):
                 continue
             if isinstance(arm, LoopArm):
-                spent, cache = _loop_epoch(bench, arm, data, epoch)
+                spent, cache = _loop_epoch(bench, arm, data, epoch, None if arm.name in whole else partly)
                 once[arm.name] = once[arm.name][0], cache if epoch == 1 else once[arm.name][1]
             else:
-                spent = _trainer_epoch(bench, arm, data.train.store, epoch, padded_steps)
+                steps = None if arm.name in whole else PADDED if arm.pad_to else partly
+                spent = _trainer_epoch(bench, arm, data.train.store, epoch, steps)
             seconds[arm.name].append(spent)
             log.info("epoch %d: %s %.1f s", epoch, arm.name, spent)
     costs = {name: Cost(*once[name], sum(spent) * epochs / len(spent)) for name, spent in seconds.items()}
@@ -98,11 +100,9 @@ def measure_growth(
         shutil.rmtree(bench.setting.outputs / "cache", ignore_errors=True)
         run = bench.setting.run(*arm.overrides, f"train.epochs={epochs}", "protocol.evaluate=false")
         data = bench.data(split_of(lengths[:examples], run.task.max_length))
-        method = build_method(run)
-        method.prepare(bench.model, data, bench.runtime)
         start = now()
-        scores = selection_seconds(bench, lengths[:examples], fast=True)
-        train(run, bench.model, data, method, bench.runtime, NoTracker())
+        scores = selection_seconds(bench, lengths[:examples])
+        arm.train(bench, run, data)
         found.append(
             {
                 "arm": arm.name,
@@ -119,7 +119,7 @@ def _selection(bench: Bench, arm: Arm, data: TaskData) -> float:
     """Return the cost of choosing the layers as the arm's mode does it; 0 for arms that choose none."""
     if isinstance(arm, TrainerArm) or not arm.scored:
         return 0.0
-    mode = next(item for item in arm.overrides if item.startswith("train="))
+    mode = "train=fast" if arm.fast else "train=published"
     now = clock_of(bench.runtime.device)
     start = now()
     shutil.rmtree(bench.setting.outputs / "cache" / "scores", ignore_errors=True)
@@ -127,28 +127,29 @@ def _selection(bench: Bench, arm: Arm, data: TaskData) -> float:
     return float(now() - start)
 
 
-def _loop_epoch(bench: Bench, arm: LoopArm, data: TaskData, epoch: int) -> tuple[float, float]:
-    """Train an epoch; return the seconds of its steps, and of the cache when it was made."""
-    run = bench.setting.run(*arm.overrides, "train.epochs=1", "protocol.evaluate=false", f"seed={epoch}")
-    method = build_method(run)
-    method.prepare(bench.model, data, bench.runtime)
-    outcome = train(run, bench.model, data, method, bench.runtime, NoTracker())
+def _loop_epoch(
+    bench: Bench, arm: LoopArm, data: TaskData, epoch: int, steps: int | None
+) -> tuple[float, float]:
+    """Train an epoch, or so many of its steps; return the seconds of a whole one, and of the cache."""
+    some = ("protocol=timing", "protocol.warmup_steps=1", f"protocol.max_steps={steps}") if steps else ()
+    changes = ("train.epochs=1", "protocol.evaluate=false", f"seed={epoch}")
+    outcome = arm.train(bench, bench.setting.run(*arm.overrides, *some, *changes), data)
+    whole = -(-len(data.train) // bench.setting.batch_size) / steps if steps else 1.0
     if bench.runtime.device.type == "cpu":
-        return outcome.cpu_seconds, outcome.cache.cpu_seconds
-    return outcome.seconds, outcome.cache.seconds
+        return outcome.cpu_seconds * whole, outcome.cache.cpu_seconds
+    return outcome.seconds * whole, outcome.cache.seconds
 
 
-def _trainer_epoch(bench: Bench, arm: TrainerArm, store: TokenStore, epoch: int, padded_steps: int) -> float:
-    """Train an epoch with `Trainer`; return the seconds of its steps, the first counted as any other."""
+def _trainer_epoch(bench: Bench, arm: TrainerArm, store: TokenStore, epoch: int, steps: int | None) -> float:
+    """Train an epoch with `Trainer`, or so many of its steps; return the seconds of a whole one."""
     order = _order(arm, store, bench.setting.batch_size, epoch)
-    steps = -(-len(order) // bench.setting.batch_size)
-    taken = order[: (padded_steps + 1) * bench.setting.batch_size] if arm.pad_to else order
+    taken = order[: (steps + 1) * bench.setting.batch_size] if steps else order
     offsets = store.offsets
     examples = [
         {"input_ids": store.ids[offsets[i] : offsets[i + 1]].tolist(), "labels": int(store.labels[i])}
         for i in taken
     ]
-    return arm.train(bench, examples) * steps
+    return mean(arm.train(bench, examples)) * -(-len(order) // bench.setting.batch_size)
 
 
 def _order(arm: TrainerArm, store: TokenStore, batch_size: int, seed: int) -> np.ndarray:

@@ -6,15 +6,15 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
 from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
 from layertune.benchmark.lengths import task_lengths
-from layertune.benchmark.measure import Arm, machine, measure_task
+from layertune.benchmark.measure import Arm, combine, machine, measure_round
 from layertune.benchmark.memory import measure_memory
 from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.trainer_arms import trainer_arms
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 PARTS = ("tasks", "real", "memory", "growth", "once")
 TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
 REAL = ("a", "b", "c", "d", "e10", "f", "g10", "h10")  # arms on real data
-WHOLE = ("a", "h10")  # of them those that train every epoch; of the others one stands for all
+WHOLE = ("a", "h10")  # of them those that train every epoch
+PARTLY = 100  # steps of the others, which stand for all
 IN_MEMORY = ("a", "d", "g10", "h10", "h5", "h1")
 GROWING = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}  # small: ratios only
 DEPTHS, SIZES = (6, 12, 24), (1, 3, 6, 11)  # L at k = 3, k at L = 12
@@ -41,8 +42,8 @@ class Plan:
         data_dir: folder of the data sets, for the same.
         tasks: whose lengths are measured.
         real: tasks that are trained end to end.
-        rounds: of all arms.
-        steps: typical batches per arm and round.
+        rounds: of all arms, each in a process of its own.
+        steps: optimiser steps per arm and round.
         parts: tasks, real, memory, growth, once.
         arms: names of the arms, the first of which is compared with; none = all (real data: `REAL`).
         hidden_size: of the model; another than 768 is for trying things out.
@@ -90,15 +91,16 @@ def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:
     return [arm for arm in (*trainer_arms(), *loop_arms()) if not names or arm.name in names]
 
 
-def _task(plan: Plan, task: str) -> dict[str, Any]:
-    bench = Bench.start(plan.setting(task, plan.base, task))
-    return measure_task(bench, task_lengths(task), all_arms(plan.arms), plan.rounds, plan.steps)
+def _round(plan: Plan, name: str) -> dict[str, Any]:
+    bench = Bench.start(plan.setting(name, plan.base, plan.tasks[0]))
+    tasks = [task_lengths(task) for task in plan.tasks]
+    return dict(measure_round(bench, tasks, all_arms(plan.arms), plan.steps))
 
 
 def _real(plan: Plan, task: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(f"real-{task}", plan.small, task))
     arms = [arm for arm in all_arms(plan.arms) if arm.name in REAL]
-    return measure_end_to_end(bench, arms, bench.setting.epochs, WHOLE)
+    return measure_end_to_end(bench, arms, bench.setting.epochs, WHOLE, PARTLY)
 
 
 def _memory(plan: Plan, name: str) -> dict[str, Any]:
@@ -126,7 +128,8 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
                 f"top {k} of {layers}", "", ("method=top_k", f"method.k={k}", "train=fast"), layers - k + 1
             ),
         ]
-        measured = measure_task(bench, lengths, arms, 2, plan.steps)["arms"][1]
+        rounds = [measure_round(bench, [lengths], arms, plan.steps) for _ in range(plan.rounds)]
+        measured = combine(rounds, [lengths], arms, bench.setting)[0]["arms"][1]
         keys = ("seconds", "ratio", "spread")
         found.append({"layers": layers, "k": k, **{key: measured[key] for key in keys}})
     return {what: found}
@@ -141,7 +144,7 @@ def _once(plan: Plan, what: str) -> dict[str, Any]:
 
 
 _JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
-    "tasks": _task,
+    "tasks": _round,
     "real": _real,
     "memory": _memory,
     "growth": _growth,
@@ -152,8 +155,8 @@ _JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
 def jobs_of(plan: Plan) -> list[tuple[str, str]]:
     """List the jobs, the longest first."""
     wanted = {
-        "tasks": plan.tasks,
         "real": plan.real,
+        "tasks": tuple(f"round {number + 1}" for number in range(plan.rounds)),
         "memory": IN_MEMORY,
         "growth": ("k", "L", "examples and epochs"),
         "once": ("start", "tokens"),
@@ -178,22 +181,38 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
         save: is given the content after each job, so that a run cut short leaves what it has.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: arms are compared on one thread
-    where = machine(plan.setting("machine", plan.base, "sst2"))
-    parts: dict[str, list[Any]] = {part: [] for part in _JOBS}
+    setting = plan.setting("machine", plan.base, "sst2")
+    where = machine(setting)
+    found: dict[tuple[str, str], Any] = {}
     failed: list[str] = []
     content: dict[str, Any] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(plan.workers, context, max_tasks_per_child=1) as pool:
-        started: list[tuple[str, str, Future[dict[str, Any]]]] = [
-            (part, name, pool.submit(run_job, plan, part, name)) for part, name in jobs_of(plan)
-        ]
-        for part, name, future in started:
+        started = {pool.submit(run_job, plan, *job): job for job in jobs_of(plan)}
+        for future in as_completed(started):
+            job = started[future]
             try:
-                parts[part].append(future.result())
+                found[job] = future.result()
             except Exception as error:  # the other jobs' numbers are worth keeping
-                log.warning("%s %s failed: %s", part, name, error)
-                failed.append(f"{part} {name}: {error}")
-            found = where | {"load_after": list(os.getloadavg())}
-            content = {"machine": found, "failed": failed, **parts}
+                log.warning("%s failed: %s", " ".join(job), error)
+                failed.append(f"{' '.join(job)}: {error}")
+            content = {
+                "machine": where | {"load_after": list(os.getloadavg())},
+                "failed": failed,
+                **_parts(plan, found, setting),
+            }
             save(content)
     return content
+
+
+def _parts(plan: Plan, found: dict[tuple[str, str], Any], setting: Setting) -> dict[str, Any]:
+    """Sort what the jobs found; tasks are projected from the rounds there are, which are kept beside."""
+    parts: dict[str, Any] = {
+        name: [found[job] for job in jobs_of(plan) if job[0] == name and job in found] for name in _JOBS
+    }
+    rounds = parts["tasks"]
+    if rounds:
+        tasks = [task_lengths(task) for task in plan.tasks]
+        parts["tasks"] = combine(rounds, tasks, all_arms(plan.arms), setting)
+    parts["rounds"] = [{arm: asdict(measured) for arm, measured in one.items()} for one in rounds]
+    return parts

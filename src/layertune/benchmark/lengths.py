@@ -71,25 +71,27 @@ def grouped_batches(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.
     return [lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 
 
-def typical(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """Pick whole batches, one of each of `count` parts of the epoch sorted by padded size.
+def across(pools: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
+    """Pick whole batches of widths that are spread evenly over those of all pools, each of equal weight.
 
-    Each is the one that brings the mean size of those picked so far closest to that of their parts: the mean
-    of all stands for the epoch's.
+    Args:
+        pools: batches of each task.
+        count: how many; their widths lie between the 2nd and the 98th percentile, both among them.
     """
-    size = max(len(batch) for batch in batches)
-    whole = sorted((batch for batch in batches if len(batch) == size), key=lambda batch: int(batch.max()))
-    widths = np.array([int(batch.max()) for batch in whole])
-    picked: list[np.ndarray] = []
-    owed = 0.0  # by how much those picked so far are too narrow
-    for number in range(count):  # where there are fewer batches than parts, some stand for several
-        first = number * len(whole) // count
-        part = np.arange(first, max(first + 1, (number + 1) * len(whole) // count))
-        wanted = widths[part].mean() + owed
-        best = part[np.abs(widths[part] - wanted).argmin()]
-        picked.append(whole[best])
-        owed = wanted - widths[best]
-    return picked
+    whole = [[batch for batch in pool if len(batch) == max(map(len, pool))] for pool in pools]
+    batches = [batch for pool in whole for batch in pool]
+    weight = np.array([1.0 / len(pool) for pool in whole for _ in pool])
+    widths = np.array([int(batch.max()) for batch in batches])
+    order = np.argsort(widths, kind="stable")
+    reached = np.cumsum(weight[order]) / weight.sum()
+    wanted = np.linspace(0.02, 0.98, count) if count > 1 else np.array([0.5])
+    places = np.minimum(np.searchsorted(reached + 1e-9, wanted), len(order) - 1)
+    return [batches[order[place]] for place in places]
+
+
+def widths_of(batches: list[np.ndarray]) -> np.ndarray:
+    """Return the padded width of each batch."""
+    return np.array([int(batch.max()) for batch in batches])
 
 
 def split_of(lengths: np.ndarray, max_length: int | None, seed: int = 0) -> Split:

@@ -1,94 +1,152 @@
-"""Rounds of all arms in turn, A B A B, and what follows from them: ratios with their spread."""
+"""Rounds of all arms in turn, A B A B, and what follows from them: ratios with their spread.
+
+What a step costs depends on its arm and its padded width, not on the task. A round therefore measures each
+arm on one set of batches of widths that cover all tasks, and projects every task from it.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from layertune.benchmark.arms import Bench, LoopArm, Setting
-from layertune.benchmark.lengths import TaskLengths, bucketed_batches, typical
-from layertune.benchmark.project import Cost, Round, median_cost, projected, ratio
+from layertune.benchmark.arms import (
+    Bench,
+    LoopArm,
+    Setting,
+    cache_curve,
+    selection_curve,
+    selection_seconds,
+)
+from layertune.benchmark.lengths import TaskLengths, across, widths_of
+from layertune.benchmark.project import Cost, Epoch, Round, median_cost, projected, ratio
 from layertune.benchmark.trainer_arms import TrainerArm
+from layertune.tasks import sorted_batches
 from layertune.training.runtime import device_facts
 
 log = logging.getLogger(__name__)
 
 Arm = LoopArm | TrainerArm
+Order = Callable[[np.ndarray, int, int], list[np.ndarray]]
 OTHERS = ("c", "d")  # with which arms are compared beside the first: padded to the maximum, LoRA
+PASS_ROWS, PASSES = 64, 3  # rows of a batch of the passes that score and cache; batches that are measured
 
 
-def batches_of(arm: Arm, lengths: np.ndarray, batch_size: int, count: int) -> list[np.ndarray]:
-    """Return typical batches of an epoch as this arm orders it."""
-    order = arm.order if isinstance(arm, TrainerArm) else bucketed_batches
-    return typical(order(lengths, batch_size, 0), count)
+def passes_over(lengths: np.ndarray) -> list[np.ndarray]:
+    """Return the batches of a pass over all examples, sorted by length."""
+    return [lengths[rows] for rows in sorted_batches(lengths, PASS_ROWS)]
 
 
-def measure_task(
-    bench: Bench, task: TaskLengths, arms: Sequence[Arm], rounds: int, steps: int
-) -> dict[str, Any]:
-    """Measure all arms on a task's lengths.
+class Batches:
+    """The batches that arms are measured on, by the order of their epochs."""
+
+    def __init__(self, tasks: Sequence[TaskLengths], batch_size: int, count: int) -> None:
+        self.tasks, self.batch_size, self.count = tasks, batch_size, count
+        self.passes = across([passes_over(task.lengths) for task in tasks], min(PASSES, count))
+        self._known: dict[Order, list[np.ndarray]] = {}
+
+    def of(self, arm: Arm) -> list[np.ndarray]:
+        """Return `count` batches of the arm's order, narrow ones first: their widths cover all tasks."""
+        if arm.order not in self._known:
+            pools = [arm.order(task.lengths, self.batch_size, 0) for task in self.tasks]
+            self._known[arm.order] = across(pools, self.count)
+        return self._known[arm.order]
+
+
+def measure_round(
+    bench: Bench, tasks: Sequence[TaskLengths], arms: Sequence[Arm], count: int
+) -> dict[str, Round]:
+    """Measure all arms once, each on `count` batches.
 
     Args:
         bench: the model.
-        task: lengths and number of examples.
-        arms: the first is what the others are compared with.
-        rounds: each takes every arm once.
-        steps: typical batches, the same in each round; a padded arm takes one, all of its steps being alike.
-
-    Returns:
-        Plain values for the result file: per arm the seconds of a step and of a whole training, the ratio of
-        the first arm to it and the spread of that ratio over the rounds.
+        tasks: whose widths are covered.
+        arms: the first warms the process up.
+        count: optimiser steps per arm; one that pads to the maximum takes one, all of its steps being alike.
     """
-    setting = bench.setting
-    all_batches = {arm.name: batches_of(arm, task.lengths, setting.batch_size, steps) for arm in arms}
-    found: dict[str, list[Round]] = {arm.name: [] for arm in arms}
-    arms[0].round(bench, all_batches[arms[0].name][:1], task.lengths)  # a process's first steps are slow
-    for number in range(rounds):
-        for arm in arms:
-            batches = all_batches[arm.name]
-            if isinstance(arm, TrainerArm) and arm.pad_to:
-                batches = batches[:1]
-            found[arm.name].append(arm.round(bench, batches, task.lengths))
-            log.info(
-                "%s, round %d: %s %.3f s", task.task, number + 1, arm.name, found[arm.name][-1].step_seconds
-            )
-    costs = {
-        arm.name: [projected(r, task.examples, setting.batch_size, setting.epochs) for r in found[arm.name]]
+    batches = Batches(tasks, bench.setting.batch_size, count)
+    arms[0].steps(bench, batches.of(arms[0])[:1])  # a process's first steps are slow
+    steps, cached = {}, {}
+    for arm in arms:
+        steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
+        log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
+    loop = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
+    all_read = selection_curve(bench, batches.passes) if any(not arm.fast for arm in loop) else None
+    few = (
+        {t.task: selection_seconds(bench, t.lengths) for t in tasks}
+        if any(arm.fast for arm in loop)
+        else None
+    )
+    caches = {layer: cache_curve(bench, layer, batches.passes) for layer in {*cached.values()} - {None}}
+    return {
+        arm.name: Round(
+            steps[arm.name],
+            select=all_read if arm in loop and not arm.fast else None,
+            select_few=few if arm in loop and arm.fast else None,
+            cache=caches.get(cached[arm.name]),
+        )
         for arm in arms
     }
-    return {
-        "task": task.task,
-        "examples": task.examples,
-        "mean_tokens": round(task.mean, 2),
-        "arms": [_line(arm, found[arm.name], costs, costs[arms[0].name]) for arm in arms],
-    }
 
 
-def _line(arm: Arm, rounds: list[Round], costs: dict[str, list[Cost]], base: list[Cost]) -> dict[str, Any]:
+def combine(
+    rounds: Sequence[dict[str, Round]], tasks: Sequence[TaskLengths], arms: Sequence[Arm], setting: Setting
+) -> list[dict[str, Any]]:
+    """Project rounds on tasks.
+
+    Args:
+        rounds: arm -> what was measured.
+        tasks: whose trainings are projected.
+        arms: the first is what the others are compared with.
+        setting: of the rounds.
+
+    Returns:
+        Plain values for the result file, per task and arm: the seconds of a whole training, the ratio of the
+        first arm to it and the spread of that ratio over the rounds (None where there is one).
+    """
+    found = []
+    for task in tasks:
+        epochs = {arm.name: _epoch(arm, task, setting.batch_size) for arm in arms}
+        costs = {
+            name: [projected(found[name], epoch, setting.epochs) for found in rounds]
+            for name, epoch in epochs.items()
+        }
+        lines = [_line(arm, costs, costs[arms[0].name]) for arm in arms]
+        shape = {"task": task.task, "examples": task.examples, "mean_tokens": round(task.mean, 2)}
+        found.append(shape | {"arms": lines})
+    return found
+
+
+def _epoch(arm: Arm, task: TaskLengths, batch_size: int) -> Epoch:
+    steps = widths_of(arm.order(task.lengths, batch_size, 0))
+    if arm.pad_to:
+        steps = np.full(len(steps), arm.pad_to)
+    return Epoch(task.task, steps, widths_of(passes_over(task.lengths)), task.examples / len(task.lengths))
+
+
+def _line(arm: Arm, costs: dict[str, list[Cost]], base: list[Cost]) -> dict[str, Any]:
     own = costs[arm.name]
-    middle, spread = ratio([cost.total for cost in base], [cost.total for cost in own])
-    line = {
+
+    def compared(other: list[Cost]) -> tuple[float, float | None]:
+        middle, spread = ratio([cost.total for cost in other], [cost.total for cost in own])
+        return middle, spread if len(own) > 1 else None
+
+    middle, spread = compared(base)
+    return {
         "arm": arm.name,
         "title": arm.title,
         "lowest": arm.lowest,
-        "rounds": [asdict(r) for r in rounds],
         "seconds": asdict(median_cost(own)) | {"total": median_cost(own).total},
         "ratio": middle,
         "spread": spread,
-        "ratio_to": {
-            name: ratio([cost.total for cost in costs[name]], [cost.total for cost in own])
-            for name in OTHERS
-            if name in costs
-        },
+        "ratio_to": {name: compared(costs[name]) for name in OTHERS if name in costs},
     }
-    return line
 
 
 def machine(setting: Setting) -> dict[str, Any]:

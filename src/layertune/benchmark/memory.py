@@ -24,5 +24,5 @@ def measure_memory(setting: Setting, arm: Arm) -> dict[str, Any]:
     bench = Bench.start(setting)
     peak = PeakMemory(bench.runtime.device)
     lengths = np.full(ROWS * 4, LENGTH)
-    arm.round(bench, [lengths[:ROWS]], lengths)
+    arm.steps(bench, [lengths[:ROWS]])
     return {"arm": arm.name, "title": arm.title, "lowest": arm.lowest, "bytes": peak.read(), "before": before}

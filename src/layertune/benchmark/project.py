@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
+
+import numpy as np
 
 WIDEST = 0.2  # a ratio whose rounds differ by more is not printed
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round of one arm: means over its steps, and what comes before training, per example.
+class Curve:
+    """Seconds of a batch by its padded width: measured at some, on straight lines between and beyond them.
+
+    The cost of a batch is nearly linear in its width (attention adds a twentieth at 256 tokens).
 
     Attributes:
-        step_seconds: of one optimiser step.
-        selection_seconds: of the whole selection where it reads a fixed number of examples.
-        selection_per_example: where it reads all.
-        cache_per_example: of the cache's own pass.
+        widths: measured ones, in any order; one that occurs twice has the mean of its seconds.
+        seconds: of each.
     """
 
-    step_seconds: float
-    selection_seconds: float = 0.0
-    selection_per_example: float = 0.0
-    cache_per_example: float = 0.0
+    widths: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def at(self, widths: np.ndarray) -> np.ndarray:
+        """Return the seconds of batches of these widths."""
+        known = np.unique(self.widths)
+        cost = np.array(
+            [mean(s for w, s in zip(self.widths, self.seconds, strict=True) if w == x) for x in known]
+        )
+        if len(known) == 1:
+            return np.full(len(widths), cost[0])
+        slopes = np.diff(cost) / np.diff(known)
+        part = np.clip(np.searchsorted(known, widths) - 1, 0, len(slopes) - 1)
+        return np.asarray(cost[part] + slopes[part] * (widths - known[part]))
+
+    def total(self, widths: np.ndarray, scale: float = 1.0) -> float:
+        """Return the seconds of all batches of these widths, times `scale`."""
+        return float(self.at(np.asarray(widths)).sum()) * scale
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of one arm.
+
+    Attributes:
+        step: of an optimiser step.
+        select: of a batch of the pass that scores all examples; None where none is made.
+        select_few: task -> seconds of the whole selection where few examples decide.
+        cache: of a batch of the cache's own pass.
+    """
+
+    step: Curve
+    select: Curve | None = None
+    select_few: dict[str, float] | None = None
+    cache: Curve | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a task asks of an arm: padded widths of the batches of an epoch, and of a pass over all examples.
+
+    Attributes:
+        task: its name.
+        steps: width of each batch, as the arm orders them.
+        passes: the same of a pass in which examples are sorted by length.
+        share: by how much there are more examples than lengths.
+    """
+
+    task: str
+    steps: np.ndarray
+    passes: np.ndarray
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,13 +90,15 @@ class Cost:
         return self.selection + self.cache + self.training
 
 
-def projected(measured: Round, examples: int, batch_size: int, epochs: int) -> Cost:
-    """Return the cost of training on so many examples for so many epochs."""
-    steps = math.ceil(examples / batch_size) * epochs
+def projected(measured: Round, epoch: Epoch, epochs: int) -> Cost:
+    """Return the cost of a whole training."""
+    selection = (measured.select_few or {}).get(epoch.task, 0.0)
+    if measured.select is not None:
+        selection += measured.select.total(epoch.passes, epoch.share)
     return Cost(
-        selection=measured.selection_seconds + measured.selection_per_example * examples,
-        cache=measured.cache_per_example * examples,
-        training=measured.step_seconds * steps,
+        selection=selection,
+        cache=0.0 if measured.cache is None else measured.cache.total(epoch.passes, epoch.share),
+        training=measured.step.total(epoch.steps, epoch.share * epochs),
     )
 
 
@@ -63,3 +114,19 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     ratios = [first / second for first, second in zip(base, other, strict=True)]
     middle = median(ratios)
     return middle, (max(ratios) - min(ratios)) / middle
+
+
+def growth_of(trainings: Sequence[tuple[int, int, float]]) -> tuple[float, float, float, float]:
+    """Fit seconds = once + per example + per example and epoch to trainings, by least squares.
+
+    Args:
+        trainings: examples, epochs and seconds of each.
+
+    Returns:
+        The three, and the largest deviation of a training from them, as a share of its seconds.
+    """
+    shape = np.array([[1.0, examples, examples * epochs] for examples, epochs, _ in trainings])
+    seconds = np.array([measured for *_, measured in trainings])
+    found = np.linalg.lstsq(shape, seconds, rcond=None)[0]
+    once, example, epoch = map(float, found)
+    return once, example, epoch, float(np.abs(shape @ found / seconds - 1).max())

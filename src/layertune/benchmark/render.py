@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from layertune.benchmark.goals import judge
-from layertune.benchmark.project import WIDEST
+from layertune.benchmark.project import WIDEST, growth_of
 
 OWN, OTHERS = "tab:orange", "tab:grey"  # colours of the bars
 
@@ -37,14 +37,20 @@ def markdown(content: dict[str, Any]) -> str:
     ]
     lines += _goals(content)
     for task in content["real"]:
-        title = f"{task['task']}, end to end: (a) and (h) every step of every epoch, of the others one epoch"
-        lines += _table(f"{title}, of (c) a few steps", task)
+        title = f"{task['task']}, end to end: (a) and (h) every step of every epoch"
+        lines += _table(f"{title}, of the others 100 steps, of (c) three", task)
     for task in content["tasks"]:
-        lines += _table(f"{task['task']}, projected from measured steps on its lengths", task)
+        lines += _table(f"{task['task']}, projected from {_steps(content)} measured steps of each arm", task)
     lines += _memory(content["memory"]) + _growth(content["growth"]) + _once(content["once"])
     if content["failed"]:
         lines += ["Not measured:", "", *(f"- {item}" for item in content["failed"]), ""]
     return "\n".join(lines)
+
+
+def _steps(content: dict[str, Any]) -> int:
+    """Return how many steps of the first arm were measured; each task is projected from all of them."""
+    first = content["tasks"][0]["arms"][0]["arm"]
+    return sum(len(found[first]["step"]["seconds"]) for found in content["rounds"])
 
 
 def _table(title: str, task: dict[str, Any]) -> list[str]:
@@ -135,6 +141,8 @@ def _growth(found: list[dict[str, Any]]) -> list[str]:
                     f"| {1000 * r['seconds'] / (r['examples'] * r['epochs']):.2f} |"
                     for r in rows
                 ]
+                if len(rows) > 3:
+                    lines += ["", _linear(rows)]
             else:
                 lines += ["| layers | k (top) | seconds | times (a) |", "|---|---|---|---|"]
                 lines += [
@@ -144,6 +152,13 @@ def _growth(found: list[dict[str, Any]]) -> list[str]:
                 ]
             lines.append("")
     return lines
+
+
+def _linear(rows: list[dict[str, Any]]) -> str:
+    found = growth_of([(r["examples"], r["epochs"], r["seconds"]) for r in rows])
+    once, example, epoch, off = found
+    parts = f"{once:.1f} s once, {1000 * example:.2f} ms per example and {1000 * epoch:.2f} ms per example"
+    return f"{parts} and epoch give each of them to {100 * off:.0f} %."
 
 
 def chart(content: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from layertune.benchmark.lengths import (
     grouped_batches,
     random_batches,
 )
-from layertune.benchmark.project import Round
+from layertune.benchmark.project import Curve
 from layertune.methods import train_only
 from layertune.models import TaskModel
 from layertune.tasks import Batch
@@ -56,9 +57,9 @@ class _Clock(TrainerCallback):
         self.marks.append(self.now())
 
     @property
-    def per_step(self) -> float:
-        """Mean seconds per step, loading and collating of batches included."""
-        return (self.marks[-1] - self.marks[0]) / (len(self.marks) - 1)
+    def steps(self) -> tuple[float, ...]:
+        """Seconds of each step but the first, loading and collating of batches included."""
+        return tuple(after - before for before, after in pairwise(self.marks))
 
 
 class _InOrder(Trainer):
@@ -89,14 +90,17 @@ class TrainerArm:
     lora: bool = False
     lowest: int | None = None
 
-    def round(self, bench: Bench, batches: list[np.ndarray], lengths: np.ndarray) -> Round:
-        """Train on batches of these lengths, after one more that is not timed."""
-        return Round(self.train(bench, _examples(np.concatenate([batches[0], *batches]))))
+    def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, None]:
+        """Train on batches of these lengths, after one more that is not timed, and return the cost of a step.
 
-    def train(self, bench: Bench, examples: list[Example]) -> float:
-        """Train once over examples, in batches as they come; return the mean seconds of all steps but the
-        first.
+        An arm that pads to the maximum takes one step, all of them being alike. There is no cache.
         """
+        taken = batches[:1] if self.pad_to else batches
+        seconds = self.train(bench, _examples(np.concatenate([taken[0], *taken])))
+        return Curve(tuple(self.pad_to or int(lengths.max()) for lengths in taken), seconds), None
+
+    def train(self, bench: Bench, examples: list[Example]) -> tuple[float, ...]:
+        """Train once over examples, in batches as they come; return the seconds of every step but one."""
         model = _with_lora(bench) if self.lora else bench.model
         self._choose(model)
         clock = _Clock(clock_of(bench.runtime.device))
@@ -125,7 +129,7 @@ class TrainerArm:
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        return clock.per_step
+        return clock.steps
 
     def _choose(self, model: TaskModel) -> None:
         if self.lora:
@@ -140,11 +144,12 @@ class TrainerArm:
 
 
 def _with_lora(bench: Bench) -> TaskModel:
-    """Return a copy of the model with peft's LoRA on queries and values, made once."""
+    """Return the model with peft's LoRA on queries and values, made once; the weights below are shared."""
     if "lora" not in bench.variants:
         from peft import LoraConfig, inject_adapter_in_model
 
-        model = copy.deepcopy(bench.model)
+        own = (*bench.model.parameters(), *bench.model.buffers())
+        model = copy.deepcopy(bench.model, {id(tensor): tensor for tensor in own})
         config = LoraConfig(
             r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.1, target_modules=["query", "value"]
         )

@@ -233,6 +233,7 @@ class _Loop:
             seconds=watch.seconds,
             cpu_seconds=watch.cpu_seconds,
             seconds_per_step_median=float(np.median(watch.steps)) if watch.steps else None,
+            step_seconds=tuple(watch.steps if self.runtime.device.type == "cuda" else watch.cpu_steps),
             peak_memory_bytes=self.memory.read(),
             steps=self.step,
             examples_per_second=watch.examples / watch.seconds,

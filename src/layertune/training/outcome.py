@@ -16,6 +16,7 @@ class TrainOutcome:
 
     Attributes:
         history: one entry per epoch: epoch, steps, loss, seconds, metrics.
+        step_seconds: of each step, as the device spent them: CPU seconds, or between events on a CUDA device.
         last: task -> metric -> value after the last epoch; `best` the same at the best epoch, and which.
         epochs: how many were asked for, as the method reads the configuration.
         phases: what was seen of each phase.
@@ -29,6 +30,7 @@ class TrainOutcome:
     seconds: float
     cpu_seconds: float
     seconds_per_step_median: float | None
+    step_seconds: tuple[float, ...]
     peak_memory_bytes: int
     steps: int
     examples_per_second: float

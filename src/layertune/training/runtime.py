@@ -155,7 +155,7 @@ def synchronize(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Time and work of training steps: seconds, CPU seconds, seconds per step, examples, real tokens.
+    """Time and work of training steps: seconds, CPU seconds, both per step, examples, real tokens.
 
     Runs between `start` and `stop`, as often as needed; evaluation and checkpoints lie outside. A CUDA device
     is waited for at both ends and never between steps.
@@ -170,7 +170,9 @@ class Stopwatch:
         self.seconds = self.cpu_seconds = 0.0
         self.examples = self.tokens = 0
         self.steps: list[float] = []
+        self.cpu_steps: list[float] = []  # CPU seconds
         self._marks: list[float | torch.cuda.Event] = []
+        self._cpu_marks: list[float] = []
 
     @property
     def running(self) -> bool:
@@ -181,13 +183,14 @@ class Stopwatch:
         """Start, or start again."""
         synchronize(self.device)
         self._start = time.perf_counter(), time.process_time()
-        self._marks = [self._now()]
+        self._marks, self._cpu_marks = [self._now()], [time.process_time()]
 
     def step(self, examples: int, tokens: int) -> None:
         """Count a finished step."""
         self.examples += examples
         self.tokens += tokens
         self._marks.append(self._now())
+        self._cpu_marks.append(time.process_time())
 
     def stop(self) -> None:
         """Stop; the seconds since `start` and those of each step are added up."""
@@ -197,7 +200,8 @@ class Stopwatch:
         for before, after in pairwise(self._marks):
             cuda = not isinstance(before, float)
             self.steps.append(before.elapsed_time(after) / 1000.0 if cuda else after - before)
-        self._marks = []
+        self.cpu_steps += [after - before for before, after in pairwise(self._cpu_marks)]
+        self._marks, self._cpu_marks = [], []
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -217,9 +221,8 @@ class Stopwatch:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {
-            name: getattr(self, name) for name in ("seconds", "cpu_seconds", "examples", "tokens", "steps")
-        }
+        names = ("seconds", "cpu_seconds", "examples", "tokens", "steps", "cpu_steps")
+        return {name: getattr(self, name) for name in names}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
