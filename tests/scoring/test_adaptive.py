@@ -90,7 +90,7 @@ def run(terms: np.ndarray, selector: str = "lowest", k: int = 1) -> tuple[Script
 def test_clear_gaps_are_decided_by_the_least_number_of_examples():
     noise = np.random.default_rng(0).normal(0, 0.1, (1000, 3))
     scorer, scores = run(noise + np.array([1.0, 2.0, 3.0]))
-    assert scores.examples == LEAST and scorer.sizes == [BATCH, BATCH]
+    assert scores.examples == LEAST == 64 and scorer.sizes == [16] * 4
     assert run(noise + np.array([1.0, 2.0, 3.0]))[0].read == scorer.read  # one order for all runs
 
 
@@ -102,7 +102,7 @@ def test_a_gap_that_does_not_decide_is_not_waited_for():
 def test_a_small_gap_takes_more_examples():
     noise = np.random.default_rng(0).normal(0, 1.0, (4000, 2))
     _, scores = run(noise + np.array([1.0, 1.5]))
-    assert LEAST < scores.examples < 1000
+    assert LEAST < scores.examples < 1000 and (scores.examples - LEAST) % BATCH == 0
 
 
 @pytest.mark.parametrize("count", [40, 64, 700])
@@ -113,7 +113,13 @@ def test_a_tie_takes_every_example_once(count):
 
 def test_the_rest_of_a_hopeless_split_is_read_in_batches_of_similar_length():
     scorer, _ = run(np.repeat(np.random.default_rng(0).normal(0, 1.0, (700, 1)), 2, axis=1))
-    assert scorer.sizes[8:] == [64] * 6 + [60]
+    assert scorer.sizes[16:] == [64] * 6 + [60]
+
+
+def test_what_runs_together_is_of_similar_length():
+    scorer, _ = run(np.array([1.0, 2.0, 3.0]) + np.random.default_rng(0).normal(0, 0.1, (1000, 3)))
+    lengths = store_of(1000).lengths[scorer.read]
+    assert lengths.tolist() == sorted(lengths, reverse=True)  # all 64 of the first look, sorted
 
 
 @pytest.mark.parametrize("selector", sorted(RANKING_SELECTORS))

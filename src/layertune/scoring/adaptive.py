@@ -1,7 +1,7 @@
 """Adaptive scoring: read as many examples as decide which layers are chosen (`scoring.examples=adaptive`).
 
-The scores of two layers are means over the same examples, so their difference has a tiny spread. Batches of
-32 are read in one random order until every gap that decides the set exceeds 4 of its standard errors.
+The scores of two layers are means over the same examples, so their difference has a tiny spread. They are
+read in one random order, 32 at a time, until every gap that decides the set exceeds 4 of its standard errors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH = 32
+BATCH = 32  # examples between two looks at the gaps
 LEAST = 64  # examples, before anything is decided
+_PART = 16  # of similar length, that run together: little of so few is padding
 ENOUGH = 4.0  # standard errors
 _FORECAST = 256  # examples after which it is forecast whether the split is large enough to decide
 
@@ -118,20 +119,18 @@ def adaptive_scores(
     def batches() -> Iterator[Batch]:
         nonlocal smallest
         order = np.random.default_rng(0).permutation(len(store))
-        for start in range(0, len(order), BATCH):
-            if gaps.count >= LEAST:
-                scores = gaps.scores
-                smallest = gaps.smallest(deciding_pairs(selector, len(scores), k, scores))
-                if smallest > ENOUGH:
-                    return
-                if gaps.count >= _FORECAST and gaps.count * (ENOUGH / max(smallest, 1e-9)) ** 2 > len(order):
-                    break  # the gap grows with the root of the count: the rest will not decide it
-            yield store.batch(order[start : start + BATCH])
-        else:
-            return
-        rest = order[start:]
-        for rows in sorted_batches(store.lengths[rest], batch_size):
-            yield store.batch(rest[rows])
+        start, size, part = 0, LEAST, _PART
+        while start < len(order):
+            look = order[start : start + size]
+            for rows in sorted_batches(store.lengths[look], part):
+                yield store.batch(look[rows])
+            start, size = start + size, BATCH
+            scores = gaps.scores
+            smallest = gaps.smallest(deciding_pairs(selector, len(scores), k, scores))
+            if smallest > ENOUGH:
+                return
+            if gaps.count >= _FORECAST and gaps.count * (ENOUGH / max(smallest, 1e-9)) ** 2 > len(order):
+                size, part = len(order), batch_size  # the gap grows with the root of the count: no hope
 
     found = scorer(model, batches(), each=gaps.update, **options)
     if found.examples < len(store):
