@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from layertune.benchmark import arms
+from layertune.benchmark import arms, memory
 from layertune.benchmark.arms import Bench, Setting, bert_base, loop_arms
 from layertune.benchmark.end_to_end import measure_growth
 from layertune.benchmark.jobs import Plan, all_arms, jobs_of
@@ -123,6 +125,31 @@ def test_an_arm_of_the_trainer_trains_what_it_says(arm, bench, lengths):
         assert bench.variants["lora"].get_parameter(word) is bench.model.get_parameter(word)  # no second copy
     else:
         assert trained(bench) == (EXPECTED["5"] if arm.layers else EXPECTED["f"])
+
+
+def test_peak_memory_is_that_of_a_step_with_freed_tensors_given_back(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(memory, "give_back", lambda: called.append(True))  # it would hold for all other tests
+    arm = next(arm for arm in loop_arms() if arm.name == "h10")
+    found = memory.measure_memory(Setting(bert_base(**TINY), "sst2_glue", tmp_path), arm)
+    assert called and found["bytes"] > found["before"] > 0
+    assert (found["arm"], found["lowest"]) == ("h10", 10)
+
+
+@pytest.mark.parametrize("missing", [SimpleNamespace(), None])
+def test_where_there_is_no_mallopt_it_is_said(missing, monkeypatch, caplog):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: missing)
+    assert not memory.give_back()
+    assert "no mallopt here" in caplog.text
+
+
+def test_freed_blocks_go_back_to_the_system(tmp_path):
+    code = (
+        "from layertune.benchmark.memory import give_back; import ctypes; found = give_back(); "
+        "print(int(found or not hasattr(ctypes.CDLL(None), 'mallopt')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 def test_all_arms_have_names_of_their_own(tmp_path):

@@ -112,8 +112,9 @@ def _memory(found: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Peak memory of a step, 32 x 128 tokens",
         "",
-        "Of the process, less what it held before there was a model. The cache of (h) holds 128 examples; "
-        "that of a whole task is mapped from disk, and processes share it.",
+        "Of the process, less what it held before there was a model, with freed tensors given back at once "
+        "(`MALLOC_MMAP_THRESHOLD_=1048576`): holes in the heap do not count. The cache of (h) holds 32 "
+        "examples; that of a whole task is mapped from disk, and processes share it.",
         "",
         "| arm | | GB | share of (a) |",
         "|---|---|---|---|",
