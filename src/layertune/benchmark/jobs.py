@@ -26,7 +26,7 @@ TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
 REAL = ("a", "b", "c", "d", "e10", "f", "g10", "h10")  # arms on real data
 WHOLE = ("a", "h10")  # of them those that train every epoch
 PARTLY = 100  # steps of the others, which stand for all
-IN_MEMORY = ("a", "d", "g10", "h10", "h5", "h1")
+IN_MEMORY = ("a", "d", "e10", "g10", "h10", "h5", "h1")
 GROWING = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}  # small: ratios only
 DEPTHS, SIZES = (6, 12, 24), (1, 3, 6, 11)  # L at k = 3, k at L = 12
 TRAININGS = [(1000, 2), (2000, 2), (4000, 2), (2000, 1), (2000, 4)]  # examples and epochs

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layertune.benchmark.goals import judge
 from layertune.benchmark.project import WIDEST, growth_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OWN, OTHERS = "tab:orange", "tab:grey"  # colours of the bars
 
@@ -108,7 +111,6 @@ def _once(found: list[dict[str, Any]]) -> list[str]:
 def _memory(found: list[dict[str, Any]]) -> list[str]:
     if not found:
         return []
-    base = found[0]["bytes"] - found[0]["before"]
     lines = [
         "## Peak memory of a step, 32 x 128 tokens",
         "",
@@ -119,9 +121,9 @@ def _memory(found: list[dict[str, Any]]) -> list[str]:
         "| arm | | GB | share of (a) |",
         "|---|---|---|---|",
     ]
-    for line in found:
+    for line, share in zip(found, shares_of(found), strict=True):
         own = line["bytes"] - line["before"]
-        lines.append(f"| {line['arm'][0]} | {line['title']} | {own / 1e9:.2f} | {own / base:.2f} |")
+        lines.append(f"| {line['arm'][0]} | {line['title']} | {own / 1e9:.2f} | {share:.2f} |")
     return [*lines, ""]
 
 
@@ -163,36 +165,30 @@ def _linear(rows: list[dict[str, Any]]) -> str:
 
 
 def chart(content: dict[str, Any], path: Path) -> None:
-    """Draw the ratios as bars, one panel per task, with half the range over the rounds."""
+    """Draw the ratios as bars, one panel per task, with half the range over the rounds; and peak memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    tasks = content["real"] + content["tasks"]
-    if not tasks:
+    tasks, memory = content["real"] + content["tasks"], content["memory"]
+    lines = [line for task in tasks for line in task["arms"]] + memory
+    if not lines:
         return
-    titles = {line["arm"]: f"{line['title']} ({line['arm'][0]})" for task in tasks for line in task["arms"]}
-    size = (4.0 + 2.3 * len(tasks), 1.5 + 0.32 * len(titles))
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=size, squeeze=False, sharey=True)
-    for axis, task in zip(axes[0], tasks, strict=True):
-        for place, arm in enumerate(titles):
-            line = next((line for line in task["arms"] if line["arm"] == arm), None)
-            if line is None:
-                continue
-            clear = (line["spread"] or 0.0) <= WIDEST
-            if clear:
-                half = line["ratio"] * (line["spread"] or 0.0) / 2
-                axis.barh(place, line["ratio"], xerr=half, color=OWN if arm[0] in "fgh" else OTHERS)
-            words = f"  {line['ratio']:.1f}" if clear else " rounds differ too much"
-            start = line["ratio"] * (1 + (line["spread"] or 0.0) / 2) if clear else 0.0
-            axis.text(start, place, words, va="center", fontsize=8)
+    lines = sorted(lines, key=lambda line: (line["arm"][0], -int(line["arm"][1:] or 0)))
+    titles = {line["arm"]: f"{line['title']} ({line['arm'][0]})" for line in lines}
+    panels = len(tasks) + bool(memory)
+    size = (4.0 + 2.3 * panels, 1.5 + 0.32 * len(titles))
+    figure, axes = pyplot.subplots(1, panels, figsize=size, squeeze=False, sharey=True)
+    for axis, task in zip(axes[0], tasks, strict=False):
+        _ratios(axis, task, list(titles))
+    if memory:
+        _shares(axes[0][-1], memory, list(titles))
+    for axis in axes[0]:
         axis.axvline(1.0, color="black", linewidth=0.8)
         axis.margins(x=0.18)
-        axis.set_title(task["task"], fontsize=10)
-        axis.set_xlabel("times as fast as (a)", fontsize=9)
     axes[0][0].set_yticks(range(len(titles)), list(titles.values()), fontsize=9)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(titles) - 0.5, -0.5)
     where = content["machine"]
     figure.suptitle(
         f"Selection, cache and training, {where['epochs']} epochs, k = 3, batch {where['batch_size']}\n"
@@ -202,3 +198,35 @@ def chart(content: dict[str, Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def _colour(arm: str) -> str:
+    return OWN if arm[0] in "fgh" else OTHERS
+
+
+def _ratios(axis: Axes, task: dict[str, Any], arms: list[str]) -> None:
+    for line in task["arms"]:
+        place, spread = arms.index(line["arm"]), line["spread"] or 0.0
+        clear = spread <= WIDEST
+        half = line["ratio"] * spread / 2
+        if clear:
+            axis.barh(place, line["ratio"], xerr=half, color=_colour(line["arm"]))
+        words = f"  {line['ratio']:.1f}" if clear else " rounds differ too much"
+        axis.text(line["ratio"] + half if clear else 0.0, place, words, va="center", fontsize=8)
+    axis.set_title(task["task"], fontsize=10)
+    axis.set_xlabel("times as fast as (a)", fontsize=9)
+
+
+def _shares(axis: Axes, memory: list[dict[str, Any]], arms: list[str]) -> None:
+    for line, share in zip(memory, shares_of(memory), strict=True):
+        place = arms.index(line["arm"])
+        axis.barh(place, share, color=_colour(line["arm"]))
+        axis.text(share, place, f"  {share:.2f}", va="center", fontsize=8)
+    axis.set_title("peak memory of a step", fontsize=10)
+    axis.set_xlabel("share of (a), 32 x 128 tokens", fontsize=9)
+
+
+def shares_of(memory: list[dict[str, Any]]) -> list[float]:
+    """Return each arm's peak memory as a share of the first's, less what the process held without a model."""
+    base = memory[0]["bytes"] - memory[0]["before"]
+    return [(line["bytes"] - line["before"]) / base for line in memory]
