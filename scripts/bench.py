@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder of the data sets, for the same")
     parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument("--parts", nargs="*", default=PARTS)
-    parser.add_argument("--arms", nargs="*", default=(), help="for example a c h10; a is compared with")
+    parser.add_argument(
+        "--arms", nargs="*", default=(), help="for example a c h10; the others are compared with a"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--hidden-size", type=int, default=768)
@@ -32,6 +34,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/cpu"))
     options = vars(parser.parse_args())
     out = options.pop("out")
+    if options["arms"] and "a" not in options["arms"]:
+        parser.error("--arms needs a, which the others are compared with")
     options |= {key: tuple(options[key]) for key in ("tasks", "parts", "arms")}
     out.parent.mkdir(parents=True, exist_ok=True)
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from layertune.benchmark import arms, memory
-from layertune.benchmark.arms import Bench, Setting, bert_base, loop_arms
-from layertune.benchmark.end_to_end import measure_growth
-from layertune.benchmark.jobs import Plan, all_arms, jobs_of
+from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
+from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
+from layertune.benchmark.jobs import Plan, _parts, all_arms, jobs_of
 from layertune.benchmark.lengths import across, random_batches, task_lengths
 from layertune.benchmark.measure import combine, measure_round
 from layertune.benchmark.once import start_seconds, tokenising_rate
-from layertune.benchmark.trainer_arms import trainer_arms
+from layertune.benchmark.project import Curve, Round
+from layertune.benchmark.trainer_arms import TrainerArm, trainer_arms
+from layertune.tasks import TokenStore
 from layertune.training.loop import _Loop as Loop
 
 TINY = {
@@ -78,15 +80,16 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
         replace(task_lengths(name), lengths=task_lengths(name).lengths[:600]) for name in ("mrpc", "sst2")
     ]
     chosen = all_arms(("a", "c", "f", "g4", "h10", "h1"))
-    rounds = [measure_round(bench, tasks, chosen, 3)]
+    rounds = [measure_round(bench, tasks, chosen, 3, reverse=True)]
     parts = rounds[0]
     assert {name: len(found.step.widths) for name, found in parts.items()} == {
-        "a": 3, "c": 1, "f": 3, "g4": 3, "h10": 3, "h1": 3
+        "a": 3, "c": 2, "f": 3, "g4": 3, "h10": 3, "h1": 3
     }  # fmt: skip
-    assert parts["c"].step.widths == (256,)
+    assert parts["c"].step.widths == (256, 256)
     assert {name for name, found in parts.items() if found.select} == {"g4"}
     assert {name for name, found in parts.items() if found.select_few} == {"h10", "h1"}
     assert {name for name, found in parts.items() if found.cache} == {"h10"}
+    assert set(parts["h10"].examples) == {"mrpc", "sst2"} and min(parts["h10"].examples.values()) >= 64
     found = combine(rounds, tasks, chosen, bench.setting)
     assert [(task["task"], task["examples"]) for task in found] == [("mrpc", 3668), ("sst2", 6920)]
     for task in found:
@@ -95,6 +98,48 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
         assert all(line["seconds"]["training"] > 0 for line in task["arms"])
         assert by_name["g4"]["seconds"]["selection"] > 0 and by_name["f"]["seconds"]["selection"] == 0
         assert by_name["h10"]["seconds"]["cache"] > 0 and by_name["h1"]["seconds"]["cache"] == 0
+
+
+def test_on_real_data_some_arms_take_every_step_and_the_others_a_few(tmp_path, monkeypatch):
+    bench = Bench.start(Setting(("model=tiny_bert",), "demo", tmp_path, batch_size=64))
+    top = LoopArm("h4", "", ("method=top_k", "method.k=1", "train=fast"), 4, scored=True)
+    chosen = [*(arm for arm in trainer_arms(64) if arm.name in ("a", "c")), loop_arms()[0], top]
+    steps = {arm.name: [] for arm in chosen}
+    real_loop, real_trainer = LoopArm.train, TrainerArm.train
+
+    def loop_train(arm, bench, run, data):
+        outcome = real_loop(arm, bench, run, data)
+        steps[arm.name].append(outcome.steps)
+        return replace(outcome, cpu_seconds=float(len(outcome.step_seconds)))  # a second each
+
+    def trainer_train(arm, bench, examples):
+        seconds = real_trainer(arm, bench, examples)
+        steps[arm.name].append(len(seconds) + 1)
+        return (2.0,) * len(seconds)
+
+    monkeypatch.setattr(LoopArm, "train", loop_train)
+    monkeypatch.setattr(TrainerArm, "train", trainer_train)
+    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 5)
+    epoch = -(-found["examples"] // 64)
+    assert steps == {"a": [epoch, epoch], "c": [4], "f": [6], "h4": [epoch, epoch]}  # one warms up
+    lines = {line["arm"]: line for line in found["arms"]}
+    assert lines["c"]["seconds"]["training"] == lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch
+    assert (
+        lines["f"]["seconds"]["training"] == lines["h4"]["seconds"]["training"] == pytest.approx(2.0 * epoch)
+    )
+    assert lines["f"]["ratio"] == pytest.approx(2.0) and lines["f"]["seconds"]["selection"] == 0
+    assert 1.0 < lines["h4"]["ratio"] < 2.0  # its selection and cache count
+    assert min(lines["h4"]["seconds"]["selection"], lines["h4"]["seconds"]["cache"]) > 0
+
+
+def test_jobs_are_kept_as_they_end_and_rounds_projected(bench, tmp_path, monkeypatch):
+    plan = Plan(tmp_path, tasks=("mrpc",), parts=("tasks", "memory"), arms=("a", "f"), rounds=2)
+    curve = {"a": Round(Curve((50,), (4.0,))), "f": Round(Curve((50,), (2.0,)))}
+    found = {("tasks", "round 2"): curve, ("memory", "h1"): {"arm": "h1"}, ("memory", "a"): {"arm": "a"}}
+    parts = _parts(plan, found, bench.setting)
+    assert [line["arm"] for line in parts["memory"]] == ["a", "h1"] and parts["real"] == []  # in order
+    assert parts["rounds"][0]["f"]["step"] == {"widths": (50,), "seconds": (2.0,)}
+    assert [line["ratio"] for line in parts["tasks"][0]["arms"]] == pytest.approx([1.0, 2.0])
 
 
 def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
@@ -116,7 +161,7 @@ def test_an_arm_of_the_trainer_trains_what_it_says(arm, bench, lengths):
     pytest.importorskip("peft") if arm.lora else None
     curve, cached_below = arm.steps(bench, batches(lengths))
     assert cached_below is None and min(curve.seconds) > 0
-    assert curve.widths == ((64,) if arm.pad_to else tuple(int(batch.max()) for batch in batches(lengths)))
+    assert curve.widths == ((64, 64) if arm.pad_to else tuple(int(batch.max()) for batch in batches(lengths)))
     if arm.lora:
         names = {n for n, p in bench.variants["lora"].named_parameters() if p.requires_grad}
         assert {"lora_" in name or name.startswith("head.") for name in names} == {True}
@@ -128,12 +173,20 @@ def test_an_arm_of_the_trainer_trains_what_it_says(arm, bench, lengths):
 
 
 def test_peak_memory_is_that_of_a_step_with_freed_tensors_given_back(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(memory, "give_back", lambda: called.append(True))  # it would hold for all other tests
-    arm = next(arm for arm in loop_arms() if arm.name == "h10")
+    shapes = []
+    real = TokenStore.batch
+
+    def seen(*args):
+        shapes.append(real(*args).input_ids.shape)
+        return real(*args)
+
+    monkeypatch.setattr(TokenStore, "batch", seen)
+    monkeypatch.setattr(memory, "give_back", lambda: True)  # it would hold for all other tests
+    arm = next(arm for arm in loop_arms() if arm.name == "g10")
     found = memory.measure_memory(Setting(bert_base(**TINY), "sst2_glue", tmp_path), arm)
-    assert called and found["bytes"] > found["before"] > 0
-    assert (found["arm"], found["lowest"]) == ("h10", 10)
+    assert found["given_back"] and found["bytes"] > found["before"] > 0
+    assert set(shapes) == {(32, 128)}
+    assert (found["arm"], found["lowest"]) == ("g10", 10)
 
 
 @pytest.mark.parametrize("missing", [SimpleNamespace(), None])

@@ -145,19 +145,22 @@ class LoopArm:
         return "train=fast" in self.overrides
 
     def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, int | None]:
-        """Train on batches of these lengths, after one more that is not timed.
+        """Train on batches of these lengths, after one more that is not timed; on a CUDA device after all of
+        them, as each new width costs a capture there.
 
         Returns:
             The cost of a step, and the layer below which states were cached (None: no cache).
         """
         shutil.rmtree(bench.setting.outputs / "cache", ignore_errors=True)
-        timing = ("protocol=timing", "protocol.warmup_steps=1", f"protocol.max_steps={len(batches)}")
+        warm = len(batches) if bench.runtime.device.type == "cuda" else 1
+        timing = ("protocol=timing", f"protocol.warmup_steps={warm}", f"protocol.max_steps={len(batches)}")
         run = bench.setting.run(*self.overrides, *timing)
         data = bench.data(split_of(np.concatenate(batches), run.task.max_length))
         outcome = self.train(bench, run, data)
         lengths = data.train.store.lengths
         order = epoch_batches(lengths, bench.setting.batch_size, seed=run.seed, epoch=1, task=run.task.name)
-        widths = [int(lengths[rows].max()) for rows in (*order[1:], order[0])]  # the first has warmed up
+        first = warm % len(order)  # those before it have warmed up
+        widths = [int(lengths[rows].max()) for rows in (*order[first:], *order[:first])]
         return Curve(tuple(widths), outcome.step_seconds), outcome.cache.layer
 
     def train(self, bench: Bench, run: RunConfig, data: TaskData) -> TrainOutcome:
@@ -196,13 +199,13 @@ def selection_curve(bench: Bench, batches: list[np.ndarray]) -> Curve:
     return Curve(tuple(int(lengths.max()) for lengths in batches), tuple(seconds))
 
 
-def selection_seconds(bench: Bench, lengths: np.ndarray) -> float:
-    """Return the cost of choosing layers where few examples decide: of all of it."""
+def selection_seconds(bench: Bench, lengths: np.ndarray) -> tuple[float, int]:
+    """Return the cost of choosing layers where few examples decide, and how many it took of these weights."""
     store = split_of(lengths[:SCORED], None).store
     now = clock_of(bench.runtime.device)
     start = now()
-    adaptive_scores(cosine, bench.model, store, "lowest", 3)
-    return float(now() - start)
+    scores = adaptive_scores(cosine, bench.model, store, "lowest", 3)
+    return float(now() - start), scores.examples
 
 
 def clock_of(device: torch.device) -> Any:

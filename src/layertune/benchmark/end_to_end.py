@@ -101,7 +101,7 @@ def measure_growth(
         run = bench.setting.run(*arm.overrides, f"train.epochs={epochs}", "protocol.evaluate=false")
         data = bench.data(split_of(lengths[:examples], run.task.max_length))
         start = now()
-        scores = selection_seconds(bench, lengths[:examples])
+        scores, _ = selection_seconds(bench, lengths[:examples])
         arm.train(bench, run, data)
         found.append(
             {

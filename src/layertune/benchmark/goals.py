@@ -50,7 +50,8 @@ class Judged:
 
 def judge(content: dict[str, Any]) -> list[Judged]:
     """Return every goal of which the result file holds a number."""
-    found = [goal for task in content["real"] + content["tasks"] for goal in _of_task(task)]
+    found = [goal for task in content["real"] for goal in _of_task(task, "")]
+    found += [goal for task in content["tasks"] for goal in _of_task(task, " (projected)")]
     found += _of_memory(content["memory"])
     for line in content["once"]:
         if line["what"] == "start":
@@ -61,7 +62,7 @@ def judge(content: dict[str, Any]) -> list[Judged]:
     return found
 
 
-def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
+def _of_task(task: dict[str, Any], how: str) -> Iterator[Judged]:
     name = task["task"]
     for line in task["arms"]:
         arm, others = line["arm"], line["ratio_to"]
@@ -72,9 +73,10 @@ def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
         )
         for other, measured, goal in wanted:
             if measured is not None and goal is not None:
-                yield Judged(f"{name}, {arm}: times {other}", goal, True, _clear(*measured))
+                yield Judged(f"{name}, {arm}: times {other}{how}", goal, True, _clear(*measured))
         seconds = line["seconds"]
-        if arm == "h10" and task["examples"] >= MANY:
+        # Projected from random weights: how many examples decide the layers is no property of the task there.
+        if arm == "h10" and task["examples"] >= MANY and not how:
             share = seconds["selection"] / seconds["training"]
             yield Judged(f"{name}, {arm}: selection as share of training", SELECTION, False, share)
 

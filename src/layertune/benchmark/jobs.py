@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -88,13 +89,15 @@ class Plan:
 
 def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:
     """Return (a) to (h), or those of them that are named."""
-    return [arm for arm in (*trainer_arms(), *loop_arms()) if not names or arm.name in names]
+    arms: list[Arm] = [*trainer_arms(), *loop_arms()]
+    return [arm for arm in arms if not names or arm.name in names]
 
 
 def _round(plan: Plan, name: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(name, plan.base, plan.tasks[0]))
     tasks = [task_lengths(task) for task in plan.tasks]
-    return dict(measure_round(bench, tasks, all_arms(plan.arms), plan.steps))
+    even = int(name.removeprefix("round ")) % 2 == 0
+    return dict(measure_round(bench, tasks, all_arms(plan.arms), plan.steps, reverse=even))
 
 
 def _real(plan: Plan, task: str) -> dict[str, Any]:
@@ -122,10 +125,14 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
         layers, k = (value, 3) if what == "L" else (12, value)
         shape = bert_base(**GROWING, num_hidden_layers=layers)
         bench = Bench.start(plan.setting(f"growth-{what}", shape, "sst2_glue"))
-        arms = [
+        arms: list[Arm] = [
             trainer_arms()[0],
             LoopArm(
-                f"top {k} of {layers}", "", ("method=top_k", f"method.k={k}", "train=fast"), layers - k + 1
+                f"top {k} of {layers}",
+                "",
+                ("method=top_k", f"method.k={k}", "train=fast"),
+                layers - k + 1,
+                scored=True,
             ),
         ]
         rounds = [measure_round(bench, [lengths], arms, plan.steps) for _ in range(plan.rounds)]
@@ -182,7 +189,7 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: arms are compared on one thread
     setting = plan.setting("machine", plan.base, "sst2")
-    where = machine(setting)
+    where, start = machine(setting), time.monotonic()
     found: dict[tuple[str, str], Any] = {}
     failed: list[str] = []
     content: dict[str, Any] = {}
@@ -197,7 +204,8 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
                 log.warning("%s failed: %s", " ".join(job), error)
                 failed.append(f"{' '.join(job)}: {error}")
             content = {
-                "machine": where | {"load_after": list(os.getloadavg())},
+                "machine": where
+                | {"load_after": list(os.getloadavg()), "minutes": (time.monotonic() - start) / 60},
                 "failed": failed,
                 **_parts(plan, found, setting),
             }

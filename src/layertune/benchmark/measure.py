@@ -60,7 +60,7 @@ class Batches:
 
 
 def measure_round(
-    bench: Bench, tasks: Sequence[TaskLengths], arms: Sequence[Arm], count: int
+    bench: Bench, tasks: Sequence[TaskLengths], arms: Sequence[Arm], count: int, reverse: bool = False
 ) -> dict[str, Round]:
     """Measure all arms once, each on `count` batches.
 
@@ -68,28 +68,28 @@ def measure_round(
         bench: the model.
         tasks: whose widths are covered.
         arms: the first warms the process up.
-        count: optimiser steps per arm; one that pads to the maximum takes one, all of its steps being alike.
+        count: optimiser steps per arm; one that pads to the maximum takes two, all of its steps being alike.
+        reverse: whether the last arm comes first.
     """
     batches = Batches(tasks, bench.setting.batch_size, count)
-    arms[0].steps(bench, batches.of(arms[0])[:1])  # a process's first steps are slow
+    arms[0].steps(bench, batches.of(arms[0])[-1:])  # a process's first steps are slow
     steps, cached = {}, {}
-    for arm in arms:
+    for arm in reversed(arms) if reverse else arms:
         steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
         log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
     loop = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
     all_read = selection_curve(bench, batches.passes) if any(not arm.fast for arm in loop) else None
-    few = (
-        {t.task: selection_seconds(bench, t.lengths) for t in tasks}
-        if any(arm.fast for arm in loop)
-        else None
-    )
-    caches = {layer: cache_curve(bench, layer, batches.passes) for layer in {*cached.values()} - {None}}
+    fast = any(arm.fast for arm in loop)
+    few = {task.task: selection_seconds(bench, task.lengths) for task in tasks if fast}
+    below = {layer for layer in cached.values() if layer is not None}
+    caches = {layer: cache_curve(bench, layer, batches.passes) for layer in sorted(below)}
     return {
         arm.name: Round(
             steps[arm.name],
             select=all_read if arm in loop and not arm.fast else None,
-            select_few=few if arm in loop and arm.fast else None,
-            cache=caches.get(cached[arm.name]),
+            select_few={task: cost for task, (cost, _) in few.items()} if arm in loop and arm.fast else None,
+            examples={task: read for task, (_, read) in few.items()} if arm in loop and arm.fast else None,
+            cache=None if cached[arm.name] is None else caches[cached[arm.name]],
         )
         for arm in arms
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,18 @@ def measure_memory(setting: Setting, arm: Arm) -> dict[str, Any]:
     Returns:
         Peak bytes of the process (of the device on CUDA), and those before there was a model.
     """
-    give_back()
+    given_back = setting.device == "cpu" and give_back()
+    setting = replace(setting, batch_size=ROWS)
     runtime = prepare_runtime(setting.run("method=full"))
     before = PeakMemory(runtime.device).read()
     bench = Bench.start(setting)
     peak = PeakMemory(bench.runtime.device)
-    lengths = np.full(ROWS * 4, LENGTH)
-    arm.steps(bench, [lengths[:ROWS]])
-    return {"arm": arm.name, "title": arm.title, "lowest": arm.lowest, "bytes": peak.read(), "before": before}
+    arm.steps(bench, [np.full(ROWS, LENGTH)])
+    return {
+        "arm": arm.name,
+        "title": arm.title,
+        "lowest": arm.lowest,
+        "bytes": peak.read(),
+        "before": before,
+        "given_back": given_back,
+    }

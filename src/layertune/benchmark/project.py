@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from functools import cached_property
+from statistics import median
 
 import numpy as np
 
@@ -13,33 +14,41 @@ WIDEST = 0.2  # a ratio whose rounds differ by more is not printed
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of a batch by its padded width: measured at some, on straight lines between and beyond them.
+    """Seconds of a batch by its padded width, from some that were measured.
 
-    The cost of a batch is nearly linear in its width (attention adds a twentieth at 256 tokens).
+    seconds = once + per token of width + per square of it (attention), none of them negative, by least
+    squares of the relative errors: every measured batch counts at every width.
 
     Attributes:
-        widths: measured ones, in any order; one that occurs twice has the mean of its seconds.
+        widths: measured ones, in any order.
         seconds: of each.
     """
 
     widths: tuple[int, ...]
     seconds: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not self.widths or len(self.widths) != len(self.seconds):
+            raise ValueError(f"{len(self.widths)} widths and {len(self.seconds)} measurements")
+
+    @cached_property
+    def parts(self) -> tuple[float, ...]:
+        """Seconds once, per token and per its square; fewer where fewer widths were measured."""
+        from scipy.optimize import nnls
+
+        powers = np.arange(min(3, len(set(self.widths))))
+        shape = np.power.outer(np.array(self.widths, np.float64), powers)
+        found, _ = nnls(shape / np.array(self.seconds)[:, None], np.ones(len(self.seconds)))
+        return tuple(float(part) for part in found)
+
     def at(self, widths: np.ndarray) -> np.ndarray:
         """Return the seconds of batches of these widths."""
-        known = np.unique(self.widths)
-        cost = np.array(
-            [mean(s for w, s in zip(self.widths, self.seconds, strict=True) if w == x) for x in known]
-        )
-        if len(known) == 1:
-            return np.full(len(widths), cost[0])
-        slopes = np.diff(cost) / np.diff(known)
-        part = np.clip(np.searchsorted(known, widths) - 1, 0, len(slopes) - 1)
-        return np.asarray(cost[part] + slopes[part] * (widths - known[part]))
+        powers = np.arange(len(self.parts))
+        return np.asarray(np.power.outer(np.asarray(widths, np.float64), powers) @ np.array(self.parts))
 
     def total(self, widths: np.ndarray, scale: float = 1.0) -> float:
         """Return the seconds of all batches of these widths, times `scale`."""
-        return float(self.at(np.asarray(widths)).sum()) * scale
+        return float(self.at(widths).sum()) * scale
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,14 @@ class Round:
         step: of an optimiser step.
         select: of a batch of the pass that scores all examples; None where none is made.
         select_few: task -> seconds of the whole selection where few examples decide.
+        examples: task -> how many those were.
         cache: of a batch of the cache's own pass.
     """
 
     step: Curve
     select: Curve | None = None
     select_few: dict[str, float] | None = None
+    examples: dict[str, int] | None = None
     cache: Curve | None = None
 
 

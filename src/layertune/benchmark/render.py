@@ -35,25 +35,42 @@ def markdown(content: dict[str, Any]) -> str:
         f"{where['device']}, {where['threads']} thread, {where['clock']}, {where['precision']}, batch "
         f"{where['batch_size']}, {where['epochs']} epochs; {where['optimizer']}; {where['batching']}. "
         f"Load before and after: {where['load'][0]:.1f}, {where['load_after'][0]:.1f} on {where['cores']} "
-        "cores. ± is half the range over the rounds.",
+        f"cores; {where['minutes']:.0f} minutes in all. ± is half the range over the rounds.",
         "",
     ]
     lines += _goals(content)
     for task in content["real"]:
         title = f"{task['task']}, end to end: (a) and (h) every step of every epoch"
         lines += _table(f"{title}, of the others 100 steps, of (c) three", task)
+    lines += _projection(content)
     for task in content["tasks"]:
-        lines += _table(f"{task['task']}, projected from {_steps(content)} measured steps of each arm", task)
+        lines += _table(f"{task['task']}, projected", task)
     lines += _memory(content["memory"]) + _growth(content["growth"]) + _once(content["once"])
     if content["failed"]:
         lines += ["Not measured:", "", *(f"- {item}" for item in content["failed"]), ""]
     return "\n".join(lines)
 
 
-def _steps(content: dict[str, Any]) -> int:
-    """Return how many steps of the first arm were measured; each task is projected from all of them."""
-    first = content["tasks"][0]["arms"][0]["arm"]
-    return sum(len(found[first]["step"]["seconds"]) for found in content["rounds"])
+def _projection(content: dict[str, Any]) -> list[str]:
+    """Say what the projections below rest on."""
+    if not content["tasks"]:
+        return []
+    steps: dict[str, int] = {}
+    for found in content["rounds"]:
+        for arm, measured in found.items():
+            steps[arm] = steps.get(arm, 0) + len(measured["step"]["seconds"])
+    least = min(steps, key=lambda arm: steps[arm])
+    few: dict[str, int] = next(
+        (arm["examples"] for found in content["rounds"] for arm in found.values() if arm["examples"]), {}
+    )
+    read = " to ".join(f"{n:,}" for n in sorted({min(few.values()), max(few.values())})) if few else "no"
+    return [
+        f"Projected: {max(steps.values())} steps of each arm ({steps[least]} of {least[0]}), on batches "
+        "whose widths cover the epochs of all tasks, give the cost of a step by its width, and that the cost "
+        f"of a task's epochs. Weights are random. (h) reads {read} examples to choose its layers, as these "
+        "weights need; real ones may need more, at most all, which costs what (g) pays.",
+        "",
+    ]
 
 
 def _table(title: str, task: dict[str, Any]) -> list[str]:
@@ -111,19 +128,22 @@ def _once(found: list[dict[str, Any]]) -> list[str]:
 def _memory(found: list[dict[str, Any]]) -> list[str]:
     if not found:
         return []
+    heap = (
+        "freed tensors given back at once (`MALLOC_MMAP_THRESHOLD_=1048576`): holes in the heap do not count"
+    )
+    given_back = all(line["given_back"] for line in found)
     lines = [
         "## Peak memory of a step, 32 x 128 tokens",
         "",
-        "Of the process, less what it held before there was a model, with freed tensors given back at once "
-        "(`MALLOC_MMAP_THRESHOLD_=1048576`): holes in the heap do not count. The cache of (h) holds 32 "
-        "examples; that of a whole task is mapped from disk, and processes share it.",
+        f"What is held less what was before there was a model{', with ' + heap if given_back else ''}. The "
+        "cache of (h) holds 32 examples; that of a whole task is mapped from disk, and processes share it.",
         "",
         "| arm | | GB | share of (a) |",
         "|---|---|---|---|",
     ]
     for line, share in zip(found, shares_of(found), strict=True):
         own = line["bytes"] - line["before"]
-        lines.append(f"| {line['arm'][0]} | {line['title']} | {own / 1e9:.2f} | {share:.2f} |")
+        lines.append(f"| {line['arm'][0]} | {line['title']} | {own / 1e9:.2f} | {share} |")
     return [*lines, ""]
 
 
@@ -147,6 +167,7 @@ def _growth(found: list[dict[str, Any]]) -> list[str]:
                 if len(rows) > 3:
                     lines += ["", _linear(rows)]
             else:
+                lines += ["A small model, projected on the lengths of sst2_glue, selection included.", ""]
                 lines += ["| layers | k (top) | seconds | times (a) |", "|---|---|---|---|"]
                 lines += [
                     f"| {r['layers']} | {r['k']} | {r['seconds']['total']:.0f} "
@@ -181,11 +202,11 @@ def chart(content: dict[str, Any], path: Path) -> None:
     size = (4.0 + 2.3 * panels, 1.5 + 0.32 * len(titles))
     figure, axes = pyplot.subplots(1, panels, figsize=size, squeeze=False, sharey=True)
     for axis, task in zip(axes[0], tasks, strict=False):
-        _ratios(axis, task, list(titles))
+        how = "end to end" if task in content["real"] else "projected"
+        _ratios(axis, task, list(titles), f"{task['task']}, {how}")
     if memory:
         _shares(axes[0][-1], memory, list(titles))
     for axis in axes[0]:
-        axis.axvline(1.0, color="black", linewidth=0.8)
         axis.margins(x=0.18)
     axes[0][0].set_yticks(range(len(titles)), list(titles.values()), fontsize=9)
     axes[0][0].set_ylim(len(titles) - 0.5, -0.5)
@@ -204,7 +225,7 @@ def _colour(arm: str) -> str:
     return OWN if arm[0] in "fgh" else OTHERS
 
 
-def _ratios(axis: Axes, task: dict[str, Any], arms: list[str]) -> None:
+def _ratios(axis: Axes, task: dict[str, Any], arms: list[str], title: str) -> None:
     for line in task["arms"]:
         place, spread = arms.index(line["arm"]), line["spread"] or 0.0
         clear = spread <= WIDEST
@@ -213,20 +234,21 @@ def _ratios(axis: Axes, task: dict[str, Any], arms: list[str]) -> None:
             axis.barh(place, line["ratio"], xerr=half, color=_colour(line["arm"]))
         words = f"  {line['ratio']:.1f}" if clear else " rounds differ too much"
         axis.text(line["ratio"] + half if clear else 0.0, place, words, va="center", fontsize=8)
-    axis.set_title(task["task"], fontsize=10)
+    axis.set_title(title, fontsize=10)
+    axis.axvline(1.0, color="black", linewidth=0.8)
     axis.set_xlabel("times as fast as (a)", fontsize=9)
 
 
 def _shares(axis: Axes, memory: list[dict[str, Any]], arms: list[str]) -> None:
-    for line, share in zip(memory, shares_of(memory), strict=True):
-        place = arms.index(line["arm"])
-        axis.barh(place, share, color=_colour(line["arm"]))
-        axis.text(share, place, f"  {share:.2f}", va="center", fontsize=8)
+    for line in memory:
+        place, own = arms.index(line["arm"]), (line["bytes"] - line["before"]) / 1e9
+        axis.barh(place, own, color=_colour(line["arm"]))
+        axis.text(own, place, f"  {own:.2f}", va="center", fontsize=8)
     axis.set_title("peak memory of a step", fontsize=10)
-    axis.set_xlabel("share of (a), 32 x 128 tokens", fontsize=9)
+    axis.set_xlabel("GB, 32 x 128 tokens", fontsize=9)
 
 
-def shares_of(memory: list[dict[str, Any]]) -> list[float]:
-    """Return each arm's peak memory as a share of the first's, less what the process held without a model."""
-    base = memory[0]["bytes"] - memory[0]["before"]
-    return [(line["bytes"] - line["before"]) / base for line in memory]
+def shares_of(memory: list[dict[str, Any]]) -> list[str]:
+    """Return each arm's peak memory without what was held before, as a share of (a)'s where that is there."""
+    own = {line["arm"]: line["bytes"] - line["before"] for line in memory}
+    return [f"{held / own['a']:.2f}" if "a" in own else "" for held in own.values()]

@@ -93,9 +93,9 @@ class TrainerArm:
     def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, None]:
         """Train on batches of these lengths, after one more that is not timed, and return the cost of a step.
 
-        An arm that pads to the maximum takes one step, all of them being alike. There is no cache.
+        An arm that pads to the maximum takes two steps, all of them being alike. There is no cache.
         """
-        taken = batches[:1] if self.pad_to else batches
+        taken = batches[:2] if self.pad_to else batches
         seconds = self.train(bench, _examples(np.concatenate([taken[0], *taken])))
         return Curve(tuple(self.pad_to or int(lengths.max()) for lengths in taken), seconds), None
 
