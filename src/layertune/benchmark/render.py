@@ -182,7 +182,7 @@ def _linear(rows: list[dict[str, Any]]) -> str:
     found = growth_of([(r["examples"], r["epochs"], r["seconds"]) for r in rows])
     once, example, epoch, off = found
     parts = f"{once:.1f} s once, {1000 * example:.2f} ms per example and {1000 * epoch:.2f} ms per example"
-    return f"{parts} and epoch give each of them to {100 * off:.0f} %."
+    return f"{parts} and epoch give each of them within {100 * off:.1f} %."
 
 
 def chart(content: dict[str, Any], path: Path) -> None:
