@@ -70,6 +70,23 @@ def test_dropout_is_off_below_the_lowest_trained_layer_and_on_above(prepared):
     assert all(on for name, on in seen.items() if name.startswith("head"))
 
 
+@pytest.mark.parametrize(
+    ("options", "bytes_kept"), [(FAST, True), (FAST[1:], False), (("train=fast", "method=full"), False)]
+)
+def test_dropout_keeps_bytes_in_fast_training_alone_where_something_lies_below(prepared, options, bytes_kept):
+    case = prepared(*options)
+    seen = []
+
+    class Looking(type(case.method)):
+        def after_backward(self, model, step):
+            seen.append({"forward" in vars(m) for m in model.modules() if type(m) is torch.nn.Dropout})
+
+    case.method = Looking(case.run)
+    outcome_of(case)
+    assert seen and all(found == {bytes_kept} for found in seen)
+    assert not any("forward" in vars(module) for module in case.model.modules())  # afterwards it is torch's
+
+
 def test_lora_has_no_dropout_in_the_embeddings_below_it(prepared):
     case = prepared("method=lora", "train=fast")
     held = {name for name, p in case.model.named_parameters() if p.requires_grad}

@@ -1,5 +1,5 @@
 """What `train=fast` changes in the loop: dropout below the lowest trained layer, where batches come from,
-and how much of the last layer runs.
+how much of the last layer runs, and on a CPU how dropout keeps its masks.
 
 Defined for every method: dropout is off in the frozen modules below the lowest trained parameter. Where
 nothing lies below it, `fast` is `published`.
@@ -20,6 +20,7 @@ from layertune.models.last_layer import why_not_one_token
 from layertune.models.partial import why_not_partial
 from layertune.records.record import CacheRecord
 from layertune.tasks import Batch, TaskData
+from layertune.training.byte_masks import use_byte_masks, use_own_masks
 from layertune.training.cache_store import CacheStore, Entry
 from layertune.training.graphs import CudaRecorder, StepGraphs, why_no_graphs
 from layertune.training.prefix_cache import (
@@ -83,6 +84,8 @@ class BatchSource:
         if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
             model.train()
         quiet_below(model, lowest)
+        if lowest > 0 and self.runtime.device.type == "cpu":
+            use_byte_masks(model)
         if self._phase is None:
             self._source = self._open(model, lowest, len(phases.plan), phases.own)
         if self._phase != phases.index:
@@ -93,6 +96,7 @@ class BatchSource:
     def close(self, model: TaskModel) -> None:
         """Leave the model as it was."""
         model.backbone.one_token_last = False
+        use_own_masks(model)
 
     def _capturing(self, phases: Phases) -> StepGraphs | None:
         reason = why_no_graphs(

@@ -1,0 +1,61 @@
+"""Dropout with masks of a byte per element, for `train=fast` on a CPU.
+
+torch draws a float there for each element and keeps it for the backward pass. Sixteen random bits decide as
+well, and what is kept is a byte: half the time, a quarter of the memory. On CUDA torch does the like itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LEVELS = 1 << 16  # probabilities are multiples of 1 / 65,536: 0.1 becomes 0.100006
+
+
+def use_byte_masks(model: nn.Module) -> None:
+    """Let every `nn.Dropout` of a model keep masks of bytes, with the same interface and generator."""
+    for module in _plain_dropouts(model):
+        module.forward = MethodType(_forward, module)  # an attribute of its own, in front of the class's
+
+
+def use_own_masks(model: nn.Module) -> None:
+    """Undo `use_byte_masks`."""
+    for module in _plain_dropouts(model):
+        module.__dict__.pop("forward", None)
+
+
+def _plain_dropouts(model: nn.Module) -> Iterator[nn.Dropout]:
+    return (module for module in model.modules() if type(module) is nn.Dropout and 0 < module.p < 1)
+
+
+def _forward(module: nn.Dropout, states: Tensor) -> Tensor:
+    if not module.training:
+        return states
+    dropped: Tensor = _ByteDropout.apply(states, module.p)
+    return dropped
+
+
+class _ByteDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, p: float) -> Tensor:
+        dropped = round(p * _LEVELS)
+        kept = _random_levels(states.numel()).ge(dropped - _LEVELS // 2).view(states.shape)
+        ctx.save_for_backward(kept)
+        ctx.scale = _LEVELS / (_LEVELS - dropped)
+        return states.mul(kept).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return grad.mul(kept).mul_(ctx.scale), None
+
+
+def _random_levels(count: int) -> Tensor:
+    """Return random 16-bit integers from torch's generator, four of each draw, [count]."""
+    words = torch.empty(math.ceil(count / 4), dtype=torch.int64).random_(-(1 << 63), None)
+    return words.view(torch.int16)[:count]
