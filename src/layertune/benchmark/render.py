@@ -60,10 +60,13 @@ def _projection(content: dict[str, Any]) -> list[str]:
         for arm, measured in found.items():
             steps[arm] = steps.get(arm, 0) + len(measured["step"]["seconds"])
     least = min(steps, key=lambda arm: steps[arm])
-    few: dict[str, int] = next(
-        (arm["examples"] for found in content["rounds"] for arm in found.values() if arm["examples"]), {}
-    )
-    read = " to ".join(f"{n:,}" for n in sorted({min(few.values()), max(few.values())})) if few else "no"
+    few = {
+        count
+        for found in content["rounds"]
+        for arm in found.values()
+        for count in (arm["examples"] or {}).values()
+    }
+    read = " to ".join(f"{n:,}" for n in sorted({min(few), max(few)})) if few else "no"
     return [
         f"Projected: {max(steps.values())} steps of each arm ({steps[least]} of {least[0]}), on batches "
         "whose widths cover the epochs of all tasks, give the cost of a step by its width, and that the cost "

@@ -119,7 +119,7 @@ def adaptive_scores(
     def batches() -> Iterator[Batch]:
         nonlocal smallest
         order = np.random.default_rng(0).permutation(len(store))
-        start, size, part = 0, LEAST, _PART
+        start, size, part = 0, LEAST, min(_PART, batch_size)
         while start < len(order):
             look = order[start : start + size]
             for rows in sorted_batches(store.lengths[look], part):

@@ -18,7 +18,10 @@ _LEVELS = 1 << 16  # probabilities are multiples of 1 / 65,536: 0.1 becomes 0.10
 
 
 def use_byte_masks(model: nn.Module) -> None:
-    """Let every `nn.Dropout` of a model keep masks of bytes, with the same interface and generator."""
+    """Let every `nn.Dropout` of a model keep masks of bytes, with the same interface and generator.
+
+    Attention drops by functions of its own and is left as it is.
+    """
     for module in _plain_dropouts(model):
         module.forward = MethodType(_forward, module)  # an attribute of its own, in front of the class's
 
@@ -30,7 +33,8 @@ def use_own_masks(model: nn.Module) -> None:
 
 
 def _plain_dropouts(model: nn.Module) -> Iterator[nn.Dropout]:
-    return (module for module in model.modules() if type(module) is nn.Dropout and 0 < module.p < 1)
+    dropouts = (module for module in model.modules() if type(module) is nn.Dropout)
+    return (module for module in dropouts if 0 < round(module.p * _LEVELS) < _LEVELS)
 
 
 def _forward(module: nn.Dropout, states: Tensor) -> Tensor:

@@ -84,8 +84,8 @@ class BatchSource:
         if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
             model.train()
         quiet_below(model, lowest)
-        if lowest > 0 and self.runtime.device.type == "cpu":
-            use_byte_masks(model)
+        bytes_kept = lowest > 0 and self.runtime.device.type == "cpu"
+        (use_byte_masks if bytes_kept else use_own_masks)(model)
         if self._phase is None:
             self._source = self._open(model, lowest, len(phases.plan), phases.own)
         if self._phase != phases.index:
