@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.benchmark.lengths import bucketed_batches, split_of
+from layertune.benchmark.lengths import bucketed_batches, split_of, widths_of
 from layertune.benchmark.project import Curve
 from layertune.benchmark.selectors import SETS
 from layertune.config import RunConfig
@@ -88,6 +88,11 @@ def bert_base(**changes: int) -> tuple[str, ...]:
     return ("model=bert", *shape, f"model.random_config={{{text}}}")
 
 
+def timing(warm_up: int, steps: int) -> tuple[str, ...]:
+    """Return overrides for so many timed steps after some that warm up."""
+    return ("protocol=timing", f"protocol.warmup_steps={warm_up}", f"protocol.max_steps={steps}")
+
+
 class NoTracker:
     """Stands where a mirror of the run would be."""
 
@@ -117,6 +122,12 @@ class Bench:
         task = self.setting.run("method=full").task
         provenance = Provenance("benchmark", None, "benchmark", str(len(split)), {}, (), 0.0)
         return TaskData(split, {}, provenance, task.num_outputs, task.kind)
+
+    def train(self, run: RunConfig, data: TaskData) -> TrainOutcome:
+        """Train the model in the loop."""
+        method = build_method(run)
+        method.prepare(self.model, data, self.runtime)
+        return train(run, self.model, data, method, self.runtime, NoTracker())
 
 
 @dataclass(frozen=True)
@@ -153,21 +164,14 @@ class LoopArm:
         """
         shutil.rmtree(bench.setting.outputs / "cache", ignore_errors=True)
         warm = len(batches) if bench.runtime.device.type == "cuda" else 1
-        timing = ("protocol=timing", f"protocol.warmup_steps={warm}", f"protocol.max_steps={len(batches)}")
-        run = bench.setting.run(*self.overrides, *timing)
+        run = bench.setting.run(*self.overrides, *timing(warm, len(batches)))
         data = bench.data(split_of(np.concatenate(batches), run.task.max_length))
-        outcome = self.train(bench, run, data)
+        outcome = bench.train(run, data)
         lengths = data.train.store.lengths
         order = epoch_batches(lengths, bench.setting.batch_size, seed=run.seed, epoch=1, task=run.task.name)
         first = warm % len(order)  # those before it have warmed up
-        widths = [int(lengths[rows].max()) for rows in (*order[first:], *order[:first])]
-        return Curve(tuple(widths), outcome.step_seconds), outcome.cache.layer
-
-    def train(self, bench: Bench, run: RunConfig, data: TaskData) -> TrainOutcome:
-        """Train in the loop."""
-        method = build_method(run)
-        method.prepare(bench.model, data, bench.runtime)
-        return train(run, bench.model, data, method, bench.runtime, NoTracker())
+        timed = [lengths[rows] for rows in (*order[first:], *order[:first])]
+        return Curve(tuple(widths_of(timed).tolist()), outcome.step_seconds), outcome.cache.layer
 
 
 def cache_curve(bench: Bench, layer: int, batches: list[np.ndarray]) -> Curve:
@@ -176,8 +180,8 @@ def cache_curve(bench: Bench, layer: int, batches: list[np.ndarray]) -> Curve:
     cache = CacheStore(bench.setting.outputs / "cache" / "measured", 10**12)
     autocast = bench.runtime.accelerator.autocast
     now, seconds = clock_of(device), []
-    for number, lengths in enumerate(batches):
-        store, key = split_of(lengths, None).store, {"layer": layer, "batch": number}
+    for lengths in batches:
+        store, key = split_of(lengths, None).store, {"layer": layer}
         shutil.rmtree(cache.folder, ignore_errors=True)
         start = now()
         build_entry(bench.model, store, layer, "bf16", cache, key, autocast)
@@ -185,7 +189,7 @@ def cache_curve(bench: Bench, layer: int, batches: list[np.ndarray]) -> Curve:
         assert entry is not None
         open_source(entry, store, layer, torch.float32, device)
         seconds.append(float(now() - start))
-    return Curve(tuple(int(lengths.max()) for lengths in batches), tuple(seconds))
+    return Curve(tuple(widths_of(batches).tolist()), tuple(seconds))
 
 
 def selection_curve(bench: Bench, batches: list[np.ndarray]) -> Curve:
@@ -196,7 +200,7 @@ def selection_curve(bench: Bench, batches: list[np.ndarray]) -> Curve:
         start = now()
         cosine(bench.model, [store.batch(np.arange(len(store)))])
         seconds.append(now() - start)
-    return Curve(tuple(int(lengths.max()) for lengths in batches), tuple(seconds))
+    return Curve(tuple(widths_of(batches).tolist()), tuple(seconds))
 
 
 def selection_seconds(bench: Bench, lengths: np.ndarray) -> tuple[float, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from layertune.benchmark.arms import Bench, LoopArm, clock_of, selection_seconds
+from layertune.benchmark.arms import Bench, LoopArm, clock_of, selection_seconds, timing
 from layertune.benchmark.lengths import split_of
 from layertune.benchmark.measure import OTHERS, Arm
 from layertune.benchmark.project import Cost, ratio
@@ -102,7 +102,7 @@ def measure_growth(
         data = bench.data(split_of(lengths[:examples], run.task.max_length))
         start = now()
         scores, _ = selection_seconds(bench, lengths[:examples])
-        arm.train(bench, run, data)
+        bench.train(run, data)
         found.append(
             {
                 "arm": arm.name,
@@ -131,9 +131,9 @@ def _loop_epoch(
     bench: Bench, arm: LoopArm, data: TaskData, epoch: int, steps: int | None
 ) -> tuple[float, float]:
     """Train an epoch, or so many of its steps; return the seconds of a whole one, and of the cache."""
-    some = ("protocol=timing", "protocol.warmup_steps=1", f"protocol.max_steps={steps}") if steps else ()
+    some = timing(1, steps) if steps else ()
     changes = ("train.epochs=1", "protocol.evaluate=false", f"seed={epoch}")
-    outcome = arm.train(bench, bench.setting.run(*arm.overrides, *some, *changes), data)
+    outcome = bench.train(bench.setting.run(*arm.overrides, *some, *changes), data)
     whole = -(-len(data.train) // bench.setting.batch_size) / steps if steps else 1.0
     if bench.runtime.device.type == "cpu":
         return outcome.cpu_seconds * whole, outcome.cache.cpu_seconds

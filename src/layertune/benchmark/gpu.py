@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.benchmark.arms import Bench, NoTracker, Setting, loop_arms
+from layertune.benchmark.arms import Bench, Setting, loop_arms, timing
 from layertune.benchmark.jobs import Plan
 from layertune.benchmark.lengths import split_of, task_lengths
-from layertune.methods import build_method
-from layertune.training import train
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +80,8 @@ def _steps(setting: Setting, batches: int = 50) -> list[dict[str, Any]]:
 
 def _one_run(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray, steps: int) -> float:
     """Return the seconds of a step in the middle of a run: graphs and caches are there."""
-    run = bench.setting.run(
-        *overrides, "protocol=timing", "protocol.warmup_steps=10", f"protocol.max_steps={steps}"
-    )
-    data = bench.data(split_of(lengths, None))
-    method = build_method(run)
-    method.prepare(bench.model, data, bench.runtime)
-    outcome = train(run, bench.model, data, method, bench.runtime, NoTracker())
-    return outcome.seconds / steps
+    run = bench.setting.run(*overrides, *timing(10, steps))
+    return bench.train(run, bench.data(split_of(lengths, None))).seconds / steps
 
 
 def _kernels(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray) -> float:
@@ -140,11 +132,8 @@ def _large_models(plan: Plan) -> list[dict[str, Any]]:
         setting = replace(plan.setting(name, model, "sst2"), precision="bf16")
         bench = Bench.start(setting)
         for arm in (("method=full", "train=published"), ("method=top_k", "train=fast")):
-            run = setting.run(*arm, "protocol=timing", "protocol.warmup_steps=1", "protocol.max_steps=2")
             data = bench.data(split_of(np.full(16, 128), None))
-            method = build_method(run)
-            method.prepare(bench.model, data, bench.runtime)
-            outcome = train(run, bench.model, data, method, bench.runtime, NoTracker())
+            outcome = bench.train(setting.run(*arm, *timing(1, 2)), data)
             found.append({"model": name, "layers": layers, "arm": arm, "bytes": outcome.peak_memory_bytes})
         del bench
         torch.cuda.empty_cache()

@@ -81,7 +81,7 @@ def across(pools: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
     whole = [[batch for batch in pool if len(batch) == max(map(len, pool))] for pool in pools]
     batches = [batch for pool in whole for batch in pool]
     weight = np.array([1.0 / len(pool) for pool in whole for _ in pool])
-    widths = np.array([int(batch.max()) for batch in batches])
+    widths = widths_of(batches)
     order = np.argsort(widths, kind="stable")
     reached = np.cumsum(weight[order]) / weight.sum()
     wanted = np.linspace(0.02, 0.98, count) if count > 1 else np.array([0.5])

@@ -23,6 +23,7 @@ from layertune.benchmark.lengths import (
     LAST_TOKEN,
     grouped_batches,
     random_batches,
+    widths_of,
 )
 from layertune.benchmark.project import Curve
 from layertune.methods import train_only
@@ -97,7 +98,8 @@ class TrainerArm:
         """
         taken = batches[:2] if self.pad_to else batches
         seconds = self.train(bench, _examples(np.concatenate([taken[0], *taken])))
-        return Curve(tuple(self.pad_to or int(lengths.max()) for lengths in taken), seconds), None
+        widths = [self.pad_to] * len(taken) if self.pad_to else widths_of(taken).tolist()
+        return Curve(tuple(widths), seconds), None
 
     def train(self, bench: Bench, examples: list[Example]) -> tuple[float, ...]:
         """Train once over examples, in batches as they come; return the seconds of every step but one."""
