@@ -85,8 +85,13 @@ def _clear(ratio: float, spread: float | None) -> float | None:
     return ratio if spread is None or spread <= WIDEST else None
 
 
+def held(memory: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the peak memory of each arm in bytes, without what was held before there was a model."""
+    return {line["arm"]: line["bytes"] - line["before"] for line in memory}
+
+
 def _of_memory(lines: list[dict[str, Any]]) -> Iterator[Judged]:
-    own = {line["arm"]: line["bytes"] - line["before"] for line in lines}
+    own = held(lines)
     for arm, goal in MEMORY.items():
         if arm in own and "a" in own:
             yield Judged(f"{arm}: peak memory as share of (a)", goal, False, own[arm] / own["a"])

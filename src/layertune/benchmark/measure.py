@@ -77,18 +77,19 @@ def measure_round(
     for arm in reversed(arms) if reverse else arms:
         steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
         log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
-    loop = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
-    all_read = selection_curve(bench, batches.passes) if any(not arm.fast for arm in loop) else None
-    fast = any(arm.fast for arm in loop)
-    few = {task.task: selection_seconds(bench, task.lengths) for task in tasks if fast}
+    scored = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
+    reads_few = {arm.name for arm in scored if arm.fast}
+    reads_all = {arm.name for arm in scored if not arm.fast}
+    all_read = selection_curve(bench, batches.passes) if reads_all else None
+    few = {task.task: selection_seconds(bench, task.lengths) for task in tasks if reads_few}
     below = {layer for layer in cached.values() if layer is not None}
     caches = {layer: cache_curve(bench, layer, batches.passes) for layer in sorted(below)}
     return {
         arm.name: Round(
             steps[arm.name],
-            select=all_read if arm in loop and not arm.fast else None,
-            select_few={task: cost for task, (cost, _) in few.items()} if arm in loop and arm.fast else None,
-            examples={task: read for task, (_, read) in few.items()} if arm in loop and arm.fast else None,
+            select=all_read if arm.name in reads_all else None,
+            select_few={task: cost for task, (cost, _) in few.items()} if arm.name in reads_few else None,
+            examples={task: read for task, (_, read) in few.items()} if arm.name in reads_few else None,
             cache=None if cached[arm.name] is None else caches[cached[arm.name]],
         )
         for arm in arms
@@ -114,7 +115,7 @@ def combine(
     for task in tasks:
         epochs = {arm.name: _epoch(arm, task, setting.batch_size) for arm in arms}
         costs = {
-            name: [projected(found[name], epoch, setting.epochs) for found in rounds]
+            name: [projected(one[name], epoch, setting.epochs) for one in rounds]
             for name, epoch in epochs.items()
         }
         lines = [_line(arm, costs, costs[arms[0].name]) for arm in arms]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layertune.benchmark.goals import judge
+from layertune.benchmark.goals import held, judge
 from layertune.benchmark.project import WIDEST, growth_of
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def _memory(found: list[dict[str, Any]]) -> list[str]:
         "| arm | | GB | share of (a) |",
         "|---|---|---|---|",
     ]
-    for line, share in zip(found, shares_of(found), strict=True):
-        own = line["bytes"] - line["before"]
+    for line, own, share in zip(found, held(found).values(), shares_of(found), strict=True):
         lines.append(f"| {line['arm'][0]} | {line['title']} | {own / 1e9:.2f} | {share} |")
     return [*lines, ""]
 
@@ -243,15 +242,15 @@ def _ratios(axis: Axes, task: dict[str, Any], arms: list[str], title: str) -> No
 
 
 def _shares(axis: Axes, memory: list[dict[str, Any]], arms: list[str]) -> None:
-    for line in memory:
-        place, own = arms.index(line["arm"]), (line["bytes"] - line["before"]) / 1e9
-        axis.barh(place, own, color=_colour(line["arm"]))
-        axis.text(own, place, f"  {own:.2f}", va="center", fontsize=8)
+    for arm, own in held(memory).items():
+        place, gigabytes = arms.index(arm), own / 1e9
+        axis.barh(place, gigabytes, color=_colour(arm))
+        axis.text(gigabytes, place, f"  {gigabytes:.2f}", va="center", fontsize=8)
     axis.set_title("peak memory of a step", fontsize=10)
     axis.set_xlabel("GB, 32 x 128 tokens", fontsize=9)
 
 
 def shares_of(memory: list[dict[str, Any]]) -> list[str]:
     """Return each arm's peak memory without what was held before, as a share of (a)'s where that is there."""
-    own = {line["arm"]: line["bytes"] - line["before"] for line in memory}
-    return [f"{held / own['a']:.2f}" if "a" in own else "" for held in own.values()]
+    own = held(memory)
+    return [f"{peak / own['a']:.2f}" if "a" in own else "" for peak in own.values()]
