@@ -18,7 +18,7 @@ from layertune.benchmark.lengths import across, random_batches, task_lengths
 from layertune.benchmark.measure import combine, measure_round
 from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.project import Curve, Round
-from layertune.benchmark.trainer_arms import TrainerArm, trainer_arms
+from layertune.benchmark.trainer_arms import ForTrainer, TrainerArm, trainer_arms
 from layertune.tasks import TokenStore
 from layertune.training.loop import _Loop as Loop
 
@@ -100,8 +100,9 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
         assert by_name["h10"]["seconds"]["cache"] > 0 and by_name["h1"]["seconds"]["cache"] == 0
 
 
-def test_on_real_data_some_arms_take_every_step_and_the_others_a_few(tmp_path, monkeypatch):
-    bench = Bench.start(Setting(("model=tiny_bert",), "demo", tmp_path, batch_size=64))
+def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp_path, monkeypatch):
+    words = "model.random_config.vocab_size=20000"  # those whose lengths alone count are random ones
+    bench = Bench.start(Setting(("model=tiny_bert", words), "demo", tmp_path, batch_size=64))
     top = LoopArm("h4", "", ("method=top_k", "method.k=1", "train=fast"), 4, scored=True)
     chosen = [*(arm for arm in trainer_arms(64) if arm.name in ("a", "c")), loop_arms()[0], top]
     steps = {arm.name: [] for arm in chosen}
@@ -111,26 +112,42 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_a_few(tmp_path, m
     def loop_train(bench, run, data):
         outcome = real_loop(bench, run, data)
         steps[names[run.method.name]].append(outcome.steps)
-        return replace(outcome, cpu_seconds=float(len(outcome.step_seconds)))  # a second each
+        seconds = (1.0,) * len(outcome.step_seconds)
+        return replace(outcome, cpu_seconds=float(len(seconds)), step_seconds=seconds)
 
     def trainer_train(arm, bench, examples):
         seconds = real_trainer(arm, bench, examples)
         steps[arm.name].append(len(seconds) + 1)
-        return (2.0,) * len(seconds)
+        return ((4.0 if arm.pad_to else 2.0),) * len(seconds)
 
     monkeypatch.setattr(Bench, "train", loop_train)
     monkeypatch.setattr(TrainerArm, "train", trainer_train)
-    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 5)
+    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 3)
     epoch = -(-found["examples"] // 64)
-    assert steps == {"a": [epoch, epoch], "c": [4], "f": [6], "h4": [epoch, epoch]}  # one warms up
+    # the first of the others takes a step and one more to warm up the process; each warms up by a step
+    assert steps == {"a": [epoch, epoch], "c": [2, 3], "f": [4], "h4": [epoch, epoch]}
     lines = {line["arm"]: line for line in found["arms"]}
-    assert lines["c"]["seconds"]["training"] == lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch
-    assert (
-        lines["f"]["seconds"]["training"] == lines["h4"]["seconds"]["training"] == pytest.approx(2.0 * epoch)
-    )
+    assert lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch and lines["a"]["epochs"] == [2.0 * epoch] * 2
+    assert lines["c"]["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not lines["c"]["epochs"]
+    assert lines["f"]["seconds"]["training"] == pytest.approx(lines["h4"]["seconds"]["training"])
     assert lines["f"]["ratio"] == pytest.approx(2.0) and lines["f"]["seconds"]["selection"] == 0
+    assert lines["f"]["spread"] is None and lines["h4"]["spread"] is not None
     assert 1.0 < lines["h4"]["ratio"] < 2.0  # its selection and cache count
     assert min(lines["h4"]["seconds"]["selection"], lines["h4"]["seconds"]["cache"]) > 0
+
+
+def test_the_step_that_warms_up_an_arm_padded_to_the_maximum_is_not_padded(bench, monkeypatch):
+    widths = []
+    real = ForTrainer.forward
+
+    def forward(model, input_ids, attention_mask, labels):
+        widths.append(input_ids.shape[1])
+        return real(model, input_ids, attention_mask, labels)
+
+    monkeypatch.setattr(ForTrainer, "forward", forward)
+    arm = next(arm for arm in trainer_arms(64) if arm.name == "c")
+    curve, _ = arm.steps(bench, [np.full(4, width) for width in (8, 16, 24)])
+    assert widths == [8, 64, 64] and curve.widths == (64, 64) and len(curve.seconds) == 2
 
 
 def test_jobs_are_kept_as_they_end_and_rounds_projected(bench, tmp_path, monkeypatch):

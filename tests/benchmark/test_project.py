@@ -188,6 +188,7 @@ def content() -> dict[str, object]:
     growing = {"arm": "h10", "examples": 1000, "epochs": 2, "selection": 0.5, "seconds": 8.0}
     return {
         "machine": machine,
+        "jobs": {"tasks round 1": 600.0, "memory a": 90.0},
         "failed": ["real trec: no data"],
         "tasks": [task],
         "rounds": [step, step, step],
@@ -205,13 +206,21 @@ def test_the_table_says_ratio_spread_goal_load_and_what_is_missing(content):
     )
     assert "| spread 30 % |" in text
     assert "| h | fast | 1.00 | 0.25 |" in text
-    assert "Load before and after: 1.0, 2.0 on 2 cores; 17 minutes in all" in text
+    assert "Load before and after: 1.0, 2.0 on 2 cores; 17 minutes in all, 12 of a core." in text
     assert "- real trec: no data" in text
     assert "## sst2, projected" in text
     assert "Projected: 6 steps of each arm (3 of c)" in text and "(h) reads 64 to 96 examples" in text
     assert "MALLOC_MMAP_THRESHOLD_" in text
     assert "| h | 1,000 | 2 | 8.0 | 4.00 |" in text
     assert "first step, caches warm: 12.5 s" in text and "20,000 sentences per second" in text
+
+
+def test_of_real_data_it_says_which_arms_took_every_step(content):
+    real = content["tasks"][0] | {"task": "trec"}
+    epochs = {"a": [33.0, 34.0], "h10": [5.0, 4.0], "f": []}
+    real["arms"] = [line | {"epochs": epochs[line["arm"]]} for line in real["arms"]]
+    text = markdown(content | {"real": [real]})
+    assert "## trec, end to end: (a) (h) every step of every epoch, the others projected from a few" in text
 
 
 def test_goals_are_judged_by_what_was_measured(content):
@@ -231,6 +240,7 @@ def test_goals_are_judged_by_what_was_measured(content):
         "seconds from start to first step": (12.5, "missed"),
         "sentences tokenised per second": (20000.0, "met"),
     }
+    content["real"] = []
     assert "| sst2, h10: times (a) (projected) | ≥ 5.5 | 6.25 | met |" in markdown(content)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from layertune.benchmark.arms import Bench, LoopArm, clock_of, selection_seconds, timing
-from layertune.benchmark.lengths import split_of
-from layertune.benchmark.measure import OTHERS, Arm
-from layertune.benchmark.project import Cost, ratio
+from layertune.benchmark.arms import Bench, LoopArm, clock_of, selection_seconds
+from layertune.benchmark.lengths import TaskLengths, split_of
+from layertune.benchmark.measure import OTHERS, Arm, epoch_of, measure_round
+from layertune.benchmark.project import Cost, projected, ratio
 from layertune.benchmark.trainer_arms import TrainerArm
 from layertune.models import load_tokenizer
 from layertune.scoring.cached import cached_scores
@@ -23,13 +23,11 @@ from layertune.tasks import TaskData, TokenStore, load_task
 
 log = logging.getLogger(__name__)
 
-PADDED = 3  # steps of an arm that pads to the maximum
-
 
 def measure_end_to_end(
-    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], partly: int
+    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], count: int
 ) -> dict[str, Any]:
-    """Train arms on the setting's real task, one epoch of each in turn.
+    """Train arms on the setting's real task, one epoch of each in turn; project the others beside them.
 
     Each epoch starts with a new optimiser and goes on from the weights there are; its cost is that of any.
 
@@ -37,51 +35,58 @@ def measure_end_to_end(
         bench: the model.
         arms: the first is what the others are compared with.
         epochs: of a training.
-        whole: names of the arms that train them all.
-        partly: steps of the others, in their order of an epoch, which stand for all; an arm that pads to the
-            maximum takes `PADDED`, all of its steps being alike.
+        whole: names of the arms that train them all, the first among them.
+        count: steps of each of the others, on batches whose widths cover the task's.
     """
     setting = bench.setting
     run = setting.run("method=full")
     data = load_task(run, *load_tokenizer(run.model))
     shutil.rmtree(setting.outputs / "cache" / "prefix", ignore_errors=True)
-    shutil.rmtree(setting.outputs / "cache" / "scores", ignore_errors=True)
-    once = {arm.name: (_selection(bench, arm, data), 0.0) for arm in arms}
-    seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    trained = [arm for arm in arms if arm.name in whole]
+    once = {arm.name: (_selection(bench, arm, data), 0.0) for arm in trained}
+    seconds: dict[str, list[float]] = {arm.name: [] for arm in trained}
     for epoch in range(1, epochs + 1):
-        for arm in arms:
-            if epoch > 1 and arm.name not in (arms[0].name, *whole):
-                continue
+        for arm in trained:
             if isinstance(arm, LoopArm):
-                spent, cache = _loop_epoch(bench, arm, data, epoch, None if arm.name in whole else partly)
+                spent, cache = _loop_epoch(bench, arm, data, epoch)
                 once[arm.name] = once[arm.name][0], cache if epoch == 1 else once[arm.name][1]
             else:
-                steps = None if arm.name in whole else PADDED if arm.pad_to else partly
-                spent = _trainer_epoch(bench, arm, data.train.store, epoch, steps)
+                spent = _trainer_epoch(bench, arm, data.train.store, epoch)
             seconds[arm.name].append(spent)
             log.info("epoch %d: %s %.1f s", epoch, arm.name, spent)
-    costs = {name: Cost(*once[name], sum(spent) * epochs / len(spent)) for name, spent in seconds.items()}
+    costs = {name: Cost(*once[name], sum(spent)) for name, spent in seconds.items()}
+    lengths = data.train.store.lengths
+    task, others = (
+        TaskLengths(setting.task, len(lengths), lengths),
+        [arm for arm in arms if arm not in trained],
+    )
+    if others:
+        measured = measure_round(bench, [task], others, count)
+        for arm in others:
+            costs[arm.name] = projected(measured[arm.name], epoch_of(arm, task, setting.batch_size), epochs)
     base = arms[0].name
     lines = []
     for arm in arms:
-        cost, share, own = costs[arm.name], sum(once[arm.name]) / epochs, seconds[arm.name]
-        _, spread = ratio(seconds[base][: len(own)], [spent + share for spent in own])
+        cost, own, spread = costs[arm.name], seconds.get(arm.name, []), None
+        if len(own) > 1:
+            share = sum(once[arm.name]) / epochs
+            _, spread = ratio(seconds[base], [spent + share for spent in own])
         lines.append(
             {
                 "arm": arm.name,
                 "title": arm.title,
                 "lowest": arm.lowest,
-                "epochs": seconds[arm.name],
+                "epochs": own,
                 "seconds": asdict(cost) | {"total": cost.total},
                 "ratio": costs[base].total / cost.total,
-                "spread": spread if len(own) > 1 else None,
+                "spread": spread,
                 "ratio_to": {
                     name: (costs[name].total / cost.total, None) for name in OTHERS if name in costs
                 },
             }
         )
-    tokens = float(data.train.store.lengths.mean())
-    return {"task": setting.task, "examples": len(data.train), "mean_tokens": round(tokens, 2), "arms": lines}
+    shape = {"task": task.task, "examples": task.examples, "mean_tokens": round(task.mean, 2)}
+    return shape | {"arms": lines}
 
 
 def measure_growth(
@@ -127,27 +132,21 @@ def _selection(bench: Bench, arm: Arm, data: TaskData) -> float:
     return float(now() - start)
 
 
-def _loop_epoch(
-    bench: Bench, arm: LoopArm, data: TaskData, epoch: int, steps: int | None
-) -> tuple[float, float]:
-    """Train an epoch, or so many of its steps; return the seconds of a whole one, and of the cache."""
-    some = timing(1, steps) if steps else ()
+def _loop_epoch(bench: Bench, arm: LoopArm, data: TaskData, epoch: int) -> tuple[float, float]:
+    """Train an epoch in the loop; return its seconds, and those of the cache."""
     changes = ("train.epochs=1", "protocol.evaluate=false", f"seed={epoch}")
-    outcome = bench.train(bench.setting.run(*arm.overrides, *some, *changes), data)
-    whole = -(-len(data.train) // bench.setting.batch_size) / steps if steps else 1.0
+    outcome = bench.train(bench.setting.run(*arm.overrides, *changes), data)
     if bench.runtime.device.type == "cpu":
-        return outcome.cpu_seconds * whole, outcome.cache.cpu_seconds
-    return outcome.seconds * whole, outcome.cache.seconds
+        return outcome.cpu_seconds, outcome.cache.cpu_seconds
+    return outcome.seconds, outcome.cache.seconds
 
 
-def _trainer_epoch(bench: Bench, arm: TrainerArm, store: TokenStore, epoch: int, steps: int | None) -> float:
-    """Train an epoch with `Trainer`, or so many of its steps; return the seconds of a whole one."""
-    order = _order(arm, store, bench.setting.batch_size, epoch)
-    taken = order[: (steps + 1) * bench.setting.batch_size] if steps else order
-    offsets = store.offsets
+def _trainer_epoch(bench: Bench, arm: TrainerArm, store: TokenStore, epoch: int) -> float:
+    """Train an epoch with `Trainer`; return its seconds, the step that warms up counted as any."""
+    order, offsets = _order(arm, store, bench.setting.batch_size, epoch), store.offsets
     examples = [
         {"input_ids": store.ids[offsets[i] : offsets[i + 1]].tolist(), "labels": int(store.labels[i])}
-        for i in taken
+        for i in order
     ]
     return mean(arm.train(bench, examples)) * -(-len(order) // bench.setting.batch_size)
 

@@ -26,11 +26,11 @@ PARTS = ("tasks", "real", "memory", "growth", "once")
 TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
 REAL = ("a", "b", "c", "d", "e10", "f", "g10", "h10")  # arms on real data
 WHOLE = ("a", "h10")  # of them those that train every epoch
-PARTLY = 100  # steps of the others, which stand for all
-IN_MEMORY = ("a", "d", "e10", "g10", "h10", "h5", "h1")
+PARTLY = 10  # steps of the others, from which they are projected
+IN_MEMORY = ("a", "d", "e10", "h10", "h5", "h1")  # (g) holds what (e) does
 GROWING = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}  # small: ratios only
-DEPTHS, SIZES = (6, 12, 24), (1, 3, 6, 11)  # L at k = 3, k at L = 12
-TRAININGS = [(1000, 2), (2000, 2), (4000, 2), (2000, 1), (2000, 4)]  # examples and epochs
+SHAPES = {6: (3,), 12: (1, 3, 6, 11), 24: (3,)}  # L -> k
+TRAININGS = [(500, 2), (1000, 2), (2000, 2), (1000, 1), (1000, 4)]  # examples and epochs
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _memory(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _growth(plan: Plan, what: str) -> dict[str, Any]:
-    """Measure a small model at several depths, or with several numbers of trained layers; or whole trainings
+    """Measure a small model at several depths and with several numbers of trained layers; or whole trainings
     on several numbers of examples.
     """
     lengths = task_lengths("sst2_glue")
@@ -121,24 +121,21 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
         arm = next(arm for arm in loop_arms() if arm.name == "h10")
         return {what: measure_growth(bench, arm, lengths.lengths, TRAININGS)}
     found = []
-    for value in DEPTHS if what == "L" else SIZES:
-        layers, k = (value, 3) if what == "L" else (12, value)
+    for layers, sizes in SHAPES.items():
         shape = bert_base(**GROWING, num_hidden_layers=layers)
-        bench = Bench.start(plan.setting(f"growth-{what}", shape, "sst2_glue"))
-        arms: list[Arm] = [
-            trainer_arms()[0],
-            LoopArm(
-                f"top {k} of {layers}",
-                "",
-                ("method=top_k", f"method.k={k}", "train=fast"),
-                layers - k + 1,
-                scored=True,
-            ),
+        bench = Bench.start(plan.setting(f"growth-{layers}", shape, "sst2_glue"))
+        tops = [
+            LoopArm(f"k{k}", "", ("method=top_k", f"method.k={k}", "train=fast"), layers - k + 1, scored=True)
+            for k in sizes
         ]
+        arms: list[Arm] = [trainer_arms()[0], *tops]
         rounds = [measure_round(bench, [lengths], arms, plan.steps) for _ in range(plan.rounds)]
-        measured = combine(rounds, [lengths], arms, bench.setting)[0]["arms"][1]
+        lines = combine(rounds, [lengths], arms, bench.setting)[0]["arms"][1:]
         keys = ("seconds", "ratio", "spread")
-        found.append({"layers": layers, "k": k, **{key: measured[key] for key in keys}})
+        found += [
+            {"layers": layers, "k": k, **{key: line[key] for key in keys}}
+            for k, line in zip(sizes, lines, strict=True)
+        ]
     return {what: found}
 
 
@@ -165,7 +162,7 @@ def jobs_of(plan: Plan) -> list[tuple[str, str]]:
         "real": plan.real,
         "tasks": tuple(f"round {number + 1}" for number in range(plan.rounds)),
         "memory": IN_MEMORY,
-        "growth": ("k", "L", "examples and epochs"),
+        "growth": ("k and L", "examples and epochs"),
         "once": ("start", "tokens"),
     }
     if not plan.has_data:
@@ -173,11 +170,11 @@ def jobs_of(plan: Plan) -> list[tuple[str, str]]:
     return [(part, name) for part in wanted if part in plan.parts for name in wanted[part]]
 
 
-def run_job(plan: Plan, part: str, name: str) -> dict[str, Any]:
-    """Run one job in this process."""
+def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
+    """Run one job in this process; return what it found and the CPU seconds of the process so far."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
-    return _JOBS[part](plan, name)
+    return _JOBS[part](plan, name), time.process_time()
 
 
 def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -191,6 +188,7 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
     setting = plan.setting("machine", plan.base, "sst2")
     where, start = machine(setting), time.monotonic()
     found: dict[tuple[str, str], Any] = {}
+    spent: dict[str, float] = {}
     failed: list[str] = []
     content: dict[str, Any] = {}
     context = multiprocessing.get_context("spawn")
@@ -199,13 +197,14 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
         for future in as_completed(started):
             job = started[future]
             try:
-                found[job] = future.result()
+                found[job], spent[" ".join(job)] = future.result()
             except Exception as error:  # the other jobs' numbers are worth keeping
                 log.warning("%s failed: %s", " ".join(job), error)
                 failed.append(f"{' '.join(job)}: {error}")
             content = {
                 "machine": where
                 | {"load_after": list(os.getloadavg()), "minutes": (time.monotonic() - start) / 60},
+                "jobs": spent,
                 "failed": failed,
                 **_parts(plan, found, setting),
             }

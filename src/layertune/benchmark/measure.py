@@ -72,7 +72,8 @@ def measure_round(
         reverse: whether the last arm comes first.
     """
     batches = Batches(tasks, bench.setting.batch_size, count)
-    arms[0].steps(bench, batches.of(arms[0])[-1:])  # a process's first steps are slow
+    middle = batches.of(arms[0])[count // 2]
+    arms[0].steps(bench, [middle])  # a process's first steps are slow
     steps, cached = {}, {}
     for arm in reversed(arms) if reverse else arms:
         steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
@@ -113,7 +114,7 @@ def combine(
     """
     found = []
     for task in tasks:
-        epochs = {arm.name: _epoch(arm, task, setting.batch_size) for arm in arms}
+        epochs = {arm.name: epoch_of(arm, task, setting.batch_size) for arm in arms}
         costs = {
             name: [projected(one[name], epoch, setting.epochs) for one in rounds]
             for name, epoch in epochs.items()
@@ -124,7 +125,8 @@ def combine(
     return found
 
 
-def _epoch(arm: Arm, task: TaskLengths, batch_size: int) -> Epoch:
+def epoch_of(arm: Arm, task: TaskLengths, batch_size: int) -> Epoch:
+    """Return what a task asks of an arm."""
     steps = widths_of(arm.order(task.lengths, batch_size, 0))
     if arm.pad_to:
         steps = np.full(len(steps), arm.pad_to)

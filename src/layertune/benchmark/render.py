@@ -35,13 +35,17 @@ def markdown(content: dict[str, Any]) -> str:
         f"{where['device']}, {where['threads']} thread, {where['clock']}, {where['precision']}, batch "
         f"{where['batch_size']}, {where['epochs']} epochs; {where['optimizer']}; {where['batching']}. "
         f"Load before and after: {where['load'][0]:.1f}, {where['load_after'][0]:.1f} on {where['cores']} "
-        f"cores; {where['minutes']:.0f} minutes in all. ± is half the range over the rounds.",
+        f"cores; {where['minutes']:.0f} minutes in all, {sum(content['jobs'].values()) / 60:.0f} of a core. "
+        "± is half the range over the rounds.",
         "",
     ]
     lines += _goals(content)
     for task in content["real"]:
-        title = f"{task['task']}, end to end: (a) and (h) every step of every epoch"
-        lines += _table(f"{title}, of the others 100 steps, of (c) three", task)
+        whole = " ".join(f"({line['arm'][0]})" for line in task["arms"] if line["epochs"])
+        title = (
+            f"{task['task']}, end to end: {whole} every step of every epoch, the others projected from a few"
+        )
+        lines += _table(title, task)
     lines += _projection(content)
     for task in content["tasks"]:
         lines += _table(f"{task['task']}, projected", task)
@@ -169,7 +173,10 @@ def _growth(found: list[dict[str, Any]]) -> list[str]:
                 if len(rows) > 3:
                     lines += ["", _linear(rows)]
             else:
-                lines += ["A small model, projected on the lengths of sst2_glue, selection included.", ""]
+                lines += [
+                    "A small model, projected on the lengths of sst2_glue, selection and cache included.",
+                    "",
+                ]
                 lines += ["| layers | k (top) | seconds | times (a) |", "|---|---|---|---|"]
                 lines += [
                     f"| {r['layers']} | {r['k']} | {r['seconds']['total']:.0f} "

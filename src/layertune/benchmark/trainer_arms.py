@@ -94,7 +94,8 @@ class TrainerArm:
     def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, None]:
         """Train on batches of these lengths, after one more that is not timed, and return the cost of a step.
 
-        An arm that pads to the maximum takes two steps, all of them being alike. There is no cache.
+        An arm that pads to the maximum takes two steps, all of them being alike, after one that is as narrow
+        as its examples. There is no cache.
         """
         taken = batches[:2] if self.pad_to else batches
         seconds = self.train(bench, _examples(np.concatenate([taken[0], *taken])))
@@ -161,13 +162,15 @@ def _with_lora(bench: Bench) -> TaskModel:
 
 
 class _Padding:
-    """Pads a list of examples, as DataCollatorWithPadding does."""
+    """Pads examples as DataCollatorWithPadding does; the batch that warms up to its own longest."""
 
     def __init__(self, pad_to: int | None) -> None:
-        self.pad_to = pad_to
+        self.pad_to, self.batches = pad_to, 0
 
     def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
-        width = self.pad_to or max(len(example["input_ids"]) for example in examples)
+        self.batches += 1
+        longest = max(len(example["input_ids"]) for example in examples)
+        width = self.pad_to if self.pad_to and self.batches > 1 else longest
         ids = torch.zeros(len(examples), width, dtype=torch.long)
         mask = torch.zeros(len(examples), width, dtype=torch.long)
         for row, example in enumerate(examples):
