@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from layertune.benchmark import arms, memory
+from layertune.benchmark import trainer_arms as trainer_arms_module
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
 from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
 from layertune.benchmark.jobs import Plan, _parts, all_arms, jobs_of
@@ -136,7 +138,16 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp
     assert min(lines["h4"]["seconds"]["selection"], lines["h4"]["seconds"]["cache"]) > 0
 
 
-def test_the_step_that_warms_up_an_arm_padded_to_the_maximum_is_not_padded(bench, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "device", "warm", "timed"),
+    [
+        ("a", "cpu", [8], [12, 16, 24]),
+        ("c", "cpu", [8], [64, 64]),
+        ("a", "cuda", [12, 16, 24], [12, 16, 24]),
+        ("c", "cuda", [12, 64], [64, 64]),
+    ],
+)
+def test_an_arm_of_the_trainer_warms_up(name, device, warm, timed, bench, monkeypatch):
     widths = []
     real = ForTrainer.forward
 
@@ -145,9 +156,13 @@ def test_the_step_that_warms_up_an_arm_padded_to_the_maximum_is_not_padded(bench
         return real(model, input_ids, attention_mask, labels)
 
     monkeypatch.setattr(ForTrainer, "forward", forward)
-    arm = next(arm for arm in trainer_arms(64) if arm.name == "c")
-    curve, _ = arm.steps(bench, [np.full(4, width) for width in (8, 16, 24)])
-    assert widths == [8, 64, 64] and curve.widths == (64, 64) and len(curve.seconds) == 2
+    runtime = replace(bench.runtime, device=torch.device(device))
+    monkeypatch.setattr(bench, "runtime", runtime)
+    monkeypatch.setattr(trainer_arms_module, "clock_of", lambda _: iter(range(100)).__next__)
+    arm = next(arm for arm in trainer_arms(64) if arm.name == name)
+    curve, _ = arm.steps(bench, [np.full(4, width) for width in (12, 16, 24)])
+    assert widths == warm + timed
+    assert curve == Curve(tuple(timed), (1,) * len(timed))  # this clock goes by one per step
 
 
 def test_jobs_are_kept_as_they_end_and_rounds_projected(bench, tmp_path, monkeypatch):

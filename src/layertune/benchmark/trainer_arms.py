@@ -31,6 +31,7 @@ from layertune.models import TaskModel
 from layertune.tasks import Batch
 
 LORA_RANK = 16
+NARROW = 8  # tokens of the examples of a step that warms up
 Example = dict[str, Any]  # input_ids, labels
 
 
@@ -92,13 +93,15 @@ class TrainerArm:
     lowest: int | None = None
 
     def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, None]:
-        """Train on batches of these lengths, after one more that is not timed, and return the cost of a step.
+        """Train on batches of these lengths, after a narrow one that is not timed: it makes the optimiser's
+        state; on a CUDA device after all of them, as for the loop's arms. Return the cost of a step.
 
-        An arm that pads to the maximum takes two steps, all of them being alike, after one that is as narrow
-        as its examples. There is no cache.
+        An arm that pads to the maximum takes two steps, all of them being alike. There is no cache.
         """
         taken = batches[:2] if self.pad_to else batches
-        seconds = self.train(bench, _examples(np.concatenate([taken[0], *taken])))
+        cuda = bench.runtime.device.type == "cuda"
+        warm = taken if cuda else [np.minimum(taken[0], NARROW)]
+        seconds = self.train(bench, _examples(np.concatenate([*warm, *taken])))[len(warm) - 1 :]
         widths = [self.pad_to] * len(taken) if self.pad_to else widths_of(taken).tolist()
         return Curve(tuple(widths), seconds), None
 
