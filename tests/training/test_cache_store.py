@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from layertune.training import cache_store
 from layertune.training.cache_store import CacheStore
 
 SHAPES = {"states": ((100, 8), torch.bfloat16), "empty": ((0, 8), torch.float32)}  # 1,600 bytes
@@ -23,7 +25,7 @@ def key(number: int = 0) -> dict[str, object]:
 def fill(store: CacheStore, name: dict[str, object], value: float = 1.0) -> None:
     with store.building(name), store.writing(name, SHAPES) as (tensors, facts):
         tensors["states"].fill_(value)
-        facts["cost"] = {"seconds": 2.5}
+        facts["cost"] = {"seconds": 2.5, "cpu_seconds": 1.5}
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_an_entry_reads_back_as_written(store):
     entry = store.find(key())
     assert entry.tensors["states"].dtype == torch.bfloat16 and entry.num_bytes == 1600
     assert torch.equal(entry.tensors["states"], torch.full((100, 8), 3.0, dtype=torch.bfloat16))
-    assert entry.tensors["empty"].shape == (0, 8) and entry.facts["cost"]["seconds"] == 2.5
+    assert entry.tensors["empty"].shape == (0, 8) and 2.5 < entry.facts["cost"]["seconds"] < 12.5
     assert store.find(key(1)) is None
 
 
@@ -70,6 +72,30 @@ def test_a_damaged_entry_is_refused_and_removed(store, damage, caplog):
     assert not path.exists() and "is refused" in caplog.text
     fill(store, key(), 2.0)
     assert float(store.find(key()).tensors["states"][0, 0]) == 2.0
+
+
+def test_an_entry_that_another_process_put_there_meanwhile_stays(store, monkeypatch):
+    fill(store, key())
+
+    def replaced(path, name):
+        shutil.rmtree(path)
+        fill(store, name, 2.0)
+        raise ValueError("it was damaged when it was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_store, "_read", replaced)
+        assert store.find(key()) is None
+    assert float(store.find(key()).tensors["states"][0, 0]) == 2.0
+
+
+def test_its_checksums_are_part_of_what_an_entry_costs(store, monkeypatch):
+    real = cache_store._checksum
+    monkeypatch.setattr(cache_store, "_checksum", lambda path: time.sleep(0.05) or real(path))
+    with store.building(key()), store.writing(key(), SHAPES) as (_, facts):
+        facts["cost"] = {"seconds": 100.0, "cpu_seconds": 200.0}  # of what it was made from
+    cost = store.find(key()).facts["cost"]
+    assert 100.0 + 0.05 * len(SHAPES) <= cost["seconds"] < 110.0
+    assert 200.0 < cost["cpu_seconds"] < 210.0
 
 
 def test_what_was_unused_for_longest_goes_first(store):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tiny_runs import (
 
 from layertune.methods import METHODS
 from layertune.training import train
+from layertune.training.cache_store import CacheStore
 from layertune.training.fast import BatchSource, is_steady, lowest_trained, quiet_below
 
 FAST = ("train=fast", "method=top_k", "method.k=2")  # of 4 layers: 3 and 4
@@ -157,11 +159,32 @@ def test_why_there_is_no_cache_is_logged_and_recorded(prepared, options, reason,
     assert f"prefix cache: not used ({cache.reason})" in caplog.text
 
 
-def test_a_method_that_acts_inside_a_lower_layer_gets_no_cache(prepared):
+@pytest.mark.parametrize("where", ["layers.0.output", "model.embeddings", "model"])
+def test_a_method_that_acts_inside_a_lower_layer_gets_no_cache(prepared, where):
     case = prepared(*FAST)
-    case.model.backbone.layers[0].output.register_forward_hook(lambda *_: None)
+    case.model.backbone.get_submodule(where).register_forward_hook(lambda *_: None)
     cache = outcome_of(case).cache
     assert not cache.used and cache.reason == "something is hooked to a layer below"
+
+
+def test_a_method_that_changes_how_a_lower_layer_computes_gets_no_cache(prepared):
+    case = prepared(*FAST)
+    embeddings = case.model.backbone.model.embeddings
+    embeddings.forward = embeddings.forward  # as wrappers do
+    cache = outcome_of(case).cache
+    assert not cache.used and "another than its class's" in cache.reason
+
+
+def test_a_cache_that_goes_before_it_is_opened_is_said(prepared, monkeypatch):
+    monkeypatch.setattr(CacheStore, "find", lambda *_: None)
+    cache = outcome_of(prepared(*FAST)).cache
+    assert not cache.used and cache.reason == "another run needed its room before it could be opened"
+
+
+def test_looking_for_a_cache_and_checking_it_is_part_of_its_cost(prepared, monkeypatch):
+    real = CacheStore.find
+    monkeypatch.setattr(CacheStore, "find", lambda *args: time.sleep(0.1) or real(*args))
+    assert outcome_of(prepared(*FAST)).cache.seconds > 0.3  # before, once more alone, and after its making
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_without_a_cache(prepared, monkeypatch):

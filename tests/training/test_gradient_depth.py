@@ -54,10 +54,23 @@ class Depth:
         for number, block in enumerate(blocks):
             block.register_forward_hook(lambda *args, number=number: self.note(number, args[-1]))
 
+    def judge(self) -> None:
+        """Fail where a layer's output requires a gradient and ought not to, or the other way round."""
+        for (lowest, number), required in self.found.items():
+            if number < lowest:
+                assert required == {False}, f"layer {number} below {lowest}"
+            elif number > 0:  # of the embeddings another than that of the words may train
+                assert required == {True}, f"layer {number} from {lowest} on"
+
     def note(self, number: int, output: object) -> None:
         if self.lowest is not None and torch.is_grad_enabled():
             states = output[0] if isinstance(output, tuple) else output
             self.found.setdefault((self.lowest, number), set()).add(states.requires_grad)
+
+
+def options_of(method: str) -> tuple[str, ...]:
+    options = ("method.k=2",) if (group_file("method", method) or {}).get("selector") else ()
+    return options + (("method.every=1", "method.freeze_embeddings=true") if method == "lisa" else ())
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
@@ -66,19 +79,27 @@ class Depth:
 def test_no_activation_below_the_lowest_trained_layer_requires_a_gradient(
     prepared, monkeypatch, method, model, checkpointing
 ):
-    options = ("method.k=2",) if (group_file("method", method) or {}).get("selector") else ()
-    options += ("method.every=1", "method.freeze_embeddings=true") if method == "lisa" else ()
     case = prepared(
-        f"model={model}", f"method={method}", f"train.activation_checkpointing={checkpointing}", *options
+        f"model={model}",
+        f"method={method}",
+        f"train.activation_checkpointing={checkpointing}",
+        *options_of(method),
     )
     depth = Depth(monkeypatch)
     train(*case.parts)
     assert {number for _, number in depth.found} == {0, 1, 2, 3, 4}
-    for (lowest, number), required in depth.found.items():
-        if number < lowest:
-            assert required == {False}, f"layer {number} below {lowest}"
-        elif number > 0:  # of the embeddings another than that of the words may train
-            assert required == {True}, f"layer {number} from {lowest} on"
+    depth.judge()
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2"])
+@pytest.mark.parametrize("method", one_of_each_kind())
+def test_under_fast_what_lies_below_is_not_run_or_requires_no_gradient(prepared, monkeypatch, method, model):
+    case = prepared("train=fast", f"model={model}", f"method={method}", *options_of(method))
+    depth = Depth(monkeypatch)
+    cached = train(*case.parts).cache.layer
+    ran = {number for _, number in depth.found} - {0, 4}  # the last may run by parts, for one token
+    assert ran == set(range(cached or 1, 4))
+    depth.judge()
 
 
 def test_the_test_sees_a_gradient_that_sneaks_in(prepared, monkeypatch):

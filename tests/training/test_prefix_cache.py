@@ -147,8 +147,13 @@ def test_anything_the_states_depend_on_changes_the_key(tmp_path):
     eager = tiny_task_model("bert")
     eager.backbone.model.config._attn_implementation = "eager"
     raw = tiny_task_model("gpt2", last_layer="raw")
-    edited, above = tiny_task_model("bert"), tiny_task_model("bert")
+    edited, above, swapped = (tiny_task_model("bert") for _ in range(3))
+    eps, buffered = tiny_task_model("bert"), tiny_task_model("bert")
+    eps.backbone.model.config.layer_norm_eps *= 2
+    buffered.backbone.layers[0].register_buffer("shift", torch.zeros(1))
     with torch.no_grad():
+        weight = swapped.backbone.layers[1].output.dense.weight
+        weight[[0, 1]] = weight[[1, 0]]
         edited.backbone.layers[1].output.dense.weight.mul_(2)
         above.backbone.layers[2].output.dense.weight.mul_(2)  # layer 3 is not run by the cache of layer 3
     keys = [
@@ -164,13 +169,31 @@ def test_anything_the_states_depend_on_changes_the_key(tmp_path):
         key_of(pooled_last, store),
         key_of(eager, store),
         key_of(edited, store),
+        key_of(swapped, store),
+        key_of(eps, store),
+        key_of(buffered, store),
         key_of(tiny_task_model("gpt2"), store),
         key_of(raw, store),
         key_of(replace_kind(tiny_task_model("gpt2"), "generation"), store),
     ]
     paths = {CacheStore(tmp_path, 1).path(key) for key in keys}
     assert len(paths) == len(keys)
+    moved = tiny_task_model("bert")
+    moved.backbone.model.config._name_or_path = "another/folder"
     assert key_of(tiny_task_model("bert"), token_store()) == base == key_of(above, store)
+    assert key_of(moved, store) == base
+
+
+@pytest.mark.parametrize(("place", "read"), [("memory", 2), ("disk", 0), ("device", 0)])
+def test_in_memory_a_cache_is_read_in_when_it_is_opened(place, read, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(prefix_cache, "_read_in", lambda tensor: seen.append(tensor.shape))
+    source_of(tiny_task_model("bert"), tmp_path, 3, "bf16", place)
+    assert len(seen) == read  # states and representatives
+    monkeypatch.undo()
+    for dtype in ("fp8", "bf16"):  # what is read in is any kind of number, or nothing at all
+        prefix_cache._read_in(torch.zeros(3, 5).to(prefix_cache.DTYPES[dtype]))
+    prefix_cache._read_in(torch.empty(0, 4))
 
 
 @pytest.mark.parametrize(("available", "place"), [(400, "memory"), (399, "disk"), (None, "disk")])

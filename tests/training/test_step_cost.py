@@ -20,6 +20,7 @@ from layertune.models import Backbone, ConcatHead, TaskModel
 from layertune.models.partial import run_below
 from layertune.tasks import Batch
 from layertune.tasks.encode import Prefix
+from layertune.training import train
 
 LAYERS, HIDDEN, TOKENS, ROWS = 12, 64, 32, 16
 TOP3 = (10, 11, 12)
@@ -121,3 +122,21 @@ def test_full_fine_tuning_costs_three_forward_passes(model):
         model(batch).loss.backward()
     model.zero_grad()
     assert step.get_total_flops() / forward.get_total_flops() == pytest.approx(3.0, rel=0.1)
+
+
+# Of the loop itself, fetching of the batch included: 4 layers, of which 3 and 4 train; else as OPERATIONS.
+OF_THE_LOOP = {"published": 304, "fast": 236}
+
+
+@pytest.mark.parametrize("mode", list(OF_THE_LOOP))
+def test_a_step_of_the_loop_takes_no_more_operations_than_recorded(prepared, mode):
+    def counted(steps: int) -> int:
+        timing = ("protocol=timing", "protocol.warmup_steps=0", f"protocol.max_steps={steps}")
+        case = prepared(f"train={mode}", "method=top_k", "method.k=2", *timing)
+        with Counting() as counting:
+            assert train(*case.parts).steps == steps
+        return counting.count
+
+    counted(1)  # makes the cache
+    step = (counted(7) - counted(3)) / 4
+    assert step <= OF_THE_LOOP[mode] * 1.05, f"{mode}: {step} operations"

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,7 +38,7 @@ class Entry:
 
     Attributes:
         folder: where it lies; it may be evicted at any time, open files stay readable.
-        facts: as given to `write`: `cost` holds the seconds and CPU seconds of its making.
+        facts: of `writing`: `cost` holds the seconds and CPU seconds of its making, its checksums included.
         tensors: memory-mapped, by name.
     """
 
@@ -69,6 +70,7 @@ class CacheStore:
         path = self.path(key)
         if not path.is_dir():
             return None
+        written = _written(path)
         try:
             entry = _read(path, key)
         except FileNotFoundError:
@@ -79,7 +81,8 @@ class CacheStore:
             entry, reason = None, str(error)
         if entry is None:
             log.warning("cache entry %s is refused (%s): it is computed anew", path.name, reason)
-            shutil.rmtree(path, ignore_errors=True)
+            if _written(path) == written:  # no other process has put a new one there meanwhile
+                shutil.rmtree(path, ignore_errors=True)
             return None
         with suppress(OSError):
             (path / _USED).touch()
@@ -156,11 +159,13 @@ class CacheStore:
     ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
         """Give memory-mapped tensors to fill and a dictionary for more facts; the entry appears at the end.
 
-        To be called inside `building`. After an exception nothing is left.
+        To be called inside `building`. After an exception nothing is left. A `cost` among the facts is what
+        it took before; what passes here, checksums included, is added.
 
         Raises:
             OSError: the disk is full.
         """
+        start = time.perf_counter(), time.process_time()
         path, temporary = self.path(key), self._temporary(key)
         temporary.mkdir(parents=True, exist_ok=True)
         try:
@@ -174,12 +179,26 @@ class CacheStore:
             del tensors
             kinds = {name: [list(shape), str(dtype)] for name, (shape, dtype) in shapes.items()}
             sums = {name: _checksum(temporary / name) for name in shapes}
+            before = facts.get("cost") or {"seconds": 0.0, "cpu_seconds": 0.0}
+            facts["cost"] = {
+                "seconds": time.perf_counter() - start[0] + before["seconds"],
+                "cpu_seconds": time.process_time() - start[1] + before["cpu_seconds"],
+            }
             content = {"key": dict(key), "tensors": kinds, "checksums": sums, **facts}
             write_atomic(temporary / _FACTS, json.dumps(content, indent=1).encode())
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _written(folder: Path) -> tuple[int, int] | None:
+    """Return what tells an entry from a later one in its place; None without facts."""
+    try:
+        facts = (folder / _FACTS).stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns
 
 
 def _size(folder: Path) -> int:

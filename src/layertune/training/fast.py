@@ -84,10 +84,10 @@ class BatchSource:
         if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
             model.train()
         quiet_below(model, lowest)
-        bytes_kept = lowest > 0 and self.runtime.device.type == "cpu"
-        (use_byte_masks if bytes_kept else use_own_masks)(model)
         if self._phase is None:
             self._source = self._open(model, lowest, len(phases.plan), phases.own)
+        bytes_kept = lowest > 0 and self.runtime.device.type == "cpu"
+        (use_byte_masks if bytes_kept else use_own_masks)(model)
         if self._phase != phases.index:
             self._shorten(model, lowest)
             self._graphs = self._capturing(phases)
@@ -125,7 +125,7 @@ class BatchSource:
         layer = lowest if spec.layer is None else min(spec.layer, lowest)
         reason = self._why_not(model, layer, num_phases, own)
         cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
-        opening = Stopwatch(self.runtime.device)  # keys, checks, copies: all but the cache's own pass
+        opening = Stopwatch(self.runtime.device)  # keys, checks, copies: all but the making of an entry
         if reason is None and cache.max_bytes == 0:
             reason = "cache.max_gb is 0"
         entry = None
@@ -135,7 +135,7 @@ class BatchSource:
                 entry = cache.find(key)
             reused = entry is not None
             if entry is None:
-                entry, reused, reason = self._made(model, cache, key, layer)
+                entry, reused, reason = self._made(model, cache, key, layer, opening)
         if entry is None:
             log.info("prefix cache: not used (%s)", reason)
             self.cost = CacheRecord(reason=reason)
@@ -172,23 +172,33 @@ class BatchSource:
             return "no layer lies below the lowest trained parameter"
         if model.kind == "generation" and layer > model.backbone.num_layers:
             return "the language model's head reads what the last layer makes of every token"
-        below = model.backbone.layers[: layer - 1]
-        if any(module._forward_hooks or module._forward_pre_hooks for module in below.modules()):
+        above = {module for part in model.backbone.layers[layer - 1 :] for module in part.modules()}
+        below = [module for module in model.backbone.modules() if module not in above]
+        if any(module._forward_hooks or module._forward_pre_hooks for module in below):
             return "something is hooked to a layer below"
+        if any("forward" in vars(module) for module in below):
+            return "the forward pass of a layer below is another than its class's"
         return why_not_partial(model.backbone)
 
     def _made(
-        self, model: TaskModel, cache: CacheStore, key: dict[str, object], layer: int
+        self,
+        model: TaskModel,
+        cache: CacheStore,
+        key: dict[str, object],
+        layer: int,
+        opening: Stopwatch,
     ) -> tuple[Entry | None, bool, str | None]:
         """Return the entry of a layer, made now or meanwhile by another process; or why there is none."""
         store, dtype = self.data.train.store, self.run.cache.dtype
         with cache.building(key):
-            if (entry := cache.find(key)) is not None:
-                return entry, True, None
-            reason = cache.make_room(key, entry_bytes(model, store, layer, dtype))
-            if reason is not None:
-                return None, False, reason
-            lower = self._lower_entry(model, cache, layer)
+            with opening.counting():
+                if (entry := cache.find(key)) is not None:
+                    return entry, True, None
+                reason = cache.make_room(key, entry_bytes(model, store, layer, dtype))
+                if reason is not None:
+                    return None, False, reason
+                lower = self._lower_entry(model, cache, layer)
+                batch_of = None if lower is None else self._placed(model, *lower).batch
             try:
                 build_entry(
                     model,
@@ -198,12 +208,14 @@ class BatchSource:
                     cache,
                     key,
                     self.runtime.accelerator.autocast,
-                    None if lower is None else self._placed(model, *lower).batch,
+                    batch_of,
                     None if lower is None else lower[0].facts["cost"],
                 )
             except OSError as error:
                 return None, False, f"it could not be written: {error.strerror}"
-            return cache.find(key), False, None
+            with opening.counting():
+                entry = cache.find(key)
+            return entry, False, None if entry else "another run needed its room before it could be opened"
 
     def _lower_entry(self, model: TaskModel, cache: CacheStore, layer: int) -> tuple[Entry, int] | None:
         """Return the entry of the deepest layer below, to start from; exact ones only.

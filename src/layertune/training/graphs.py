@@ -47,11 +47,13 @@ class CudaRecorder:
         generator = torch.cuda.get_rng_state()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                function()
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.set_rng_state(generator)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    function()
+        finally:
+            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.set_rng_state(generator)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
             outputs = function()

@@ -8,8 +8,9 @@ token, the state that enters layer l and, for every example, the representative 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import time
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from layertune.tasks import Batch, TokenStore, sorted_batches
 from layertune.tasks.encode import Prefix
 from layertune.training.cache_store import CacheStore, Entry
 from layertune.training.runtime import synchronize
-from layertune.training.witness import checksum, places_of
+from layertune.training.witness import fingerprints, places_of
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
@@ -60,7 +61,7 @@ def prefix_key(
         layer: the first layer that is left to run.
         dtype: how states are stored.
         weights: hash of the pretrained weights (`weights_key`); what a method made of the tensors below
-            `layer` before training is told apart by their own sums.
+            `layer` before training is told apart by their own hashes.
         fingerprint: of the rows.
         precision: fp32 or bf16 (autocast).
     """
@@ -69,18 +70,17 @@ def prefix_key(
         tokens.update(b"none" if array is None else np.ascontiguousarray(array))
     backbone = model.backbone
     places = places_of(model)
+    config = json.loads(backbone.model.config.to_json_string())
+    above = {name for name, place in places.items() if place is None or place >= layer}
+    below = ((name, p) for name, p in model.named_parameters() if name not in above)
     return {
         "version": PREFIX_VERSION,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": model.device.type,
         "weights": weights,
-        "below": {
-            name: checksum(parameter)
-            for name, parameter in model.named_parameters()
-            if (place := places[name]) is not None and place < layer
-        },
-        "architecture": backbone.model.config.model_type,
+        "below": fingerprints(below) | fingerprints(backbone.named_buffers()),
+        "architecture": {name: value for name, value in config.items() if name != "_name_or_path"},
         "rows": fingerprint,
         "tokens": tokens.hexdigest(),
         "max_length": store.max_length,
@@ -138,7 +138,6 @@ def build_entry(
         batch_of: gives batches that already come with the result of still lower layers.
         cost_so_far: seconds and CPU seconds of making those.
     """
-    start = time.perf_counter(), time.process_time()
     with cache.writing(key, _shapes(model, store, layer, dtype)) as (tensors, facts), scoring_mode(model):
         for rows in sorted_batches(store.lengths, _BATCH):
             batch = (batch_of or store.batch)(rows).to(model.device)
@@ -150,11 +149,7 @@ def build_entry(
                 kept = tensors["representatives"]
                 kept[torch.from_numpy(np.asarray(rows))] = vectors.to(kept.dtype).cpu()
         synchronize(model.device)
-        before = cost_so_far or {"seconds": 0.0, "cpu_seconds": 0.0}
-        facts["cost"] = {
-            "seconds": time.perf_counter() - start[0] + before["seconds"],
-            "cpu_seconds": time.process_time() - start[1] + before["cpu_seconds"],
-        }
+        facts["cost"] = cost_so_far
 
 
 def _put_states(tensors: Mapping[str, Tensor], store: TokenStore, rows: np.ndarray, real: Tensor) -> None:
@@ -226,7 +221,8 @@ def open_source(
 ) -> PrefixSource:
     """Put an entry where it is read fastest: on the device, or mapped into memory or from disk.
 
-    In memory it is the map, which the check of its content has just read: processes share it.
+    Processes share what is mapped. In memory all of it is read in now, so that no step waits for the disk;
+    from disk the system reads what a batch asks for and drops it as it likes.
 
     Args:
         entry: checked.
@@ -240,8 +236,16 @@ def open_source(
     tensors = dict(entry.tensors)
     if chosen == "device":
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    elif chosen == "memory":
+        for tensor in tensors.values():
+            _read_in(tensor)
     log.info("prefix cache: %.3f GB, read from %s (%s)", entry.num_bytes / 1e9, chosen, reason)
     return PrefixSource(store, layer, tensors, dtype, device, f"{chosen} ({reason})")
+
+
+def _read_in(tensor: Tensor) -> None:
+    """Touch every page of a mapped tensor."""
+    tensor.reshape(-1).view(torch.uint8)[:: mmap.PAGESIZE].sum()
 
 
 def choose_place(num_bytes: int, device: torch.device) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layertune.methods import unused_parameters
 
@@ -196,11 +196,11 @@ class Witness:
             setattr(self, name, value)
 
 
-def fingerprints(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, str]:
+def fingerprints(named: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     """Return the sha256 of the bits of each tensor."""
     return {
-        name: hashlib.sha256(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
-        for name, parameter in named
+        name: hashlib.sha256(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+        for name, tensor in named
     }
 
 
