@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from layertune.benchmark import arms, memory
+from layertune.benchmark import arms, memory, once
 from layertune.benchmark import trainer_arms as trainer_arms_module
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
+from layertune.benchmark.breakdown import kind_of, measure_breakdown
 from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
 from layertune.benchmark.jobs import Plan, _parts, all_arms, jobs_of
 from layertune.benchmark.lengths import across, random_batches, task_lengths
@@ -124,16 +127,20 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp
 
     monkeypatch.setattr(Bench, "train", loop_train)
     monkeypatch.setattr(TrainerArm, "train", trainer_train)
-    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 3)
+    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 2, 3)
     epoch = -(-found["examples"] // 64)
-    # the first of the others takes a step and one more to warm up the process; each warms up by a step
-    assert steps == {"a": [epoch, epoch], "c": [2, 3], "f": [4], "h4": [epoch, epoch]}
+    # in each round the first of the others warms the process up by two steps; each warms up by one
+    assert steps == {"a": [epoch, epoch], "c": [2, 3, 2, 3], "f": [4, 4], "h4": [epoch, epoch]}
     lines = {line["arm"]: line for line in found["arms"]}
     assert lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch and lines["a"]["epochs"] == [2.0 * epoch] * 2
     assert lines["c"]["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not lines["c"]["epochs"]
     assert lines["f"]["seconds"]["training"] == pytest.approx(lines["h4"]["seconds"]["training"])
     assert lines["f"]["ratio"] == pytest.approx(2.0) and lines["f"]["seconds"]["selection"] == 0
-    assert lines["f"]["spread"] is None and lines["h4"]["spread"] is not None
+    assert lines["f"]["spread"] == 0.0 and lines["h4"]["spread"] is not None
+    assert [name for name, line in lines.items() if line["projected"]] == ["c", "f"]
+    # 4 s each against 1 s in every round, against selection and cache too
+    assert lines["f"]["ratio_to"]["c"] == pytest.approx((4.0, 0.0))
+    assert lines["h4"]["ratio_to"]["c"][0] == pytest.approx(2 * lines["h4"]["ratio"])
     assert 1.0 < lines["h4"]["ratio"] < 2.0  # its selection and cache count
     assert min(lines["h4"]["seconds"]["selection"], lines["h4"]["seconds"]["cache"]) > 0
 
@@ -180,6 +187,36 @@ def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
     found = measure_growth(bench, arm, lengths, [(40, 1), (80, 2)])
     assert [(line["examples"], line["epochs"]) for line in found] == [(40, 1), (80, 2)]
     assert all(0 < line["selection"] < line["seconds"] for line in found)
+
+
+def test_the_time_of_a_step_is_shared_out_among_its_operations(tmp_path):
+    arm = next(arm for arm in loop_arms() if arm.name == "h10")
+    shape = bert_base(**(TINY | {"hidden_size": 96, "intermediate_size": 384}))
+    found = measure_breakdown(Setting(shape, "mrpc", tmp_path, batch_size=4), arm)
+    shares = found["shares"]
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["matrix products"] > 0.1 and shares["optimiser"] > 0
+    names = ["aten::addmm", "aten::gelu_backward", "aten::copy_", "aten::_scaled_dot_product_flash_attention"]
+    kinds = ["matrix products", "GELU", "everything else", "attention"]
+    assert [kind_of(name) for name in names] == kinds
+
+
+def test_tables_are_timed_on_copies_of_records_that_are_there(tmp_path, monkeypatch, repo):
+    runs = tmp_path / "records"
+    runs.mkdir()
+    records = sorted((repo / "results" / "runs").glob("gte_small-trec-*.json"))[:2]
+    for record in records:
+        shutil.copy(record, runs)
+    monkeypatch.setattr(once, "RECORDS", 5)
+    monkeypatch.chdir(repo)
+    setting = Setting(("model=tiny_bert",), "demo", tmp_path / "scratch")
+    assert 0.1 < once.tables_seconds(setting, runs) < 120
+    copies = [json.loads(p.read_text()) for p in sorted((tmp_path / "scratch/tables/runs").glob("*.json"))]
+    own = [json.loads(record.read_text())["identity"]["config_sha256"] for record in records]
+    hashes = [copy["identity"]["config_sha256"] for copy in copies]
+    assert hashes[:2] == own and len(set(hashes)) == 5
+    with pytest.raises(FileNotFoundError, match="no records"):
+        once.tables_seconds(setting, tmp_path / "nowhere")
 
 
 def test_a_process_is_timed_to_its_first_step_and_sentences_by_the_second(tmp_path):

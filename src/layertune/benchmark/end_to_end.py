@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from layertune.benchmark.arms import Bench, LoopArm, clock_of, selection_seconds
 from layertune.benchmark.lengths import TaskLengths, split_of
-from layertune.benchmark.measure import OTHERS, Arm, epoch_of, measure_round
+from layertune.benchmark.measure import Arm, epoch_of, line_of, measure_round
 from layertune.benchmark.project import Cost, projected, ratio
 from layertune.benchmark.trainer_arms import TrainerArm
 from layertune.models import load_tokenizer
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def measure_end_to_end(
-    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], count: int
+    bench: Bench, arms: list[Arm], epochs: int, whole: tuple[str, ...], rounds: int, count: int
 ) -> dict[str, Any]:
     """Train arms on the setting's real task, one epoch of each in turn; project the others beside them.
 
@@ -36,7 +35,8 @@ def measure_end_to_end(
         arms: the first is what the others are compared with.
         epochs: of a training.
         whole: names of the arms that train them all, the first among them.
-        count: steps of each of the others, on batches whose widths cover the task's.
+        rounds: of the others, all in turn.
+        count: steps of each of them and round, on batches whose widths cover the task's.
     """
     setting = bench.setting
     run = setting.run("method=full")
@@ -54,37 +54,25 @@ def measure_end_to_end(
                 spent = _trainer_epoch(bench, arm, data.train.store, epoch)
             seconds[arm.name].append(spent)
             log.info("epoch %d: %s %.1f s", epoch, arm.name, spent)
-    costs = {name: Cost(*once[name], sum(spent)) for name, spent in seconds.items()}
     lengths = data.train.store.lengths
     task, others = (
         TaskLengths(setting.task, len(lengths), lengths),
         [arm for arm in arms if arm not in trained],
     )
-    if others:
-        measured = measure_round(bench, [task], others, count)
+    costs = {name: [Cost(*once[name], sum(spent))] for name, spent in seconds.items()}
+    costs |= {arm.name: [] for arm in others}
+    for number in range(rounds if others else 0):
+        measured = measure_round(bench, [task], others, count, reverse=number % 2 == 1)
         for arm in others:
-            costs[arm.name] = projected(measured[arm.name], epoch_of(arm, task, setting.batch_size), epochs)
-    base = arms[0].name
-    lines = []
+            epoch = epoch_of(arm, task, setting.batch_size)
+            costs[arm.name].append(projected(measured[arm.name], epoch, epochs))
+    base, lines = arms[0].name, []
     for arm in arms:
-        cost, own, spread = costs[arm.name], seconds.get(arm.name, []), None
-        if len(own) > 1:
+        line = line_of(arm, costs, base, projection=arm in others)
+        if arm in trained and epochs > 1:
             share = sum(once[arm.name]) / epochs
-            _, spread = ratio(seconds[base], [spent + share for spent in own])
-        lines.append(
-            {
-                "arm": arm.name,
-                "title": arm.title,
-                "lowest": arm.lowest,
-                "epochs": own,
-                "seconds": asdict(cost) | {"total": cost.total},
-                "ratio": costs[base].total / cost.total,
-                "spread": spread,
-                "ratio_to": {
-                    name: (costs[name].total / cost.total, None) for name in OTHERS if name in costs
-                },
-            }
-        )
+            _, line["spread"] = ratio(seconds[base], [spent + share for spent in seconds[arm.name]])
+        lines.append(line | {"epochs": seconds.get(arm.name, [])})
     shape = {"task": task.task, "examples": task.examples, "mean_tokens": round(task.mean, 2)}
     return shape | {"arms": lines}
 

@@ -21,6 +21,7 @@ MEMORY = {"h10": 1 / 3, "h5": 1 / 2, "h1": 2 / 3}  # share of (a)'s peak
 SELECTION = 0.01  # share of training, from MANY examples on
 MANY = 4000
 START_SECONDS = 10.0
+TABLES_SECONDS = 10.0
 TOKENISED = 15_000.0  # sentences per second of a core
 
 
@@ -50,33 +51,37 @@ class Judged:
 
 def judge(content: dict[str, Any]) -> list[Judged]:
     """Return every goal of which the result file holds a number."""
-    found = [goal for task in content["real"] for goal in _of_task(task, "")]
-    found += [goal for task in content["tasks"] for goal in _of_task(task, " (projected)")]
+    found = [goal for task in (*content["real"], *content["tasks"]) for goal in _of_task(task)]
     found += _of_memory(content["memory"])
     for line in content["once"]:
         if line["what"] == "start":
             found.append(Judged("seconds from start to first step", START_SECONDS, False, line["seconds"]))
+        elif line["what"] == "tables":
+            what = f"seconds of tables from {line['records']:,} records"
+            found.append(Judged(what, TABLES_SECONDS, False, line["seconds"]))
         else:
             rate = line["sentences_per_second"]
             found.append(Judged("sentences tokenised per second", TOKENISED, True, rate))
     return found
 
 
-def _of_task(task: dict[str, Any], how: str) -> Iterator[Judged]:
+def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
     name = task["task"]
+    projected = {line["arm"] for line in task["arms"] if line["projected"]}
     for line in task["arms"]:
         arm, others = line["arm"], line["ratio_to"]
         wanted = (
-            ("(a)", (line["ratio"], line["spread"]), RATIOS.get(name, {}).get(arm)),
-            ("(c)", others.get("c"), TO_PADDED.get(name, {}).get(arm)),
-            ("(d)", others.get("d"), TO_LORA.get(arm)),
+            ("a", (line["ratio"], line["spread"]), RATIOS.get(name, {}).get(arm)),
+            ("c", others.get("c"), TO_PADDED.get(name, {}).get(arm)),
+            ("d", others.get("d"), TO_LORA.get(arm)),
         )
         for other, measured, goal in wanted:
             if measured is not None and goal is not None:
-                yield Judged(f"{name}, {arm}: times {other}{how}", goal, True, _clear(*measured))
+                how = " (projected)" if projected & {arm, other} else ""
+                yield Judged(f"{name}, {arm}: times ({other}){how}", goal, True, _clear(*measured))
         seconds = line["seconds"]
         # Projected from random weights: how many examples decide the layers is no property of the task there.
-        if arm == "h10" and task["examples"] >= MANY and not how:
+        if arm == "h10" and task["examples"] >= MANY and arm not in projected:
             share = seconds["selection"] / seconds["training"]
             yield Judged(f"{name}, {arm}: selection as share of training", SELECTION, False, share)
 

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
+from layertune.benchmark.breakdown import measure_breakdown
 from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
 from layertune.benchmark.lengths import task_lengths
 from layertune.benchmark.measure import Arm, combine, machine, measure_round
 from layertune.benchmark.memory import measure_memory
-from layertune.benchmark.once import start_seconds, tokenising_rate
+from layertune.benchmark.once import RECORDS, start_seconds, tables_seconds, tokenising_rate
 from layertune.benchmark.trainer_arms import trainer_arms
 
 log = logging.getLogger(__name__)
 
-PARTS = ("tasks", "real", "memory", "growth", "once")
+PARTS = ("tasks", "real", "memory", "growth", "profile", "once")
 TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
 REAL = ("a", "b", "c", "d", "e10", "f", "g10", "h10")  # arms on real data
-WHOLE = ("a", "h10")  # of them those that train every epoch
-PARTLY = 10  # steps of the others, from which they are projected
+WHOLE = ("a", "h10")  # of them those that train every epoch on a CPU; on a CUDA device all but (c)
+PROFILED = ("h10", "h5")
 IN_MEMORY = ("a", "d", "e10", "h10", "h5", "h1")  # (g) holds what (e) does
 GROWING = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}  # small: ratios only
 SHAPES = {6: (3,), 12: (1, 3, 6, 11), 24: (3,)}  # L -> k
@@ -45,7 +46,7 @@ class Plan:
         real: tasks that are trained end to end.
         rounds: of all arms, each in a process of its own.
         steps: optimiser steps per arm and round.
-        parts: tasks, real, memory, growth, once.
+        parts: tasks, real, memory, growth, profile, once.
         arms: names of the arms, the first of which is compared with; none = all (real data: `REAL`).
         hidden_size: of the model; another than 768 is for trying things out.
         workers: processes at a time.
@@ -103,7 +104,8 @@ def _round(plan: Plan, name: str) -> dict[str, Any]:
 def _real(plan: Plan, task: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(f"real-{task}", plan.small, task))
     arms = [arm for arm in all_arms(plan.arms) if arm.name in REAL]
-    return measure_end_to_end(bench, arms, bench.setting.epochs, WHOLE, PARTLY)
+    whole = WHOLE if plan.device == "cpu" else tuple(arm.name for arm in arms if not arm.pad_to)
+    return measure_end_to_end(bench, arms, bench.setting.epochs, whole, plan.rounds, plan.steps)
 
 
 def _memory(plan: Plan, name: str) -> dict[str, Any]:
@@ -139,11 +141,18 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
     return {what: found}
 
 
+def _profile(plan: Plan, name: str) -> dict[str, Any]:
+    arm = next(arm for arm in loop_arms() if arm.name == name)
+    return measure_breakdown(plan.setting(f"profile-{name}", plan.base, "mrpc"), arm)
+
+
 def _once(plan: Plan, what: str) -> dict[str, Any]:
     model, task = (plan.small, "trec") if plan.has_data else (("model=tiny_bert",), "demo")
-    setting = plan.setting("once", model, task)
+    setting = plan.setting(f"once-{what}", model, task)
     if what == "start":
         return {"what": what, "seconds": start_seconds(setting)}
+    if what == "tables":
+        return {"what": what, "records": RECORDS, "seconds": tables_seconds(setting)}
     return {"what": what, "sentences_per_second": tokenising_rate(setting)}
 
 
@@ -152,6 +161,7 @@ _JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
     "real": _real,
     "memory": _memory,
     "growth": _growth,
+    "profile": _profile,
     "once": _once,
 }
 
@@ -163,7 +173,8 @@ def jobs_of(plan: Plan) -> list[tuple[str, str]]:
         "tasks": tuple(f"round {number + 1}" for number in range(plan.rounds)),
         "memory": IN_MEMORY,
         "growth": ("k and L", "examples and epochs"),
-        "once": ("start", "tokens"),
+        "profile": PROFILED if plan.device == "cpu" else (),
+        "once": ("start", "tokens", "tables"),
     }
     if not plan.has_data:
         wanted["real"] = ()

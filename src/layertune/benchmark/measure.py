@@ -119,7 +119,7 @@ def combine(
             name: [projected(one[name], epoch, setting.epochs) for one in rounds]
             for name, epoch in epochs.items()
         }
-        lines = [_line(arm, costs, costs[arms[0].name]) for arm in arms]
+        lines = [line_of(arm, costs, arms[0].name, projection=True) for arm in arms]
         shape = {"task": task.task, "examples": task.examples, "mean_tokens": round(task.mean, 2)}
         found.append(shape | {"arms": lines})
     return found
@@ -133,22 +133,33 @@ def epoch_of(arm: Arm, task: TaskLengths, batch_size: int) -> Epoch:
     return Epoch(task.task, steps, widths_of(passes_over(task.lengths)), task.examples / len(task.lengths))
 
 
-def _line(arm: Arm, costs: dict[str, list[Cost]], base: list[Cost]) -> dict[str, Any]:
+def line_of(arm: Arm, costs: dict[str, list[Cost]], base: str, projection: bool) -> dict[str, Any]:
+    """Return an arm's line of the result file.
+
+    Args:
+        arm: whose.
+        costs: arm -> its cost in each round, or once where its training was measured to the end.
+        base: with which it is compared.
+        projection: whether its cost is a projection.
+    """
     own = costs[arm.name]
 
-    def compared(other: list[Cost]) -> tuple[float, float | None]:
-        middle, spread = ratio([cost.total for cost in other], [cost.total for cost in own])
-        return middle, spread if len(own) > 1 else None
+    def compared(name: str) -> tuple[float, float | None]:
+        rounds = max(len(own), len(costs[name]))
+        theirs, ours = ([cost.total for cost in c] * (rounds // len(c)) for c in (costs[name], own))
+        middle, spread = ratio(theirs, ours)
+        return middle, spread if rounds > 1 else None
 
     middle, spread = compared(base)
     return {
         "arm": arm.name,
         "title": arm.title,
         "lowest": arm.lowest,
+        "projected": projection,
         "seconds": asdict(median_cost(own)) | {"total": median_cost(own).total},
         "ratio": middle,
         "spread": spread,
-        "ratio_to": {name: compared(costs[name]) for name in OTHERS if name in costs},
+        "ratio_to": {name: compared(name) for name in OTHERS if name in costs},
     }
 
 

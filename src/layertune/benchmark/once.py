@@ -1,11 +1,14 @@
-"""What is paid once per run or data set: from the start of a process to its first step, and tokenising."""
+"""What is paid once per run, data set or evaluation: start-up, tokenising, and tables of many records."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +22,9 @@ from layertune.tasks.synthetic import read_synthetic
 if TYPE_CHECKING:
     from layertune.benchmark.arms import Setting
     from layertune.models import TaskModel
+
+
+RECORDS = 5000  # from which tables are made
 
 
 class FirstStep(SelectedLayers):
@@ -49,6 +55,31 @@ def start_seconds(setting: Setting) -> float:
             [sys.executable, "-c", code, *overrides], check=True, capture_output=True, text=True
         )
     return float(done.stdout.rpartition("first step at ")[2]) - start
+
+
+def tables_seconds(setting: Setting, runs: Path = Path("results/runs")) -> float:
+    """Return the seconds of `make tables` with as many records as `RECORDS`: those of a folder, and copies of
+    them that answer other configurations.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    texts = [path.read_text() for path in sorted(runs.glob("*.json"))]
+    if not texts:
+        raise FileNotFoundError(f"{runs} holds no records to take as examples")
+    results = setting.outputs / "tables"
+    shutil.rmtree(results, ignore_errors=True)
+    (results / "runs").mkdir(parents=True)
+    for number in range(RECORDS):
+        text = texts[number % len(texts)]
+        if number >= len(texts):
+            own = json.loads(text)["identity"]["config_sha256"]
+            text = text.replace(own, f"{number:064x}")
+        (results / "runs" / f"{number}.json").write_text(text)
+    words = ["--model", "gte_small", "--set", "train.epochs=3", "--results", str(results)]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "scripts/make_tables.py", *words], check=True, capture_output=True)
+    return time.perf_counter() - start
 
 
 def tokenising_rate(setting: Setting) -> float:

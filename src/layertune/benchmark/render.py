@@ -41,18 +41,21 @@ def markdown(content: dict[str, Any]) -> str:
     ]
     lines += _goals(content)
     for task in content["real"]:
-        whole = " ".join(f"({line['arm'][0]})" for line in task["arms"] if line["epochs"])
-        title = (
-            f"{task['task']}, end to end: {whole} every step of every epoch, the others projected from a few"
-        )
+        title = f"{task['task']}: {_whole(task)} end to end, every step of every epoch; the others projected"
         lines += _table(title, task)
     lines += _projection(content)
     for task in content["tasks"]:
         lines += _table(f"{task['task']}, projected", task)
-    lines += _memory(content["memory"]) + _growth(content["growth"]) + _once(content["once"])
+    lines += _memory(content["memory"]) + _growth(content["growth"])
+    lines += _profile(content["profile"]) + _once(content["once"])
     if content["failed"]:
         lines += ["Not measured:", "", *(f"- {item}" for item in content["failed"]), ""]
     return "\n".join(lines)
+
+
+def _whole(task: dict[str, Any]) -> str:
+    """Name the arms whose training was measured to its end."""
+    return ", ".join(f"({line['arm'][0]})" for line in task["arms"] if not line["projected"])
 
 
 def _projection(content: dict[str, Any]) -> list[str]:
@@ -119,6 +122,23 @@ def _goals(content: dict[str, Any]) -> list[str]:
     return ["## Goals", "", "| what | goal | measured | |", "|---|---|---|---|", *rows, ""]
 
 
+def _profile(found: list[dict[str, Any]]) -> list[str]:
+    if not found:
+        return []
+    lines = [
+        f"## Where the time of a step goes, 16 x {found[0]['width']} tokens",
+        "",
+        "By torch's profiler; shares of all operations.",
+        "",
+        "| arm | | " + " | ".join(found[0]["shares"]) + " |",
+        "|---|---|" + "---|" * len(found[0]["shares"]),
+    ]
+    for line in found:
+        shares = " | ".join(f"{100 * share:.1f} %" for share in line["shares"].values())
+        lines.append(f"| {line['arm'][0]} | {line['title']} | {shares} |")
+    return [*lines, ""]
+
+
 def _once(found: list[dict[str, Any]]) -> list[str]:
     lines = []
     for line in found:
@@ -127,9 +147,11 @@ def _once(found: list[dict[str, Any]]) -> list[str]:
                 f"From the start of a process to its first step, caches warm: {line['seconds']:.1f} s "
                 "(wall clock; two jobs run at a time)."
             )
+        elif line["what"] == "tables":
+            lines.append(f"All tables from {line['records']:,} records: {line['seconds']:.1f} s (likewise).")
         else:
             lines.append(f"Tokenising, one core: {line['sentences_per_second']:,.0f} sentences per second.")
-    return ["## Once", "", *lines, ""] if lines else []
+    return ["## Once", "", *(f"- {line}" for line in lines), ""] if lines else []
 
 
 def _memory(found: list[dict[str, Any]]) -> list[str]:
@@ -211,8 +233,10 @@ def chart(content: dict[str, Any], path: Path) -> None:
     size = (4.0 + 2.3 * panels, 1.5 + 0.32 * len(titles))
     figure, axes = pyplot.subplots(1, panels, figsize=size, squeeze=False, sharey=True)
     for axis, task in zip(axes[0], tasks, strict=False):
-        how = "end to end" if task in content["real"] else "projected"
-        _ratios(axis, task, list(titles), f"{task['task']}, {how}")
+        whole = _whole(task)
+        _ratios(
+            axis, task, list(titles), f"{task['task']}\n{f'{whole} end to end' if whole else 'projected'}"
+        )
     if memory:
         _shares(axes[0][-1], memory, list(titles))
     for axis in axes[0]:
@@ -253,7 +277,7 @@ def _shares(axis: Axes, memory: list[dict[str, Any]], arms: list[str]) -> None:
         place, gigabytes = arms.index(arm), own / 1e9
         axis.barh(place, gigabytes, color=_colour(arm))
         axis.text(gigabytes, place, f"  {gigabytes:.2f}", va="center", fontsize=8)
-    axis.set_title("peak memory of a step", fontsize=10)
+    axis.set_title("peak memory\nof a step", fontsize=10)
     axis.set_xlabel("GB, 32 x 128 tokens", fontsize=9)
 
 
