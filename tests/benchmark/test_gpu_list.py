@@ -39,6 +39,12 @@ def test_launches_per_step_are_those_of_ten_more_steps(plan, monkeypatch):
     assert taken == [5, 15]
 
 
+def test_runs_at_once_begin_together_and_count_from_the_first_start_to_the_last_end(tmp_path):
+    found = gpu._at_once(Plan(tmp_path, device="cpu", hidden_size=24), 2, steps=4)
+    assert found["runs"] == 2 and 0 < found["seconds"] < 120
+    assert found["steps_per_second"] == 2 * 4 / found["seconds"]
+
+
 def test_peak_memory_of_decoders_is_measured_in_both_modes(plan, monkeypatch):
     monkeypatch.setattr(gpu, "LARGE", {"tinyllama": gpu.TINYLLAMA | TINY_LLAMA})
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)

@@ -122,13 +122,18 @@ def test_five_widths_of_all_tasks_give_the_cost_of_each(task, order):
     assert curve.total(widths) == pytest.approx(cost(widths).sum(), rel=0.01)
 
 
-@pytest.mark.parametrize("task", ["sst2_glue", "sst2", "mrpc", "qnli", "trec"])
-def test_batches_as_they_run_on_a_cpu_are_padded_by_a_tenth_at_most(task):
+# On a CUDA device widths are multiples of 8: the shorter the examples, the more that costs.
+ON_CUDA = {"sst2_glue": 1.31, "sst2": 1.18, "mrpc": 1.09, "qnli": 1.12, "trec": 1.31}
+
+
+@pytest.mark.parametrize(("multiple", "bounds"), [(1, dict.fromkeys(ON_CUDA, 1.1)), (8, ON_CUDA)])
+@pytest.mark.parametrize("task", list(ON_CUDA))
+def test_batches_are_padded_by_a_tenth_at_most_where_widths_are_not_rounded(task, multiple, bounds):
     lengths = task_lengths(task).lengths[:8000]
     store = split_of(lengths, 256).store
     order = epoch_batches(lengths, 16, seed=0, epoch=1, task=task)
-    padded = sum(store.batch(rows).input_ids.numel() for rows in order)
-    assert padded / lengths.sum() <= 1.1
+    padded = sum(store.batch(rows, multiple).input_ids.numel() for rows in order)
+    assert padded / lengths.sum() <= bounds[task]
 
 
 def test_examples_have_the_lengths_asked_for():

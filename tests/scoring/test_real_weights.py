@@ -136,7 +136,9 @@ def test_few_examples_choose_what_all_choose(real, task, stores):
 
     store = stores[task]
     every = [store.batch(rows) for rows in np.array_split(np.argsort(store.lengths, kind="stable"), 20)]
-    cases = [("cosine", s) for s in ("lowest", "block_highest", "block_lowest")] + [("io_cosine", "highest")]
+    cases = [("cosine", s) for s in ("lowest", "highest", "block_highest", "block_lowest")] + [
+        ("io_cosine", "highest")
+    ]
     counts = []
     for name, selector in cases:
         full = SCORERS[name](real[0], every)

@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from statistics import median
 from typing import Any
 
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 WIDTHS = (16, 32, 64, 128)  # padded tokens of a batch
 AT_ONCE = (1, 2, 4, 8, 16)  # runs on one card
-TOGETHER = 500  # steps that each of them takes
+TOGETHER = 2000  # steps that each of them takes
+READY_SECONDS = 300.0  # in which all of them have loaded; one that failed would be waited for
 TINYLLAMA = {
     "model_type": "llama",
     "vocab_size": 32000,
@@ -42,6 +44,7 @@ GEMMA2_2B = {
     "intermediate_size": 9216,
 }
 LARGE = {"tinyllama": TINYLLAMA, "gemma2_2b": GEMMA2_2B}
+_all_ready: Barrier | None = None  # of a process among several
 
 
 def measure_gpu(plan: Plan) -> dict[str, Any]:
@@ -95,24 +98,36 @@ def _kernels(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray) -> f
     return (counts[1] - counts[0]) / 10
 
 
-def _worker(plan: Plan, number: int, start_at: float) -> float:
-    """Return the seconds of the steps of one run among several, which share their cache."""
+def _share(barrier: Barrier) -> None:
+    """Let a process of the pool know where the runs wait for each other."""
+    global _all_ready
+    _all_ready = barrier
+
+
+def _worker(plan: Plan, steps: int) -> tuple[float, float]:
+    """Return when one run among several began and ended; they begin together and share their cache."""
     setting = replace(plan.setting("at-once", plan.base, "sst2_glue"), precision="bf16")
     bench = Bench.start(setting)
-    lengths = task_lengths("sst2_glue").lengths[: 16 * TOGETHER]
+    lengths = task_lengths("sst2_glue").lengths[: setting.batch_size * 500]
     arm = next(arm for arm in loop_arms() if arm.name == "h10")
-    _one_run(bench, arm.overrides, lengths, 50)
-    time.sleep(max(0.0, start_at - time.time()))
-    return _one_run(bench, arm.overrides, lengths, TOGETHER) * TOGETHER
+    _one_run(bench, arm.overrides, lengths, min(50, steps))  # the cache is there, libraries are loaded
+    assert _all_ready is not None
+    _all_ready.wait(READY_SECONDS)
+    start = time.time()
+    _one_run(bench, arm.overrides, lengths, steps)
+    return start, time.time()
 
 
-def _at_once(plan: Plan, count: int) -> dict[str, Any]:
-    """Return how many steps per second several processes take together on one card."""
+def _at_once(plan: Plan, count: int, steps: int = TOGETHER) -> dict[str, Any]:
+    """Return how many steps per second several runs take together on one card, from the first start to the
+    last end: opening the cache and capturing are part of a run.
+    """
     context = multiprocessing.get_context("spawn")
-    start_at = time.time() + 60 + 2 * count  # all have loaded and warmed up by then
-    with ProcessPoolExecutor(count, context) as pool:
-        seconds = list(pool.map(_worker, [plan] * count, range(count), [start_at] * count))
-    found = {"runs": count, "steps_per_second": TOGETHER * count / max(seconds)}
+    barrier = context.Barrier(count)
+    with ProcessPoolExecutor(count, context, initializer=_share, initargs=(barrier,)) as pool:
+        times = list(pool.map(_worker, [plan] * count, [steps] * count))
+    seconds = max(end for _, end in times) - min(start for start, _ in times)
+    found = {"runs": count, "seconds": seconds, "steps_per_second": steps * count / seconds}
     log.info("%s", found)
     return found
 
