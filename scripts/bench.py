@@ -2,6 +2,7 @@
 
 make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>
 python scripts/bench.py --tasks sst2_glue --parts tasks --hidden-size 192   # a quick look
+python scripts/bench.py --parts profile --out outputs/profile               # where the time of a step goes
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from layertune.benchmark.jobs import PARTS, TASKS, Plan, run_plan
+from layertune.benchmark.jobs import PARTS, TASKS, USUAL, Plan, run_plan
 from layertune.benchmark.render import chart, markdown
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--model-path", help="folder of gte_small, for the end-to-end part")
     parser.add_argument("--data-dir", help="folder of the data sets, for the same")
     parser.add_argument("--tasks", nargs="*", default=TASKS)
-    parser.add_argument("--parts", nargs="*", default=PARTS)
+    parser.add_argument("--parts", nargs="*", default=USUAL, choices=PARTS)
     parser.add_argument(
         "--arms", nargs="*", default=(), help="for example a c h10; the others are compared with a"
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from layertune.benchmark import arms, memory, once
+from layertune.benchmark import arms, measure, memory, once
 from layertune.benchmark import trainer_arms as trainer_arms_module
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
 from layertune.benchmark.breakdown import kind_of, measure_breakdown
@@ -88,9 +88,9 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
     rounds = [measure_round(bench, tasks, chosen, 3, reverse=True)]
     parts = rounds[0]
     assert {name: len(found.step.widths) for name, found in parts.items()} == {
-        "a": 3, "c": 2, "f": 3, "g4": 3, "h10": 3, "h1": 3
+        "a": 3, "c": 1, "f": 3, "g4": 3, "h10": 3, "h1": 3
     }  # fmt: skip
-    assert parts["c"].step.widths == (256, 256)
+    assert parts["c"].step.widths == (256,)
     assert {name for name, found in parts.items() if found.select} == {"g4"}
     assert {name for name, found in parts.items() if found.select_few} == {"h10", "h1"}
     assert {name for name, found in parts.items() if found.cache} == {"h10"}
@@ -103,6 +103,17 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
         assert all(line["seconds"]["training"] > 0 for line in task["arms"])
         assert by_name["g4"]["seconds"]["selection"] > 0 and by_name["f"]["seconds"]["selection"] == 0
         assert by_name["h10"]["seconds"]["cache"] > 0 and by_name["h1"]["seconds"]["cache"] == 0
+
+
+def test_layers_are_chosen_before_any_arm_trains(bench, monkeypatch):
+    done = []
+    chosen = all_arms(("a", "h10"))
+    monkeypatch.setattr(measure, "selection_seconds", lambda *_: done.append("selection") or (1.0, 64))
+    real = Bench.train
+    monkeypatch.setattr(Bench, "train", lambda *args: done.append("training") or real(*args))
+    task = replace(task_lengths("sst2"), lengths=task_lengths("sst2").lengths[:64])
+    measure_round(bench, [task], chosen, 2, reverse=True)
+    assert done == ["selection", "training"]
 
 
 def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp_path, monkeypatch):
@@ -130,7 +141,7 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp
     found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 2, 3)
     epoch = -(-found["examples"] // 64)
     # in each round the first of the others warms the process up by two steps; each warms up by one
-    assert steps == {"a": [epoch, epoch], "c": [2, 3, 2, 3], "f": [4, 4], "h4": [epoch, epoch]}
+    assert steps == {"a": [epoch, epoch], "c": [2, 3, 2, 2], "f": [4, 4], "h4": [epoch, epoch]}
     lines = {line["arm"]: line for line in found["arms"]}
     assert lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch and lines["a"]["epochs"] == [2.0 * epoch] * 2
     assert lines["c"]["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not lines["c"]["epochs"]
@@ -149,9 +160,9 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp
     ("name", "device", "warm", "timed"),
     [
         ("a", "cpu", [8], [12, 16, 24]),
-        ("c", "cpu", [8], [64, 64]),
+        ("c", "cpu", [8], [64, 64, 64]),
         ("a", "cuda", [12, 16, 24], [12, 16, 24]),
-        ("c", "cuda", [12, 64], [64, 64]),
+        ("c", "cuda", [12, 64, 64], [64, 64, 64]),
     ],
 )
 def test_an_arm_of_the_trainer_warms_up(name, device, warm, timed, bench, monkeypatch):
@@ -281,5 +292,7 @@ def test_all_arms_have_names_of_their_own(tmp_path):
     assert len(set(names)) == len(names) == 17
     assert {name[0] for name in names} == set("abcdefgh")
     plan = Plan(tmp_path, tasks=("sst2",))
+    assert "profile" not in {part for part, _ in jobs_of(plan)}  # only on request
+    assert jobs_of(Plan(tmp_path, parts=("profile",))) == [("profile", "h10"), ("profile", "h5")]
     assert [name for part, name in jobs_of(plan) if part == "tasks"] == ["round 1", "round 2"]
     assert not any(part == "real" for part, _ in jobs_of(plan))  # no data were named

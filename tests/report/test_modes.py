@@ -19,13 +19,13 @@ def record():
     """Return a function that gives one committed record a mode, a seed and a score."""
     original = read_record(next(RUNS.glob("gte_small-trec-low_k-k3-s0-*.json")))
 
-    def make(mode, seed, score, task="trec", cpu=100.0, cache=0.0):
+    def make(mode, seed, score, task="trec", cpu=100.0, cache=0.0, **training):
         made = CacheRecord(used=cache > 0, cpu_seconds=cache)
         return replace(
             original,
             spec=replace(original.spec, task=task, train=mode, seed=seed),
             metrics=replace(original.metrics, last={task: {"accuracy": score}}),
-            training=replace(original.training, cpu_seconds=cpu, cache=made),
+            training=replace(original.training, cpu_seconds=cpu, cache=made, **training),
         )
 
     return make
@@ -48,6 +48,24 @@ def test_modes_are_compared_over_the_seeds_that_both_have(record):
     assert found[2] == "cr low_k 10 11 12 80.0 80.0 +0.00 1 100 10 0"
     assert "+1.00 points" in lines[-1] and "over 2 rows" in lines[-1]  # the mean of +2 and 0
     assert "over all 3 pairs of seeds" in lines[-1]
+
+
+def test_what_was_trained_at_another_rate_is_a_row_of_its_own(record):
+    other = {"learning_rate": 1e-4, "origin": {"learning_rate": "command line"}}
+    records = [
+        record("published", 0, 0.5),
+        record("fast", 0, 0.75),
+        record("published", 0, 0.25, **other),
+        record("fast", 0, 0.125, **other),
+        record("fast", 42, 0.9),
+        record("published", 42, 0.9, **other),  # no pair
+    ]
+    found = [" ".join(line.split()) for line in compare_modes(records).splitlines()]
+    assert found[2:4] == [
+        "trec low_k 10 11 12 50.0 75.0 +25.00 1 100 100 0",
+        "trec low_k 0.0001 10 11 12 25.0 12.5 -12.50 1 100 100 0",
+    ]
+    assert "over all 2 pairs" in found[-1]
 
 
 def test_where_nothing_was_trained_in_both_modes_it_is_said(record):

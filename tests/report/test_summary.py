@@ -18,13 +18,18 @@ def record():
     """Return a function that gives one committed record another method, seed, grid and score."""
     original = read_record(next(RUNS.glob("gte_small-trec-full-s0-*.json")))
 
-    def make(method="full", seed=0, grid="paper", score=0.5, seconds=100.0, **trainable):
+    def make(method="full", seed=0, grid="paper", score=0.5, seconds=100.0, rate=None, **trainable):
+        recipe = {"learning_rate": rate, "origin": {"learning_rate": "command line"}} if rate else {}
         return replace(
             original,
             spec=replace(original.spec, method=method, seed=seed, grid=grid),
             metrics=replace(original.metrics, last={"trec": {"accuracy": score}}),
             training=replace(
-                original.training, seconds=seconds, cpu_seconds=2 * seconds, peak_memory_bytes=2**20 * seed
+                original.training,
+                seconds=seconds,
+                cpu_seconds=2 * seconds,
+                peak_memory_bytes=2**20 * seed,
+                **recipe,
             ),
             model=replace(original.model, trainable={"backbone": 1000, "head": 200, "added": 30} | trainable),
         )
@@ -51,6 +56,12 @@ def test_grids_and_methods_are_rows_of_their_own_best_first(record):
         [record(score=0.6), record("lora", grid="fair", score=0.7), record("lora", score=0.4)]
     )
     assert [row[:2] for row in rows_of(table)] == [["lora", "fair"], ["full", "paper"], ["lora", "paper"]]
+
+
+def test_another_rate_is_a_row_of_its_own_and_named(record):
+    rows = rows_of(compare_means([record(score=0.9), record(seed=1, score=0.5, rate=1e-4)]))
+    assert [row[:3] for row in rows] == [["full", "paper", "all"], ["full", "paper", "0.0001"]]
+    assert [row[-1] for row in rows] == ["1", "1"]
 
 
 def test_what_trains_at_once_is_counted_without_the_head(record):

@@ -76,7 +76,7 @@ def across(pools: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
 
     Args:
         pools: batches of each task.
-        count: how many; their widths lie between the 2nd and the 98th percentile, both among them.
+        count: how many; their widths lie between the 5th and the 95th percentile, both among them.
     """
     whole = [[batch for batch in pool if len(batch) == max(map(len, pool))] for pool in pools]
     batches = [batch for pool in whole for batch in pool]
@@ -84,7 +84,7 @@ def across(pools: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
     widths = widths_of(batches)
     order = np.argsort(widths, kind="stable")
     reached = np.cumsum(weight[order]) / weight.sum()
-    wanted = np.linspace(0.02, 0.98, count) if count > 1 else np.array([0.5])
+    wanted = np.linspace(0.05, 0.95, count) if count > 1 else np.array([0.5])
     places = np.minimum(np.searchsorted(reached + 1e-9, wanted), len(order) - 1)
     return [batches[order[place]] for place in places]
 

@@ -64,25 +64,32 @@ def measure_round(
 ) -> dict[str, Round]:
     """Measure all arms once, each on `count` batches.
 
+    Layers are chosen first, by the weights as they are: how many examples decide depends on them, and arms
+    train.
+
     Args:
         bench: the model.
         tasks: whose widths are covered.
         arms: the first warms the process up.
-        count: optimiser steps per arm; one that pads to the maximum takes two, all of its steps being alike.
+        count: optimiser steps per arm; one that pads to the maximum takes two, all of its steps being alike,
+            and one where the order is reversed.
         reverse: whether the last arm comes first.
     """
     batches = Batches(tasks, bench.setting.batch_size, count)
-    middle = batches.of(arms[0])[count // 2]
-    arms[0].steps(bench, [middle])  # a process's first steps are slow
-    steps, cached = {}, {}
-    for arm in reversed(arms) if reverse else arms:
-        steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
-        log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
     scored = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
     reads_few = {arm.name for arm in scored if arm.fast}
     reads_all = {arm.name for arm in scored if not arm.fast}
+    selection_curve(bench, batches.passes[-1:])  # what a process does first is slow
     all_read = selection_curve(bench, batches.passes) if reads_all else None
     few = {task.task: selection_seconds(bench, task.lengths) for task in tasks if reads_few}
+    arms[0].steps(bench, batches.of(arms[0])[:1])  # slow again: the first backward pass
+    steps, cached = {}, {}
+    for arm in reversed(arms) if reverse else arms:
+        given = batches.of(arm)
+        if arm.pad_to:  # all of its steps are alike
+            given = given[: 1 if reverse else 2]
+        steps[arm.name], cached[arm.name] = arm.steps(bench, given)
+        log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
     below = {layer for layer in cached.values() if layer is not None}
     caches = {layer: cache_curve(bench, layer, batches.passes) for layer in sorted(below)}
     return {

@@ -94,15 +94,13 @@ class TrainerArm:
 
     def steps(self, bench: Bench, batches: list[np.ndarray]) -> tuple[Curve, None]:
         """Train on batches of these lengths, after a narrow one that is not timed: it makes the optimiser's
-        state; on a CUDA device after all of them, as for the loop's arms. Return the cost of a step.
-
-        An arm that pads to the maximum takes two steps, all of them being alike. There is no cache.
+        state; on a CUDA device after all of them, as for the loop's arms. Return the cost of a step. There is
+        no cache.
         """
-        taken = batches[:2] if self.pad_to else batches
         cuda = bench.runtime.device.type == "cuda"
-        warm = taken if cuda else [np.minimum(taken[0], NARROW)]
-        seconds = self.train(bench, _examples(np.concatenate([*warm, *taken])))[len(warm) - 1 :]
-        widths = [self.pad_to] * len(taken) if self.pad_to else widths_of(taken).tolist()
+        warm = batches if cuda else [np.minimum(batches[0], NARROW)]
+        seconds = self.train(bench, _examples(np.concatenate([*warm, *batches])))[len(warm) - 1 :]
+        widths = [self.pad_to] * len(batches) if self.pad_to else widths_of(batches).tolist()
         return Curve(tuple(widths), seconds), None
 
     def train(self, bench: Bench, examples: list[Example]) -> tuple[float, ...]:

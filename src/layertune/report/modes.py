@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from layertune.records.record import Record
 from layertune.report.paired import paired_test
-from layertune.report.summary import aligned, headline
+from layertune.report.summary import aligned, headline, recipe_of, with_rate
 
 HEAD = (
     "task",
@@ -25,7 +25,7 @@ MODES = ("published", "fast")
 
 
 def compare_modes(records: Sequence[Record]) -> str:
-    """Return a small table, one row per task and method: both modes over the seeds that both have.
+    """Return a small table, one row per task, method and recipe: both modes over the seeds that both have.
 
     Scores are the headline metric after the last epoch, mean ± sample standard deviation; `cpu s` is training
     and, under fast, the cache as first made; selection and evaluation are left out. Below it Wilcoxon's test.
@@ -33,11 +33,12 @@ def compare_modes(records: Sequence[Record]) -> str:
     Raises:
         ValueError: no task, method and seed was trained in both modes.
     """
-    found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}
+    found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}  # seed -> mode -> record
     for record in records:
         spec = record.spec
         if record.status == "done" and headline(record)[1] is not None and spec.train in MODES:
-            key = (spec.task, spec.method, f"{spec.model} {spec.k} {spec.grid} {spec.protocol}")
+            rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)}"
+            key = (spec.task, with_rate(spec.method, record), rest)
             found.setdefault(key, {}).setdefault(spec.seed, {})[spec.train] = record
     both = {
         key: {seed: pair for seed, pair in sorted(seeds.items()) if len(pair) == len(MODES)}

@@ -54,7 +54,7 @@ def compare_means(records: Sequence[Record]) -> str:
     `trained` is what trains in the backbone at once, added parameters included and the head left out; `grid`
     says which rates; `cpu s` is what the training process computed, whatever else ran beside it; the score is
     the mean after the last epoch ± the sample standard deviation (n seeds).
-    Unfinished records are left out.
+    Unfinished records are left out; other rates, epochs or batch sizes are rows of their own.
     """
     done = [record for record in records if record.status == "done" and headline(record)[1] is not None]
     head = ("method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "n")
@@ -63,12 +63,37 @@ def compare_means(records: Sequence[Record]) -> str:
 
 def _groups(records: Sequence[Record]) -> list[list[Record]]:
     """Put the seeds of one configuration together; best mean score first."""
-    groups: dict[tuple[str | int | None, ...], list[Record]] = {}
+    groups: dict[tuple[str | float | None, ...], list[Record]] = {}
     for record in records:
         spec = record.spec
-        key = (spec.model, spec.task, spec.method, spec.k, spec.grid, spec.train, spec.protocol)
+        key: tuple[str | float | None, ...] = (
+            spec.model,
+            spec.task,
+            spec.method,
+            spec.k,
+            spec.grid,
+            spec.train,
+            spec.protocol,
+        )
+        key += recipe_of(record)
         groups.setdefault(key, []).append(record)
     return sorted(groups.values(), key=_mean_score, reverse=True)
+
+
+def recipe_of(record: Record) -> tuple[float | None, ...]:
+    """Return rate, the head's rate, epochs and batch size of a training; () where nothing was trained."""
+    training = record.training
+    if training is None:
+        return ()
+    return training.learning_rate, training.head_learning_rate, training.epochs, training.batch_size
+
+
+def with_rate(name: str, record: Record) -> str:
+    """Return a name with the learning rate behind it where the command line chose that."""
+    training = record.training
+    if training is None or training.origin.get("learning_rate") != "command line":
+        return name
+    return f"{name} {training.learning_rate:g}"
 
 
 def aligned(
@@ -135,7 +160,7 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
     scored = [r.selection.seconds for r in group if r.selection is not None and r.selection.scores]
     return (
         first.spec.method + (" (fast)" if first.spec.train == "fast" else ""),
-        first.spec.grid,
+        with_rate(first.spec.grid, first),
         layers.pop() if len(layers) == 1 else "by seed",
         f"{_trained_at_once(first):,}",
         f"{statistics.mean(scored):.1f}" if scored else "—",
