@@ -290,3 +290,8 @@ def test_the_length_file_holds_counts_and_no_text():
     tree = json.loads(files("layertune.benchmark").joinpath("lengths.json").read_text())
     for entry in tree.values():
         assert set(entry) == {"examples", "counts"} and all(isinstance(n, int) for n in entry["counts"])
+
+
+def test_the_table_in_the_repository_is_that_of_its_numbers(repo):
+    path = repo / "results" / "benchmarks" / "cpu.json"
+    assert path.with_suffix(".md").read_text() == markdown(json.loads(path.read_text()))
