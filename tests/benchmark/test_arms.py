@@ -85,7 +85,8 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
         replace(task_lengths(name), lengths=task_lengths(name).lengths[:600]) for name in ("mrpc", "sst2")
     ]
     chosen = all_arms(("a", "c", "f", "g4", "h10", "h1"))
-    rounds = [measure_round(bench, tasks, chosen, 3, reverse=True)]
+    rounds = [measure_round(bench, tasks, chosen, 3)]
+    assert "c" not in measure_round(bench, tasks, [chosen[0], chosen[1]], 2, reverse=True)
     parts = rounds[0]
     assert {name: len(found.step.widths) for name, found in parts.items()} == {
         "a": 3, "c": 1, "f": 3, "g4": 3, "h10": 3, "h1": 3
@@ -140,8 +141,9 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp
     monkeypatch.setattr(TrainerArm, "train", trainer_train)
     found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 2, 3)
     epoch = -(-found["examples"] // 64)
-    # in each round the first of the others warms the process up by two steps; each warms up by one
-    assert steps == {"a": [epoch, epoch], "c": [2, 3, 2, 2], "f": [4, 4], "h4": [epoch, epoch]}
+    # in each round the first of the others warms the process up by two steps; each warms up by one; c is
+    # measured in the first alone
+    assert steps == {"a": [epoch, epoch], "c": [2, 4, 2], "f": [4, 4], "h4": [epoch, epoch]}
     lines = {line["arm"]: line for line in found["arms"]}
     assert lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch and lines["a"]["epochs"] == [2.0 * epoch] * 2
     assert lines["c"]["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not lines["c"]["epochs"]
@@ -180,6 +182,7 @@ def test_an_arm_of_the_trainer_warms_up(name, device, warm, timed, bench, monkey
     arm = next(arm for arm in trainer_arms(64) if arm.name == name)
     curve, _ = arm.steps(bench, [np.full(4, width) for width in (12, 16, 24)])
     assert widths == warm + timed
+    timed = timed[:1] if name == "c" else timed  # the shortest of the padded ones
     assert curve == Curve(tuple(timed), (1,) * len(timed))  # this clock goes by one per step
 
 
@@ -242,7 +245,7 @@ def test_an_arm_of_the_trainer_trains_what_it_says(arm, bench, lengths):
     pytest.importorskip("peft") if arm.lora else None
     curve, cached_below = arm.steps(bench, batches(lengths))
     assert cached_below is None and min(curve.seconds) > 0
-    assert curve.widths == ((64, 64) if arm.pad_to else tuple(int(batch.max()) for batch in batches(lengths)))
+    assert curve.widths == ((64,) if arm.pad_to else tuple(int(batch.max()) for batch in batches(lengths)))
     if arm.lora:
         names = {n for n, p in bench.variants["lora"].named_parameters() if p.requires_grad}
         assert {"lora_" in name or name.startswith("head.") for name in names} == {True}

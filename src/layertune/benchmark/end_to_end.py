@@ -64,8 +64,9 @@ def measure_end_to_end(
     for number in range(rounds if others else 0):
         measured = measure_round(bench, [task], others, count, reverse=number % 2 == 1)
         for arm in others:
-            epoch = epoch_of(arm, task, setting.batch_size)
-            costs[arm.name].append(projected(measured[arm.name], epoch, epochs))
+            if arm.name in measured:
+                epoch = epoch_of(arm, task, setting.batch_size)
+                costs[arm.name].append(projected(measured[arm.name], epoch, epochs))
     base, lines = arms[0].name, []
     for arm in arms:
         line = line_of(arm, costs, base, projection=arm in others)

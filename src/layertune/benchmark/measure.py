@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 Arm = LoopArm | TrainerArm
 Order = Callable[[np.ndarray, int, int], list[np.ndarray]]
 OTHERS = ("c", "d")  # with which arms are compared beside the first: padded to the maximum, LoRA
-PASS_ROWS, PASSES = 64, 3  # rows of a batch of the passes that score and cache; batches that are measured
+PASS_ROWS, PASSES = 64, 2  # rows of a batch of the passes that score and cache; batches that are measured
 
 
 def passes_over(lengths: np.ndarray) -> list[np.ndarray]:
@@ -71,9 +71,9 @@ def measure_round(
         bench: the model.
         tasks: whose widths are covered.
         arms: the first warms the process up.
-        count: optimiser steps per arm; one that pads to the maximum takes two, all of its steps being alike,
-            and one where the order is reversed.
-        reverse: whether the last arm comes first.
+        count: optimiser steps per arm.
+        reverse: whether the last arm comes first; one that pads to the maximum is then left out: its steps
+            are long and all alike.
     """
     batches = Batches(tasks, bench.setting.batch_size, count)
     scored = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
@@ -84,11 +84,9 @@ def measure_round(
     few = {task.task: selection_seconds(bench, task.lengths) for task in tasks if reads_few}
     arms[0].steps(bench, batches.of(arms[0])[:1])  # slow again: the first backward pass
     steps, cached = {}, {}
-    for arm in reversed(arms) if reverse else arms:
-        given = batches.of(arm)
-        if arm.pad_to:  # all of its steps are alike
-            given = given[: 1 if reverse else 2]
-        steps[arm.name], cached[arm.name] = arm.steps(bench, given)
+    measured = [arm for arm in arms if not (arm.pad_to and reverse)]
+    for arm in reversed(measured) if reverse else measured:
+        steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
         log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
     below = {layer for layer in cached.values() if layer is not None}
     caches = {layer: cache_curve(bench, layer, batches.passes) for layer in sorted(below)}
@@ -100,7 +98,7 @@ def measure_round(
             examples={task: read for task, (_, read) in few.items()} if arm.name in reads_few else None,
             cache=None if cached[arm.name] is None else caches[cached[arm.name]],
         )
-        for arm in arms
+        for arm in measured
     }
 
 
@@ -123,10 +121,10 @@ def combine(
     for task in tasks:
         epochs = {arm.name: epoch_of(arm, task, setting.batch_size) for arm in arms}
         costs = {
-            name: [projected(one[name], epoch, setting.epochs) for one in rounds]
+            name: [projected(one[name], epoch, setting.epochs) for one in rounds if name in one]
             for name, epoch in epochs.items()
         }
-        lines = [line_of(arm, costs, arms[0].name, projection=True) for arm in arms]
+        lines = [line_of(arm, costs, arms[0].name, projection=True) for arm in arms if costs[arm.name]]
         shape = {"task": task.task, "examples": task.examples, "mean_tokens": round(task.mean, 2)}
         found.append(shape | {"arms": lines})
     return found
@@ -166,7 +164,7 @@ def line_of(arm: Arm, costs: dict[str, list[Cost]], base: str, projection: bool)
         "seconds": asdict(median_cost(own)) | {"total": median_cost(own).total},
         "ratio": middle,
         "spread": spread,
-        "ratio_to": {name: compared(name) for name in OTHERS if name in costs},
+        "ratio_to": {name: compared(name) for name in OTHERS if costs.get(name)},
     }
 
 

@@ -31,6 +31,7 @@ from layertune.models import TaskModel
 from layertune.tasks import Batch
 
 LORA_RANK = 16
+PADDED = 3  # steps of an arm that pads to the maximum
 NARROW = 8  # tokens of the examples of a step that warms up
 Example = dict[str, Any]  # input_ids, labels
 
@@ -96,12 +97,17 @@ class TrainerArm:
         """Train on batches of these lengths, after a narrow one that is not timed: it makes the optimiser's
         state; on a CUDA device after all of them, as for the loop's arms. Return the cost of a step. There is
         no cache.
+
+        An arm that pads to the maximum takes `PADDED` steps, and the shortest stands for all: they are alike,
+        but the first ones wait for memory.
         """
+        batches = batches[:PADDED] if self.pad_to else batches
         cuda = bench.runtime.device.type == "cuda"
         warm = batches if cuda else [np.minimum(batches[0], NARROW)]
         seconds = self.train(bench, _examples(np.concatenate([*warm, *batches])))[len(warm) - 1 :]
-        widths = [self.pad_to] * len(batches) if self.pad_to else widths_of(batches).tolist()
-        return Curve(tuple(widths), seconds), None
+        if self.pad_to:
+            return Curve((self.pad_to,), (min(seconds),)), None
+        return Curve(tuple(widths_of(batches).tolist()), seconds), None
 
     def train(self, bench: Bench, examples: list[Example]) -> tuple[float, ...]:
         """Train once over examples, in batches as they come; return the seconds of every step but one."""
