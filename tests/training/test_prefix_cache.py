@@ -19,6 +19,7 @@ from layertune.training.prefix_cache import (
     entry_bytes,
     open_source,
     prefix_key,
+    shallower_key,
 )
 
 LENGTHS = [9, 5, 16, 3, 12, 30, 8, 1, 7]
@@ -182,6 +183,7 @@ def test_anything_the_states_depend_on_changes_the_key(tmp_path):
     moved.backbone.model.config._name_or_path = "another/folder"
     assert key_of(tiny_task_model("bert"), token_store()) == base == key_of(above, store)
     assert key_of(moved, store) == base
+    assert shallower_key(key_of(model, store, layer=4), model, 3) == base
 
 
 @pytest.mark.parametrize(("place", "read"), [("memory", 2), ("disk", 0), ("device", 0)])

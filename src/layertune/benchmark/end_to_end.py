@@ -55,10 +55,8 @@ def measure_end_to_end(
             seconds[arm.name].append(spent)
             log.info("epoch %d: %s %.1f s", epoch, arm.name, spent)
     lengths = data.train.store.lengths
-    task, others = (
-        TaskLengths(setting.task, len(lengths), lengths),
-        [arm for arm in arms if arm not in trained],
-    )
+    task = TaskLengths(setting.task, len(lengths), lengths)
+    others = [arm for arm in arms if arm not in trained]
     costs = {name: [Cost(*once[name], sum(spent))] for name, spent in seconds.items()}
     costs |= {arm.name: [] for arm in others}
     for number in range(rounds if others else 0):

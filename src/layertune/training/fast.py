@@ -29,6 +29,7 @@ from layertune.training.prefix_cache import (
     entry_bytes,
     open_source,
     prefix_key,
+    shallower_key,
 )
 from layertune.training.runtime import Runtime, Stopwatch
 from layertune.training.witness import places_of
@@ -197,7 +198,7 @@ class BatchSource:
                 reason = cache.make_room(key, entry_bytes(model, store, layer, dtype))
                 if reason is not None:
                     return None, False, reason
-                lower = self._lower_entry(model, cache, layer)
+                lower = self._lower_entry(model, cache, key, layer)
                 batch_of = None if lower is None else self._placed(model, *lower).batch
             try:
                 build_entry(
@@ -217,7 +218,9 @@ class BatchSource:
                 entry = cache.find(key)
             return entry, False, None if entry else "another run needed its room before it could be opened"
 
-    def _lower_entry(self, model: TaskModel, cache: CacheStore, layer: int) -> tuple[Entry, int] | None:
+    def _lower_entry(
+        self, model: TaskModel, cache: CacheStore, key: dict[str, object], layer: int
+    ) -> tuple[Entry, int] | None:
         """Return the entry of the deepest layer below, to start from; exact ones only.
 
         What a run computes must not depend on which runs came before: a rounded cache is always made from
@@ -226,7 +229,7 @@ class BatchSource:
         if self.run.cache.dtype != "fp32" or self.run.train.precision != "fp32":
             return None
         for lower in range(layer - 1, 1, -1):
-            if (entry := cache.find(self._key(model, lower))) is not None:
+            if (entry := cache.find(shallower_key(key, model, lower))) is not None:
                 log.info("prefix cache: starts from that of layer %d", lower)
                 return entry, lower
         return None

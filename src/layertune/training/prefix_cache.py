@@ -93,6 +93,13 @@ def prefix_key(
     }
 
 
+def shallower_key(key: Mapping[str, Any], model: TaskModel, layer: int) -> dict[str, Any]:
+    """Return the key of a lower layer from that of a higher one: nothing is hashed again."""
+    places = places_of(model)
+    below = {name: value for name, value in key["below"].items() if (places.get(name) or 0) < layer}
+    return {**key, "layer": layer, "below": below}
+
+
 def entry_bytes(model: TaskModel, store: TokenStore, layer: int, dtype: str) -> int:
     """Return the size of an entry."""
     shapes = _shapes(model, store, layer, dtype).values()
