@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from layertune.benchmark import arms, measure, memory, once
+from layertune.benchmark import arms, measure, once
 from layertune.benchmark import trainer_arms as trainer_arms_module
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
 from layertune.benchmark.breakdown import kind_of, measure_breakdown
@@ -24,7 +22,6 @@ from layertune.benchmark.measure import combine, measure_round
 from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.project import Curve, Round
 from layertune.benchmark.trainer_arms import ForTrainer, TrainerArm, trainer_arms
-from layertune.tasks import TokenStore
 from layertune.training.loop import _Loop as Loop
 
 TINY = {
@@ -254,40 +251,6 @@ def test_an_arm_of_the_trainer_trains_what_it_says(arm, bench, lengths):
         assert bench.variants["lora"].get_parameter(word) is bench.model.get_parameter(word)  # no second copy
     else:
         assert trained(bench) == (EXPECTED["5"] if arm.layers else EXPECTED["f"])
-
-
-def test_peak_memory_is_that_of_a_step_with_freed_tensors_given_back(tmp_path, monkeypatch):
-    shapes = []
-    real = TokenStore.batch
-
-    def seen(*args):
-        shapes.append(real(*args).input_ids.shape)
-        return real(*args)
-
-    monkeypatch.setattr(TokenStore, "batch", seen)
-    monkeypatch.setattr(memory, "give_back", lambda: True)  # it would hold for all other tests
-    arm = next(arm for arm in loop_arms() if arm.name == "g10")
-    found = memory.measure_memory(Setting(bert_base(**TINY), "sst2_glue", tmp_path), arm)
-    assert found["given_back"]
-    assert found["bytes"] >= found["before"] > 0  # equal where the tests before left room for a tiny model
-    assert set(shapes) == {(32, 128)}
-    assert (found["arm"], found["lowest"]) == ("g10", 10)
-
-
-@pytest.mark.parametrize("missing", [SimpleNamespace(), None])
-def test_where_there_is_no_mallopt_it_is_said(missing, monkeypatch, caplog):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: missing)
-    assert not memory.give_back()
-    assert "no mallopt here" in caplog.text
-
-
-def test_freed_blocks_go_back_to_the_system(tmp_path):
-    code = (
-        "from layertune.benchmark.memory import give_back; import ctypes; found = give_back(); "
-        "print(int(found or not hasattr(ctypes.CDLL(None), 'mallopt')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
 
 
 def test_all_arms_have_names_of_their_own(tmp_path):
