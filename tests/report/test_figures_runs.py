@@ -130,6 +130,15 @@ def test_a_point_far_below_stands_on_the_edge_with_its_number(tmp_path):
     assert figure.axes[0].get_ylim()[0] > 80
 
 
+def test_the_spread_of_the_highest_point_lies_within_the_panel(tmp_path):
+    spec = cost_spec()
+    full = records_of(spec.cell("full@paper", "sst2"), 0.9)
+    low_k = records_of(spec.cell("low_k@paper", "sst2"), 0.898)
+    figure = cost_figure(read(tmp_path, spec, full, low_k))  # 91 ± 1 and 90.8 ± 1
+    for axes in figure.axes[:2]:
+        assert axes.get_ylim()[1] > 92.0
+
+
 def test_methods_are_told_apart_by_their_kind():
     assert [group_of(name) for name in ("full", "block_low", "random_k", "lora", "lisa")] == [
         "full fine-tuning",

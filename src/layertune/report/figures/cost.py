@@ -135,7 +135,8 @@ def _panel(axes: Axes, points: list[Point], title: str) -> list[Point]:
     axes.set_xscale("log")
     low, high = _range([point.score for point in points])
     margin = 0.12 * max(high - low, 0.5)
-    axes.set_ylim(low - 2 * margin, high + margin)
+    reached = max(point.score + (point.std or 0.0) for point in points)
+    axes.set_ylim(low - 2 * margin, max(high, reached) + margin)
     for point in points:
         mark = GROUPS[point.group]
         below = point.score < axes.get_ylim()[0]
