@@ -247,11 +247,19 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype, writable: bo
         return torch.empty(shape, dtype=dtype)
     if writable:
         with path.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error here, not a crash later
+            _reserve(stream.fileno(), size)
     elif path.stat().st_size != size:
         raise ValueError(f"{path.name} holds {path.stat().st_size} bytes instead of {size}")
     raw = torch.from_file(str(path), shared=writable, size=size, dtype=torch.uint8)
     return raw.view(dtype).view(shape)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give a file its size. A full disk is an error here, not a crash later; macOS cannot tell."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
 
 
 def _checksum(path: Path) -> int:
