@@ -95,9 +95,10 @@ class BatchSource:
         self._phase = phases.index
 
     def close(self, model: TaskModel) -> None:
-        """Leave the model as it was."""
+        """Leave the model as it was; let go of cache and graphs, which hold memory of the device."""
         model.backbone.one_token_last = False
         use_own_masks(model)
+        self._source = self._graphs = None
 
     def _capturing(self, phases: Phases) -> StepGraphs | None:
         reason = why_no_graphs(
