@@ -8,12 +8,13 @@ python scripts/bench.py --parts profile --out outputs/profile               # wh
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from layertune.benchmark.jobs import PARTS, TASKS, USUAL, Plan, run_plan
-from layertune.benchmark.render import chart, markdown
+from layertune.benchmark.chart import chart
+from layertune.benchmark.jobs import PARTS, TASKS, USUAL, Plan, jobs_of, run_plan
+from layertune.benchmark.render import markdown
+from layertune.benchmark.result import save_result
 
 
 def main() -> None:
@@ -30,7 +31,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/cpu"))
     options = vars(parser.parse_args())
@@ -38,13 +38,14 @@ def main() -> None:
     if options["arms"] and "a" not in options["arms"]:
         parser.error("--arms needs a, which the others are compared with")
     options |= {key: tuple(options[key]) for key in ("tasks", "parts", "arms")}
-    out.parent.mkdir(parents=True, exist_ok=True)
 
     def save(content: dict[str, Any]) -> None:
-        out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-        out.with_suffix(".md").write_text(markdown(content))
+        save_result(out, content, markdown)
 
-    content = run_plan(Plan(outputs=Path("outputs/benchmark"), **options), save)
+    plan = Plan(outputs=Path("outputs/benchmark"), **options)
+    if not jobs_of(plan):
+        parser.error("nothing to measure: real needs --model-path and --data-dir")
+    content = run_plan(plan, save)
     chart(content, out.with_suffix(".png"))
     print(out.with_suffix(".md").read_text())
 

@@ -1,53 +1,68 @@
-"""Measure on a CUDA device: the arms of bench.py in fp32 and bf16, step times, kernels, many runs at once.
+"""Measure on a CUDA device: the arms of bench.py in bf16 and fp32, step times, kernels, many runs at once.
 
 make bench-gpu MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>
+make bench-gpu ARGS="--parts steps at_once"   # some of it: the other parts of the result files stay
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from layertune.benchmark.gpu import measure_gpu
+from layertune.benchmark.chart import chart
+from layertune.benchmark.gpu import PARTS, PRECISIONS, OtherMachineError, measure_gpu
 from layertune.benchmark.jobs import Plan, run_plan
-from layertune.benchmark.render import chart, markdown
+from layertune.benchmark.render import markdown
+from layertune.benchmark.result import save_result
 
 
 def main() -> None:
-    """Run the arms in both precisions, then what only a GPU can show."""
+    """Measure what only a GPU can show, and the arms in both precisions; keep each number as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model-path", help="folder of gte_small, for the end-to-end part")
     parser.add_argument("--data-dir", help="folder of the data sets, for the same")
+    choices = (*PARTS, *PRECISIONS)
+    parser.add_argument("--parts", nargs="+", default=choices, choices=choices, help="in this order")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     options = vars(parser.parse_args())
-    out: Path = options.pop("out")
+    out, parts = options.pop("out"), options.pop("parts")
     if not torch.cuda.is_available():
         sys.exit("bench-gpu needs a CUDA device and torch finds none; make bench measures on the CPU.")
-    out.mkdir(parents=True, exist_ok=True)
-    for precision in ("fp32", "bf16"):
-        path = out / f"cuda-{precision}"
-        plan = Plan(
-            outputs=Path("outputs/benchmark"),
-            workers=1,
-            device="cuda",
-            precision=precision,
-            real=("trec", "mrpc", "sst2"),
-            rounds=3,
-            steps=20,
-            **options,
-        )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
+    plan = Plan(
+        outputs=Path("outputs/benchmark"),
+        workers=1,
+        device="cuda",
+        real=("trec", "mrpc", "sst2"),
+        rounds=3,
+        steps=20,
+        parts=("real", "tasks", "memory"),
+        **options,
+    )
+    failed: list[str] = []
+    for part in parts:
+        if part in PRECISIONS:
+            failed += _arms(replace(plan, precision=part), out / f"cuda-{part}.json")
+            continue
+        try:
+            failed += measure_gpu(plan, part, out / "cuda-steps.json")
+        except OtherMachineError as error:
+            sys.exit(f"{error}; name another folder with --out.")
+    if failed:
+        sys.exit("not measured: " + "; ".join(failed))
 
-        def save(content: dict[str, Any], path: Path = path) -> None:
-            path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-            path.with_suffix(".md").write_text(markdown(content))
 
-        chart(run_plan(plan, save), path.with_suffix(".png"))
-    (out / "cuda-steps.json").write_text(json.dumps(measure_gpu(plan), indent=1) + "\n")
+def _arms(plan: Plan, path: Path) -> list[str]:
+    """Measure the arms side by side; return what failed."""
+    content = run_plan(plan, lambda content: save_result(path, content, markdown))
+    chart(content, path.with_suffix(".png"))
+    return list(content["failed"])
 
 
 if __name__ == "__main__":

@@ -10,37 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny_bench import TINY
 
 from layertune.benchmark import arms, measure, once
 from layertune.benchmark import trainer_arms as trainer_arms_module
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
 from layertune.benchmark.breakdown import kind_of, measure_breakdown
-from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
-from layertune.benchmark.jobs import Plan, _parts, all_arms, jobs_of
+from layertune.benchmark.jobs import Plan, all_arms, jobs_of
 from layertune.benchmark.lengths import across, random_batches, task_lengths
-from layertune.benchmark.measure import combine, measure_round
+from layertune.benchmark.measure import arms_of_round, combine, measure_round
 from layertune.benchmark.once import start_seconds, tokenising_rate
 from layertune.benchmark.project import Curve, Round
 from layertune.benchmark.trainer_arms import ForTrainer, TrainerArm, trainer_arms
 from layertune.training.loop import _Loop as Loop
-
-TINY = {
-    "hidden_size": 24,
-    "intermediate_size": 48,
-    "num_attention_heads": 2,
-    "vocab_size": 20000,
-}
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> Bench:
-    folder = tmp_path_factory.mktemp("bench")
-    return Bench.start(Setting(bert_base(**TINY), "sst2_glue", folder, batch_size=4))
-
-
-@pytest.fixture(scope="module")
-def lengths():
-    return task_lengths("sst2_glue").lengths[:1000]
 
 
 def trained(bench: Bench) -> set[int]:
@@ -83,7 +65,6 @@ def test_a_round_measures_each_part_of_each_arm_and_is_projected_on_every_task(b
     ]
     chosen = all_arms(("a", "c", "f", "g4", "h10", "h1"))
     rounds = [measure_round(bench, tasks, chosen, 3)]
-    assert "c" not in measure_round(bench, tasks, [chosen[0], chosen[1]], 2, reverse=True)
     parts = rounds[0]
     assert {name: len(found.step.widths) for name, found in parts.items()} == {
         "a": 3, "c": 1, "f": 3, "g4": 3, "h10": 3, "h1": 3
@@ -110,49 +91,49 @@ def test_layers_are_chosen_before_any_arm_trains(bench, monkeypatch):
     real = Bench.train
     monkeypatch.setattr(Bench, "train", lambda *args: done.append("training") or real(*args))
     task = replace(task_lengths("sst2"), lengths=task_lengths("sst2").lengths[:64])
-    measure_round(bench, [task], chosen, 2, reverse=True)
-    assert done == ["selection", "training"]
+    measure_round(bench, [task], chosen, 2)
+    assert done == ["selection", "training", "training"]  # there and back
 
 
-def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp_path, monkeypatch):
-    words = "model.random_config.vocab_size=20000"  # those whose lengths alone count are random ones
-    bench = Bench.start(Setting(("model=tiny_bert", words), "demo", tmp_path, batch_size=64))
-    top = LoopArm("h4", "", ("method=top_k", "method.k=1", "train=fast"), 4, scored=True)
-    chosen = [*(arm for arm in trainer_arms(64) if arm.name in ("a", "c")), loop_arms()[0], top]
-    steps = {arm.name: [] for arm in chosen}
-    real_loop, real_trainer = Bench.train, TrainerArm.train
-    names = {"full": "f", "top_k": "h4"}
+def test_a_round_goes_from_the_first_arm_to_the_last_and_back(bench, monkeypatch):
+    """A machine that grows slower, 1 s more with each batch, is as slow to all arms on average."""
+    taken, clock = [], iter(range(1, 100))
+    chosen = all_arms(("a", "c", "f", "e1"))
 
-    def loop_train(bench, run, data):
-        outcome = real_loop(bench, run, data)
-        steps[names[run.method.name]].append(outcome.steps)
-        seconds = (1.0,) * len(outcome.step_seconds)
-        return replace(outcome, cpu_seconds=float(len(seconds)), step_seconds=seconds)
+    def steps(arm, bench, batches):
+        taken.append((arm.name, [int(batch.max()) for batch in batches]))
+        widths = tuple(int(batch.max()) for batch in batches)
+        return Curve(widths, tuple(float(next(clock)) for _ in batches)), None
 
-    def trainer_train(arm, bench, examples):
-        seconds = real_trainer(arm, bench, examples)
-        steps[arm.name].append(len(seconds) + 1)
-        return ((4.0 if arm.pad_to else 2.0),) * len(seconds)
+    for kind in (TrainerArm, LoopArm):
+        monkeypatch.setattr(kind, "steps", steps)
+    batches = [np.full(4, width) for width in (8, 16, 24, 32)]
+    monkeypatch.setattr(measure.Batches, "of", lambda *_: batches)
+    found = measure_round(bench, [task_lengths("mrpc")], chosen, 4)
+    assert taken[0] == ("a", [32])  # the widest warms up
+    assert taken[1:] == [
+        ("a", [8, 24]), ("e1", [8, 24]), ("f", [8, 24]), ("c", [8, 16, 24, 32]),
+        ("f", [16, 32]), ("e1", [16, 32]), ("a", [16, 32]),
+    ]  # fmt: skip
+    assert found["e1"].step == Curve((8, 24, 16, 32), (4.0, 5.0, 14.0, 15.0))
+    means = {name: float(np.mean(one.step.seconds)) for name, one in found.items()}
+    assert set(means.values()) == {9.5}
 
-    monkeypatch.setattr(Bench, "train", loop_train)
-    monkeypatch.setattr(TrainerArm, "train", trainer_train)
-    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 2, 3)
-    epoch = -(-found["examples"] // 64)
-    # in each round the first of the others warms the process up by two steps; each warms up by one; c is
-    # measured in the first alone
-    assert steps == {"a": [epoch, epoch], "c": [2, 4, 2], "f": [4, 4], "h4": [epoch, epoch]}
+
+def test_the_padded_arm_is_measured_in_the_first_of_all_rounds(bench):
+    """Its one cost stands beside each of the others'."""
+    chosen = all_arms(("a", "c"))
+    assert [[arm.name for arm in arms_of_round(chosen, number)] for number in (0, 1, 2)] == [
+        ["a", "c"],
+        ["a"],
+        ["a"],
+    ]
+    one = {"a": Round(Curve((50,), (2.0,))), "c": Round(Curve((256,), (8.0,)))}
+    rounds = [one, {"a": Round(Curve((50,), (4.0,)))}, {"a": Round(Curve((50,), (1.0,)))}]
+    task = replace(task_lengths("mrpc"), lengths=np.full(3668, 50))
+    (found,) = combine(rounds, [task], chosen, bench.setting)
     lines = {line["arm"]: line for line in found["arms"]}
-    assert lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch and lines["a"]["epochs"] == [2.0 * epoch] * 2
-    assert lines["c"]["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not lines["c"]["epochs"]
-    assert lines["f"]["seconds"]["training"] == pytest.approx(lines["h4"]["seconds"]["training"])
-    assert lines["f"]["ratio"] == pytest.approx(2.0) and lines["f"]["seconds"]["selection"] == 0
-    assert lines["f"]["spread"] == 0.0 and lines["h4"]["spread"] is not None
-    assert [name for name, line in lines.items() if line["projected"]] == ["c", "f"]
-    # 4 s each against 1 s in every round, against selection and cache too
-    assert lines["f"]["ratio_to"]["c"] == pytest.approx((4.0, 0.0))
-    assert lines["h4"]["ratio_to"]["c"][0] == pytest.approx(2 * lines["h4"]["ratio"])
-    assert 1.0 < lines["h4"]["ratio"] < 2.0  # its selection and cache count
-    assert min(lines["h4"]["seconds"]["selection"], lines["h4"]["seconds"]["cache"]) > 0
+    assert lines["a"]["ratio_to"]["c"] == pytest.approx((4.0, 1.5))  # 4, 2, 8: (8 - 2) / 4
 
 
 @pytest.mark.parametrize(
@@ -181,23 +162,6 @@ def test_an_arm_of_the_trainer_warms_up(name, device, warm, timed, bench, monkey
     assert widths == warm + timed
     timed = timed[:1] if name == "c" else timed  # the shortest of the padded ones
     assert curve == Curve(tuple(timed), (1,) * len(timed))  # this clock goes by one per step
-
-
-def test_jobs_are_kept_as_they_end_and_rounds_projected(bench, tmp_path, monkeypatch):
-    plan = Plan(tmp_path, tasks=("mrpc",), parts=("tasks", "memory"), arms=("a", "f"), rounds=2)
-    curve = {"a": Round(Curve((50,), (4.0,))), "f": Round(Curve((50,), (2.0,)))}
-    found = {("tasks", "round 2"): curve, ("memory", "h1"): {"arm": "h1"}, ("memory", "a"): {"arm": "a"}}
-    parts = _parts(plan, found, bench.setting)
-    assert [line["arm"] for line in parts["memory"]] == ["a", "h1"] and parts["real"] == []  # in order
-    assert parts["rounds"][0]["f"]["step"] == {"widths": (50,), "seconds": (2.0,)}
-    assert [line["ratio"] for line in parts["tasks"][0]["arms"]] == pytest.approx([1.0, 2.0])
-
-
-def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
-    arm = next(arm for arm in loop_arms() if arm.name == "h10")
-    found = measure_growth(bench, arm, lengths, [(40, 1), (80, 2)])
-    assert [(line["examples"], line["epochs"]) for line in found] == [(40, 1), (80, 2)]
-    assert all(0 < line["selection"] < line["seconds"] for line in found)
 
 
 def test_the_time_of_a_step_is_shared_out_among_its_operations(tmp_path):

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_bench import TINY
 
 from layertune.benchmark import gpu
-from layertune.benchmark.arms import bert_base, loop_arms
-from layertune.benchmark.jobs import Plan
+from layertune.benchmark.arms import bert_base
+from layertune.benchmark.jobs import Plan, arm_named
+from layertune.benchmark.measure import machine
+from layertune.benchmark.render_gpu import markdown_gpu
 
-TINY = {"hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 20000}
-TINY_LLAMA = {"num_key_value_heads": 2, "num_hidden_layers": 22} | TINY
+SMALL = {
+    "tinyllama": gpu.TINYLLAMA | {"num_key_value_heads": 2, "num_hidden_layers": 22} | TINY,
+    "gemma2_2b": gpu.GEMMA2_2B | {"num_key_value_heads": 1, "head_dim": 12} | TINY,
+}
+
+
+STEPS = [
+    {"arm": arm, "title": f"fast {arm}", "precision": precision, "width": width, "milliseconds": ms}
+    for arm, precision, width, ms in (
+        ("h10", "bf16", 16, 1.25),
+        ("h10", "bf16", 32, 1.5),
+        ("h5", "bf16", 32, 2.5),
+        ("h10", "fp32", 32, 4.0),
+    )
+]
+LAUNCHES = [{"arm": "h10", "precision": "bf16", "launches": 3.0, "kernels": 1234.0}]
+AT_ONCE = [
+    {"runs": 1, "steps": 2000, "seconds": 4.0, "steps_per_second": 500.0},
+    {"runs": 16, "steps": 2000, "seconds": 12.8, "steps_per_second": 2500.0},
+]
+MEMORY = [
+    {"model": "tinyllama", "layers": 22, "arm": ["method=full", "train=published"], "bytes": 20e9},
+    {"model": "tinyllama", "layers": 22, "arm": ["method=top_k", "train=fast"], "bytes": 5e9},
+]
 
 
 @pytest.fixture
@@ -20,34 +48,189 @@ def plan(tmp_path: Path) -> Plan:
     return Plan(tmp_path, device="cpu")
 
 
-def test_steps_are_measured_per_arm_and_width(plan, monkeypatch):
+@pytest.fixture
+def small(plan, monkeypatch):
+    """One width, two arms, a tiny model."""
     monkeypatch.setattr(gpu, "WIDTHS", (16,))
-    monkeypatch.setattr(gpu, "loop_arms", lambda: [arm for arm in loop_arms() if arm.name in ("g10", "h10")])
-    monkeypatch.setattr(gpu, "_kernels", lambda *_: 7.0)
-    found = gpu._steps(plan.setting("gpu", bert_base(**TINY), "sst2"), batches=2)
-    assert [(line["arm"], line["width"], line["kernels"]) for line in found] == [
-        ("g10", 16, 7.0),
-        ("h10", 16, 7.0),
+    monkeypatch.setattr(gpu, "loop_arms", lambda: [arm_named("g10"), arm_named("h10")])
+    return plan.setting("gpu", bert_base(**TINY), "sst2")
+
+
+def test_steps_are_measured_per_precision_arm_and_width(small):
+    found = list(gpu._steps(small, steps=2))
+    assert [(line["precision"], line["arm"], line["width"]) for line in found] == [
+        ("bf16", "h10", 16),  # by which the goal goes
+        ("bf16", "g10", 16),
+        ("fp32", "h10", 16),
+        ("fp32", "g10", 16),
     ]
     assert all(line["milliseconds"] > 0 for line in found)
 
 
-def test_launches_per_step_are_those_of_ten_more_steps(plan, monkeypatch):
+def test_a_step_of_a_cpu_launches_nothing(small):
+    found = list(gpu._launches(small))
+    assert [(line["precision"], line["arm"]) for line in found] == [
+        ("bf16", "g10"), ("bf16", "h10"), ("fp32", "g10"), ("fp32", "h10")
+    ]  # fmt: skip
+    assert {(line["kernels"], line["launches"]) for line in found} == {(0.0, 0.0)}
+
+
+def event(key: str, count: int, on_device: bool = False) -> SimpleNamespace:
+    kinds = torch.autograd.DeviceType
+    return SimpleNamespace(key=key, count=count, device_type=kinds.CUDA if on_device else kinds.CPU)
+
+
+def test_kernels_of_the_device_and_launching_calls_are_counted():
+    profile = [
+        event("cudaLaunchKernel", 4),
+        event("cuLaunchKernelEx", 3),
+        event("cudaGraphLaunch", 1),
+        event("cudaMemcpyAsync", 9),
+        event("aten::addmm", 9),
+        event("nvjet_hsh_64x8", 40, on_device=True),
+        event("elementwise_kernel", 30, on_device=True),
+        event("Memcpy HtoD (Pinned -> Device)", 9, on_device=True),
+        event("Memset (Device)", 9, on_device=True),
+    ]
+    assert gpu.launches_in(iter(profile)) == {"kernels": 70, "launches": 8}
+
+
+def test_launches_per_step_are_those_of_ten_more_steps(bench, monkeypatch):
     taken = []
     monkeypatch.setattr(gpu, "_one_run", lambda bench, overrides, lengths, steps: taken.append(steps))
-    assert gpu._kernels(None, (), None) == 0.0  # a CPU launches none
-    assert taken == [5, 15]
+
+    def counted(_):  # 1,000 that come once, with the first run: the making of the cache
+        once = 1000 if len(taken) == 1 else 30
+        return {"kernels": once + 7 * taken[-1], "launches": once + taken[-1]}
+
+    monkeypatch.setattr(gpu, "launches_in", counted)
+    assert gpu._counted(bench, (), None) == {"kernels": 7.0, "launches": 1.0}
+    assert taken == [1, 5, 15]
 
 
-def test_runs_at_once_begin_together_and_count_from_the_first_start_to_the_last_end(tmp_path):
+def test_runs_at_once_begin_together(tmp_path, monkeypatch):
+    times = []
+    real = gpu.rate_of
+    monkeypatch.setattr(gpu, "rate_of", lambda found, steps: times.extend(found) or real(found, steps))
     found = gpu._at_once(Plan(tmp_path, device="cpu", hidden_size=24), 2, steps=4)
-    assert found["runs"] == 2 and 0 < found["seconds"] < 120
-    assert found["steps_per_second"] == 2 * 4 / found["seconds"]
+    assert (found["runs"], found["steps"]) == (2, 4)
+    assert max(start for start, _ in times) < min(end for _, end in times)
 
 
-def test_peak_memory_of_decoders_is_measured_in_both_modes(plan, monkeypatch):
-    monkeypatch.setattr(gpu, "LARGE", {"tinyllama": gpu.TINYLLAMA | TINY_LLAMA})
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    found = gpu._large_models(plan)
-    assert [line["arm"][0] for line in found] == ["method=full", "method=top_k"]
+def test_the_rate_counts_from_the_first_start_to_the_last_end():
+    assert gpu.rate_of([(0.0, 5.0), (1.0, 8.0)], 100) == {"seconds": 8.0, "steps_per_second": 25.0}
+
+
+def test_one_run_that_fails_is_said_and_the_others_do_not_wait(tmp_path):
+    plan = Plan(tmp_path, device="cpu", hidden_size=24, precision="fp33")
+    with pytest.raises(Exception, match="hidden size"):
+        gpu._at_once(replace(plan, hidden_size=25), 2, steps=4)
+
+
+@pytest.mark.parametrize("name", list(gpu.LARGE))
+def test_peak_memory_of_decoders_is_measured_in_both_modes(name, plan, monkeypatch):
+    monkeypatch.setattr(gpu, "LARGE", {name: SMALL[name]})
+    found = list(gpu._large_models(plan))
+    assert [(line["model"], line["arm"][0]) for line in found] == [
+        (name, "method=full"),
+        (name, "method=top_k"),
+    ]
     assert all(line["bytes"] > 0 for line in found)
+
+
+def broken(_):
+    yield MEMORY[0]
+    raise RuntimeError("out of memory")
+
+
+@pytest.fixture
+def measured(plan, monkeypatch, tmp_path):
+    """Give what a device would have measured; return a call that gives back what was written each time."""
+    monkeypatch.setattr(gpu, "_steps", lambda setting: iter(STEPS))
+    monkeypatch.setattr(gpu, "_launches", lambda setting: iter(LAUNCHES))
+    monkeypatch.setattr(gpu, "_at_once", lambda plan, count: AT_ONCE[0] | {"runs": count})
+    monkeypatch.setattr(gpu, "_large_models", lambda plan: iter(MEMORY))
+    path, written, real = tmp_path / "cuda-steps.json", [], gpu.save_result
+
+    def save(path, content, page_of):
+        real(path, content, page_of)
+        written.append(json.loads(path.read_text()))
+        assert path.with_suffix(".md").read_text() == markdown_gpu(content)
+
+    monkeypatch.setattr(gpu, "save_result", save)
+
+    def measure(part):
+        written.clear()
+        failed = gpu.measure_gpu(plan, part, path)
+        return [*written], failed
+
+    return measure
+
+
+def test_each_measurement_is_written_as_it_is_there(measured):
+    written, failed = measured("steps")
+    assert [len(content["steps"]) for content in written] == [1, 2, 3, 4]
+    assert written[-1]["steps"] == STEPS and failed == written[-1]["failed"] == []
+
+
+def test_parts_that_are_not_asked_for_stay(measured):
+    measured("steps")
+    measured("launches")
+    measured("at_once")
+    (first, last), _ = measured("peak_memory")
+    assert [line["runs"] for line in first["at_once"]] == list(gpu.AT_ONCE) and first["steps"] == STEPS
+    assert last["peak_memory"] == MEMORY and set(last["measured_at"]) == set(gpu.PARTS)
+
+
+@pytest.mark.parametrize("change", [{"device": "another card"}, {"torch": "1.0"}, {"batch_size": 4}])
+def test_numbers_of_another_machine_are_not_joined(measured, change, tmp_path):
+    path = tmp_path / "cuda-steps.json"
+    (*_, known), _ = measured("steps")
+    path.write_text(json.dumps(known | {"machine": known["machine"] | change}))
+    before = path.read_text()
+    with pytest.raises(gpu.OtherMachineError, match=r"cuda-steps\.json"):
+        measured("at_once")
+    assert path.read_text() == before
+
+
+def test_a_part_that_fails_leaves_what_it_has_and_is_named(measured, monkeypatch):
+    measured("steps")
+    monkeypatch.setattr(gpu, "_large_models", broken)
+    (*_, last), failed = measured("peak_memory")
+    assert last["peak_memory"] == MEMORY[:1] and last["steps"] == STEPS
+    assert failed == last["failed"] == ["peak_memory: RuntimeError: out of memory"]
+    assert "- peak_memory: RuntimeError: out of memory" in markdown_gpu(last)
+    (*_, last), failed = measured("launches")
+    assert failed == [] and last["failed"] == ["peak_memory: RuntimeError: out of memory"]  # still so
+    monkeypatch.setattr(gpu, "_large_models", lambda plan: iter(MEMORY))
+    assert measured("peak_memory")[0][-1]["failed"] == []
+
+
+def test_where_sixteen_runs_do_not_fit_fewer_are_measured(measured, monkeypatch):
+    def at_once(plan, count):
+        if count == 16:
+            raise RuntimeError("out of memory")
+        return {"runs": count, "steps": 9, "seconds": 1.0, "steps_per_second": 9.0}
+
+    monkeypatch.setattr(gpu, "_at_once", at_once)
+    (*_, last), failed = measured("at_once")
+    assert [line["runs"] for line in last["at_once"]] == [1, 8, 4, 2]
+    assert failed == ["at_once: 16 runs: RuntimeError: out of memory"]
+
+
+def test_its_tables_show_steps_launches_runs_and_memory(plan):
+    content = {"machine": machine(plan.setting("gpu", plan.base, "sst2")), "failed": []}
+    content["measured_at"] = {"steps": "2026-11-27"}
+    content |= {"steps": STEPS, "launches": LAUNCHES, "at_once": AT_ONCE[::-1], "peak_memory": MEMORY}
+    text = markdown_gpu(content)
+    assert "l = 10, bf16, 32 tokens (the goal is an H200's) | ≤ 2 | 1.5 | met |" in text
+    assert "| 16 runs at once: times one | ≥ 6 | 5 | missed |" in text
+    assert "| h | fast h10 | 1.25 | 1.50 | 3 | 1,234 |" in text
+    assert "| h | fast h5 | — | 2.50 | — | — |" in text
+    assert "| h | fast h10 | 4.00 | — | — |" in text and "Measured: steps 2026-11-27." in text
+    assert text.index("| 1 | 4.0 | 500 | 1.00 |") < text.index("| 16 | 12.8 | 2,500 | 5.00 |")
+    assert "Each takes 2,000 steps" in text
+    assert "| tinyllama | 22 | `method=top_k`, `train=fast` | 5.00 | 0.25 |" in text
+    empty = {part: [] for part in gpu.PARTS}
+    assert "##" not in markdown_gpu(content | empty)
+    assert "| 16 | 12.8 | 2,500 | — |" in markdown_gpu(content | empty | {"at_once": AT_ONCE[1:]})

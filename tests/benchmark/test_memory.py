@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from tiny_bench import TINY
 
-from layertune.benchmark import memory
+from layertune.benchmark import heap, memory
 from layertune.benchmark.arms import Setting, bert_base, loop_arms
 from layertune.tasks import TokenStore
-
-TINY = {"hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 20000}
 
 
 def test_peak_memory_is_that_of_a_step_with_freed_tensors_given_back(tmp_path, monkeypatch):
@@ -34,16 +34,21 @@ def test_peak_memory_is_that_of_a_step_with_freed_tensors_given_back(tmp_path, m
 
 
 @pytest.mark.parametrize("missing", [SimpleNamespace(), None])
-def test_where_there_is_no_mallopt_it_is_said(missing, monkeypatch, caplog):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: missing)
-    assert not memory.give_back()
+@pytest.mark.parametrize("setting", [heap.give_back, heap.keep_freed])
+def test_where_there_is_no_mallopt_it_is_said(setting, missing, monkeypatch, caplog):
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: missing)
+    assert not setting()
     assert "no mallopt here" in caplog.text
 
 
-def test_freed_blocks_go_back_to_the_system(tmp_path):
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library is not glibc")
+@pytest.mark.parametrize(("setting", "stays"), [("give_back", False), ("keep_freed", True)])
+def test_freed_blocks_go_back_to_the_system_or_stay(setting, stays):
     code = (
-        "from layertune.benchmark.memory import give_back; import ctypes; found = give_back(); "
-        "print(int(found or not hasattr(ctypes.CDLL(None), 'mallopt')))"
+        f"import numpy as np; from layertune.benchmark import heap; assert heap.{setting}()\n"
+        "import resource; page = resource.getpagesize()\n"
+        "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * page\n"
+        "before = resident(); block = np.ones(20 << 20, np.uint8); del block; print(resident() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
+    assert (int(done.stdout) > 15 << 20) == stays

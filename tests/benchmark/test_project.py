@@ -1,4 +1,4 @@
-"""From measured steps to ratios: worked out by hand; what is printed, and what is not."""
+"""From measured steps to ratios: worked out by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from layertune.benchmark.goals import RATIOS, judge
 from layertune.benchmark.lengths import (
     across,
     bucketed_batches,
@@ -21,7 +20,6 @@ from layertune.benchmark.lengths import (
     widths_of,
 )
 from layertune.benchmark.project import Cost, Curve, Epoch, Round, growth_of, median_cost, projected, ratio
-from layertune.benchmark.render import chart, markdown, printed, shares_of
 from layertune.benchmark.selectors import SETS, middle, spread
 from layertune.tasks import epoch_batches
 
@@ -52,6 +50,10 @@ def test_a_curve_takes_all_measured_batches_into_account():
     assert Curve((64, 64), (1.5, 0.75)).at(np.array([64])) == pytest.approx([0.9])
 
 
+def test_curves_are_joined():
+    assert Curve((8,), (1.0,)) + Curve((16, 24), (2.0, 3.0)) == Curve((8, 16, 24), (1.0, 2.0, 3.0))
+
+
 def test_a_curve_falls_nowhere():
     noisy = Curve((10, 20, 30, 40, 50), (1.0, 2.1, 2.9, 4.0, 3.9))  # the last was measured too low
     cost = noisy.at(np.arange(1, 257))
@@ -74,12 +76,7 @@ def test_growth_is_what_comes_once_per_example_and_per_epoch():
     exact = [(1000, 1, 10.0), (1000, 2, 13.0), (2000, 2, 21.0), (4000, 1, 25.0)]
     assert growth_of(exact) == pytest.approx((5.0, 0.002, 0.003, 0.0), abs=1e-9)
     assert growth_of([*exact[:-1], (4000, 1, 30.0)])[3] > 0.01
-
-
-def test_a_ratio_whose_rounds_differ_by_more_than_a_fifth_is_not_printed():
-    assert printed(4.0, 0.1) == "4.00 ± 0.20"
-    assert printed(4.0, 0.21) == "spread 21 %"
-    assert printed(4.0, None) == "4.00"
+    assert min(growth_of([(500, 2, 3.0), (1000, 2, 6.5), (1000, 1, 3.0), (1000, 4, 13.5)])) >= 0
 
 
 @pytest.mark.parametrize(
@@ -147,134 +144,6 @@ def test_selectors_choose_the_sets_of_the_specification():
     assert list(SETS) == [10, 5, 4, 1]
 
 
-def line(arm: str, total: float, spread_found: float = 0.05) -> dict[str, object]:
-    return {
-        "arm": arm,
-        "title": f"title of {arm}",
-        "lowest": 10 if arm == "h10" else None,
-        "seconds": {"selection": 1.0, "cache": 2.0, "training": total - 3.0, "total": total},
-        "projected": True,
-        "ratio": 100.0 / total,
-        "spread": spread_found,
-        "ratio_to": {"c": (600.0 / total, 0.05), "d": (50.0 / total, 0.3)},
-    }
-
-
-@pytest.fixture
-def content() -> dict[str, object]:
-    machine = {
-        "device": "a CPU",
-        "cores": 2,
-        "threads": 1,
-        "clock": "CPU time",
-        "load": [1.0, 1, 1],
-        "load_after": [2.0, 1, 1],
-        "minutes": 17.4,
-        "precision": "fp32",
-        "batch_size": 16,
-        "epochs": 3,
-        "optimizer": "AdamW",
-        "batching": "buckets",
-    }
-    task = {
-        "task": "sst2",
-        "examples": 6920,
-        "mean_tokens": 25.2,
-        "arms": [line("a", 100.0), line("h10", 16.0), line("f", 50.0, 0.3)],
-    }
-    step = {
-        "a": {"step": {"widths": [8, 16], "seconds": [1.0, 2.0]}, "examples": None},
-        "c": {"step": {"widths": [256], "seconds": [9.0]}, "examples": None},
-        "h10": {"step": {"widths": [8, 16], "seconds": [0.1, 0.2]}, "examples": {"sst2": 64, "mrpc": 96}},
-    }
-    memory = [
-        {"arm": "a", "title": "full", "lowest": None, "bytes": 5e9, "before": 1e9, "given_back": True},
-        {"arm": "h10", "title": "fast", "lowest": 10, "bytes": 2e9, "before": 1e9, "given_back": True},
-    ]
-    growing = {"arm": "h10", "examples": 1000, "epochs": 2, "selection": 0.5, "seconds": 8.0}
-    return {
-        "machine": machine,
-        "jobs": {"tasks round 1": 600.0, "memory a": 90.0},
-        "failed": ["real trec: no data"],
-        "tasks": [task],
-        "rounds": [step, step, step],
-        "real": [],
-        "memory": memory,
-        "growth": [{"examples and epochs": [growing]}],
-        "profile": [{"arm": "h5", "title": "fast", "width": 54, "shares": {"GELU": 0.75, "other": 0.25}}],
-        "once": [
-            {"what": "start", "seconds": 12.5},
-            {"what": "tokens", "sentences_per_second": 20000.0},
-            {"what": "tables", "records": 5000, "seconds": 7.125},
-        ],
-    }
-
-
-def test_the_table_says_ratio_spread_goal_load_and_what_is_missing(content):
-    text = markdown(content)
-    assert (
-        "| h | title of h10 | 10 | 1.0 | 2.0 | 13 | 16 | 6.25 ± 0.16 | 37.50 ± 0.94 | spread 30 % |" in text
-    )
-    assert "| spread 30 % |" in text
-    assert "| h | fast | 1.00 | 0.25 |" in text
-    assert "Load before and after: 1.0, 2.0 on 2 cores; 17 minutes in all, 12 of a core." in text
-    assert "- real trec: no data" in text
-    assert "## sst2, projected" in text
-    assert "Projected: 6 steps of each arm (3 of c)" in text and "(h) reads 64 to 96 examples" in text
-    assert "MALLOC_MMAP_THRESHOLD_" in text
-    assert "| h | 1,000 | 2 | 8.0 | 4.00 |" in text
-    assert "first step, caches warm: 12.5 s" in text and "20,000 sentences per second" in text
-    assert "All tables from 5,000 records: 7.1 s" in text
-    assert "16 x 54 tokens" in text and "| h | fast | 75.0 % | 25.0 % |" in text
-
-
-def test_of_real_data_it_says_which_arms_took_every_step(content):
-    real = content["tasks"][0] | {"task": "trec"}
-    real["arms"] = [line | {"projected": line["arm"] == "f"} for line in real["arms"]]
-    text = markdown(content | {"real": [real]})
-    assert "## trec: (a), (h) end to end, every step of every epoch; the others projected" in text
-
-
-def test_goals_are_judged_by_what_was_measured(content):
-    measured = [line | {"projected": line["arm"] == "f"} for line in content["tasks"][0]["arms"]]
-    others = [line("c", 600.0), line("d", 50.0)]
-    content["real"] = [content["tasks"][0] | {"task": "trec", "arms": [*measured, *others]}]
-    content["tasks"][0]["arms"] += others
-    verdicts = {goal.what: (goal.found, goal.verdict) for goal in judge(content)}
-    assert verdicts == {
-        "trec, h10: times (a)": (6.25, "met"),  # 5 is asked for
-        "trec, h10: times (c) (projected)": (37.5, "missed"),
-        "trec, h10: times (d) (projected)": (None, "too noisy"),  # its rounds differ by 30 %
-        "trec, h10: selection as share of training": (1 / 13, "missed"),
-        "sst2, h10: times (a) (projected)": (6.25, "met"),  # 5.5 is asked for
-        "sst2, h10: times (d) (projected)": (
-            None,
-            "too noisy",
-        ),  # of its selection random weights say nothing
-        "h10: peak memory as share of (a)": (0.25, "met"),
-        "seconds from start to first step": (12.5, "missed"),
-        "seconds of tables from 5,000 records": (7.125, "met"),
-        "sentences tokenised per second": (20000.0, "met"),
-    }
-    assert "| sst2, h10: times (a) (projected) | ≥ 5.5 | 6.25 | met |" in markdown(content)
-
-
-def test_a_share_of_memory_is_one_of_full_fine_tuning_or_none(content):
-    assert shares_of(content["memory"]) == ["1.00", "0.25"]
-    assert shares_of(content["memory"][1:]) == [""]  # the job of (a) failed, or is not done yet
-
-
-def test_the_chart_is_drawn(content, tmp_path):
-    chart(content, tmp_path / "chart.png")
-    assert (tmp_path / "chart.png").stat().st_size > 5000
-
-
-def test_goals_fall_with_the_depth_of_the_lowest_layer():
-    for goals in RATIOS.values():
-        values = list(goals.values())
-        assert values == sorted(values, reverse=True)
-
-
 def test_the_arithmetic_needs_no_torch():
     code = (
         "import sys, layertune.benchmark.project, layertune.benchmark.render; print('torch' in sys.modules)"
@@ -290,8 +159,3 @@ def test_the_length_file_holds_counts_and_no_text():
     tree = json.loads(files("layertune.benchmark").joinpath("lengths.json").read_text())
     for entry in tree.values():
         assert set(entry) == {"examples", "counts"} and all(isinstance(n, int) for n in entry["counts"])
-
-
-def test_the_table_in_the_repository_is_that_of_its_numbers(repo):
-    path = repo / "results" / "benchmarks" / "cpu.json"
-    assert path.with_suffix(".md").read_text() == markdown(json.loads(path.read_text()))

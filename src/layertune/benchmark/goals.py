@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from layertune.benchmark.project import WIDEST
+from layertune.benchmark.project import WALL, WIDEST, growth_of
 
 RATIOS = {  # task -> arm -> times as fast as (a): k = 3, 3 epochs, everything included
     "sst2_glue": {"h10": 6.5, "h5": 3.8, "h4": 3.6, "h1": 2.8},
@@ -15,11 +15,17 @@ RATIOS = {  # task -> arm -> times as fast as (a): k = 3, 3 epochs, everything i
     "qnli": {"h10": 4.5, "h5": 2.5, "h4": 2.3, "h1": 1.8},
     "trec": {"h10": 5.0},
 }
+ON_CUDA = {"sst2": {"h10": 10.0}}  # the same where a CUDA device trains every step
+STEP_MILLISECONDS = 2.0  # of a cached l = 10 step in bf16 on an H200, at `STEP_WIDTH` tokens
+STEP_WIDTH = 32
+AT_ONCE = 6.0  # times the steps per second of one run, by `RUNS`
+RUNS = 16
 TO_LORA = {"h10": 4.0}
 TO_PADDED = {"trec": {"h10": 40.0}}
 MEMORY = {"h10": 1 / 3, "h5": 1 / 2, "h1": 2 / 3}  # share of (a)'s peak
 SELECTION = 0.01  # share of training, from MANY examples on
 MANY = 4000
+OFF_LINE = 0.1  # share by which a training may differ from a cost linear in examples and epochs
 START_SECONDS = 10.0
 TABLES_SECONDS = 10.0
 TOKENISED = 15_000.0  # sentences per second of a core
@@ -51,8 +57,13 @@ class Judged:
 
 def judge(content: dict[str, Any]) -> list[Judged]:
     """Return every goal of which the result file holds a number."""
+    if content["machine"]["clock"] == WALL:
+        return [goal for task in content["real"] for goal in _on_cuda(task)] + list(
+            _of_memory(content["memory"])
+        )
     found = [goal for task in (*content["real"], *content["tasks"]) for goal in _of_task(task)]
     found += _of_memory(content["memory"])
+    found += _of_growth(content["growth"])
     for line in content["once"]:
         if line["what"] == "start":
             found.append(Judged("seconds from start to first step", START_SECONDS, False, line["seconds"]))
@@ -63,6 +74,32 @@ def judge(content: dict[str, Any]) -> list[Judged]:
             rate = line["sentences_per_second"]
             found.append(Judged("sentences tokenised per second", TOKENISED, True, rate))
     return found
+
+
+def judge_gpu(content: dict[str, Any]) -> list[Judged]:
+    """Return the goals of which the measurements of steps and of runs at once hold a number."""
+    found = [
+        Judged(
+            f"milliseconds of a cached step, l = 10, bf16, {STEP_WIDTH} tokens (the goal is an H200's)",
+            STEP_MILLISECONDS,
+            False,
+            line["milliseconds"],
+        )
+        for line in content["steps"]
+        if (line["arm"], line["precision"], line["width"]) == ("h10", "bf16", STEP_WIDTH)
+    ]
+    rates = {line["runs"]: line["steps_per_second"] for line in content["at_once"]}
+    if {1, RUNS} <= set(rates):
+        found.append(Judged(f"{RUNS} runs at once: times one", AT_ONCE, True, rates[RUNS] / rates[1]))
+    return found
+
+
+def _on_cuda(task: dict[str, Any]) -> Iterator[Judged]:
+    for line in task["arms"]:
+        goal = ON_CUDA.get(task["task"], {}).get(line["arm"])
+        if goal is not None:
+            found = _clear(line["ratio"], line["spread"])
+            yield Judged(f"{task['task']}, {line['arm']}: times (a)", goal, True, found)
 
 
 def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
@@ -95,8 +132,22 @@ def held(memory: list[dict[str, Any]]) -> dict[str, float]:
     return {line["arm"]: line["bytes"] - line["before"] for line in memory}
 
 
+def growth_in(rows: list[dict[str, Any]]) -> tuple[float, float, float, float]:
+    """Return what `growth_of` fits to whole trainings."""
+    return growth_of([(row["examples"], row["epochs"], row["seconds"]) for row in rows])
+
+
 def _of_memory(lines: list[dict[str, Any]]) -> Iterator[Judged]:
     own = held(lines)
     for arm, goal in MEMORY.items():
         if arm in own and "a" in own:
             yield Judged(f"{arm}: peak memory as share of (a)", goal, False, own[arm] / own["a"])
+
+
+def _of_growth(parts: list[dict[str, Any]]) -> Iterator[Judged]:
+    for part in parts:
+        rows = part.get("examples and epochs", [])
+        if len(rows) > 3:  # three parts fit three trainings exactly
+            yield Judged(
+                "growth with examples and epochs: share off a line", OFF_LINE, False, growth_in(rows)[-1]
+            )

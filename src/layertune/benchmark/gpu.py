@@ -1,28 +1,51 @@
-"""What only a CUDA device can show: step time and kernels per mode and shape, and many runs on one card."""
+"""What only a CUDA device can show: the time of a step per mode and width, what it launches, many runs on one
+card, and the memory of large models.
+"""
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import multiprocessing
 import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from statistics import median
+from threading import BrokenBarrierError
 from typing import Any
 
 import numpy as np
 import torch
 
 from layertune.benchmark.arms import Bench, Setting, loop_arms, timing
-from layertune.benchmark.jobs import Plan
+from layertune.benchmark.jobs import Plan, arm_named
 from layertune.benchmark.lengths import split_of, task_lengths
+from layertune.benchmark.measure import machine
+from layertune.benchmark.render_gpu import markdown_gpu
+from layertune.benchmark.result import save_result
+from layertune.training.outcome import TrainOutcome
 
 log = logging.getLogger(__name__)
 
+PARTS = ("steps", "launches", "at_once", "peak_memory")
+PRECISIONS = ("bf16", "fp32")
+CHANGING = ("load", "measured_at", "precision")  # what may differ from part to part
+WARM_UP = 10  # steps
+LAUNCHES = (
+    "cudaLaunchKernel",
+    "cudaLaunchKernelExC",
+    "cudaLaunchCooperativeKernel",
+    "cuLaunchKernel",
+    "cuLaunchKernelEx",
+    "cudaGraphLaunch",
+)
 WIDTHS = (16, 32, 64, 128)  # padded tokens of a batch
-AT_ONCE = (1, 2, 4, 8, 16)  # runs on one card
-TOGETHER = 2000  # steps that each of them takes
+AT_ONCE = (1, 16, 8, 4, 2)  # runs on one card; the goal is about the first two
+TOGETHER = 5000  # steps that each of them takes
 READY_SECONDS = 300.0  # in which all of them have loaded; one that failed would be waited for
 TINYLLAMA = {
     "model_type": "llama",
@@ -47,55 +70,123 @@ LARGE = {"tinyllama": TINYLLAMA, "gemma2_2b": GEMMA2_2B}
 _all_ready: Barrier | None = None  # of a process among several
 
 
-def measure_gpu(plan: Plan) -> dict[str, Any]:
-    """Measure steps in both precisions, and runs at once."""
-    steps: list[dict[str, Any]] = []
-    for precision in ("fp32", "bf16"):
-        setting = replace(plan.setting("gpu", plan.base, "sst2"), precision=precision)
-        steps += _steps(setting)
-    return {
-        "steps": steps,
-        "at_once": [_at_once(plan, count) for count in AT_ONCE],
-        "peak_memory": _large_models(plan),
+class OtherMachineError(ValueError):
+    """Numbers of one machine would stand beside those of another."""
+
+
+def measure_gpu(plan: Plan, part: str, path: Path) -> list[str]:
+    """Measure a part of the list and write it, line by line, to a result file whose other parts stay.
+
+    Args:
+        plan: whose model's shape and scratch folder.
+        part: which of `PARTS`.
+        path: of the file; it need not exist.
+
+    Returns:
+        What failed in it; the file names that too.
+
+    Raises:
+        OtherMachineError: the file was measured on another device, or in another way.
+    """
+    setting = plan.setting("gpu", plan.base, "sst2")
+    where = {key: value for key, value in machine(setting).items() if key not in CHANGING}
+    content: dict[str, Any] = {"machine": where, "measured_at": {}, "failed": []}
+    content |= {name: [] for name in PARTS}
+    if path.is_file():
+        content |= json.loads(path.read_text())
+    if content["machine"] != where:
+        kept = content["machine"]
+        what = ", ".join(f"{key} {kept.get(key)}" for key in where if kept.get(key) != where[key])
+        raise OtherMachineError(f"{path} was measured otherwise ({what})")
+    measured: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "steps": lambda: _steps(setting),
+        "launches": lambda: _launches(setting),
+        "at_once": lambda: _runs_at_once(plan),
+        "peak_memory": lambda: _large_models(plan),
     }
+    lines, failed = [], []
+    try:
+        for line in measured[part]():
+            log.info("%s", line)
+            (failed if isinstance(line, str) else lines).append(line)
+            _add(content, part, lines, failed, path)
+    except Exception as error:  # what was measured before is worth keeping
+        failed.append(f"{type(error).__name__}: {error}")
+        _add(content, part, lines, failed, path)
+    finally:
+        _let_go()
+    return [f"{part}: {failure}" for failure in failed]
 
 
-def _steps(setting: Setting, batches: int = 50) -> list[dict[str, Any]]:
-    """Return milliseconds and launched kernels of a step, per arm and width."""
-    bench = Bench.start(setting)
-    found = []
-    for arm in loop_arms():
-        for width in WIDTHS:
-            lengths = np.full(setting.batch_size * batches, width)
-            seconds = [_one_run(bench, arm.overrides, lengths, batches) for _ in range(3)]
-            found.append(
-                {
+def _add(
+    content: dict[str, Any], part: str, lines: list[dict[str, Any]], failed: list[str], path: Path
+) -> None:
+    """Put what there is of a part into the result file."""
+    others = [failure for failure in content["failed"] if not failure.startswith(f"{part}:")]
+    content["failed"] = others + [f"{part}: {failure}" for failure in failed]
+    content[part] = lines
+    content["measured_at"][part] = time.strftime("%Y-%m-%d")
+    save_result(path, content, markdown_gpu)
+
+
+def _steps(setting: Setting, steps: int = 100) -> Iterator[dict[str, Any]]:
+    """Yield milliseconds of a step per precision, arm and width; the cached step at l = 10, by which the goal
+    goes, comes first.
+    """
+    for precision in PRECISIONS:
+        bench = Bench.start(replace(setting, precision=precision))
+        for arm in sorted(loop_arms(), key=lambda arm: arm.name != "h10"):
+            for width in WIDTHS:
+                lengths = np.full(setting.batch_size * min(steps, 50), width)
+                seconds = _one_run(bench, arm.overrides, lengths, steps).step_seconds
+                yield {
                     "arm": arm.name,
-                    "precision": setting.precision,
+                    "title": arm.title,
+                    "precision": precision,
                     "width": width,
                     "milliseconds": 1000 * median(seconds),
-                    "kernels": _kernels(bench, arm.overrides, lengths),
                 }
-            )
-            log.info("%s", found[-1])
-    return found
 
 
-def _one_run(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray, steps: int) -> float:
-    """Return the seconds of a step in the middle of a run: graphs and caches are there."""
-    run = bench.setting.run(*overrides, *timing(10, steps))
-    return bench.train(run, bench.data(split_of(lengths, None))).seconds / steps
+def _launches(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Yield what a step launches per precision and arm, at the narrowest width."""
+    for precision in PRECISIONS:
+        bench = Bench.start(replace(setting, precision=precision))
+        for arm in loop_arms():
+            lengths = np.full(setting.batch_size * 15, WIDTHS[0])
+            yield {"arm": arm.name, "precision": precision, **_counted(bench, arm.overrides, lengths)}
 
 
-def _kernels(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray) -> float:
-    """Return launches per step: of kernels, or of graphs that hold them; more steps minus fewer."""
+def _one_run(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray, steps: int) -> TrainOutcome:
+    """Train so many steps after some in which graphs and caches are made."""
+    run = bench.setting.run(*overrides, *timing(WARM_UP, steps))
+    return bench.train(run, bench.data(split_of(lengths, None)))
+
+
+def _counted(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray) -> dict[str, float]:
+    """Return per step: kernels that run, and launches, of kernels or of graphs that hold them. More steps
+    minus fewer, so that what comes once is left out.
+    """
+    on = bench.runtime.device.type
+    activity = torch.profiler.ProfilerActivity.CUDA if on == "cuda" else torch.profiler.ProfilerActivity.CPU
+    _one_run(bench, overrides, lengths, 1)  # makes the cache, which comes once for all
     counts = []
     for steps in (5, 15):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        with torch.profiler.profile(activities=[activity]) as profile:
             _one_run(bench, overrides, lengths, steps)
-        names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cudaGraphLaunch")
-        counts.append(sum(event.count for event in profile.key_averages() if event.key in names))
-    return (counts[1] - counts[0]) / 10
+        counts.append(launches_in(profile.key_averages()))
+    few, more = counts
+    return {name: (more[name] - few[name]) / 10 for name in more}
+
+
+def launches_in(events: Iterable[Any]) -> dict[str, int]:
+    """Count kernels on the device, and calls that launch kernels or graphs, in a profile's averages."""
+    events = list(events)
+    on_device = (event for event in events if event.device_type == torch.autograd.DeviceType.CUDA)
+    return {
+        "kernels": sum(event.count for event in on_device if not event.key.startswith(("Memcpy", "Memset"))),
+        "launches": sum(event.count for event in events if event.key in LAUNCHES),
+    }
 
 
 def _share(barrier: Barrier) -> None:
@@ -105,36 +196,54 @@ def _share(barrier: Barrier) -> None:
 
 
 def _worker(plan: Plan, steps: int) -> tuple[float, float]:
-    """Return when one run among several began and ended; they begin together and share their cache."""
-    setting = replace(plan.setting("at-once", plan.base, "sst2_glue"), precision="bf16")
-    bench = Bench.start(setting)
-    lengths = task_lengths("sst2_glue").lengths[: setting.batch_size * 500]
-    arm = next(arm for arm in loop_arms() if arm.name == "h10")
-    _one_run(bench, arm.overrides, lengths, min(50, steps))  # the cache is there, libraries are loaded
+    """Return when one run among several began and ended; they begin together and share a cache on disk."""
     assert _all_ready is not None
+    try:
+        setting = replace(plan.setting("at-once", plan.base, "sst2_glue"), precision="bf16")
+        bench = Bench.start(setting)
+        lengths = task_lengths("sst2_glue").lengths[: setting.batch_size * 500]
+        overrides = arm_named("h10").overrides
+        _one_run(bench, overrides, lengths, min(50, steps))  # the cache is there, libraries are loaded
+    except BaseException:
+        _all_ready.abort()  # else the others would wait
+        raise
     _all_ready.wait(READY_SECONDS)
     start = time.time()
-    _one_run(bench, arm.overrides, lengths, steps)
+    _one_run(bench, overrides, lengths, steps)
     return start, time.time()
 
 
+def _runs_at_once(plan: Plan) -> Iterator[dict[str, Any] | str]:
+    """Yield what each number of runs takes, or why it failed."""
+    for count in AT_ONCE:
+        try:
+            yield _at_once(plan, count)
+        except Exception as error:  # sixteen may be too many for a card on which eight fit
+            yield f"{count} runs: {type(error).__name__}: {error}"
+
+
 def _at_once(plan: Plan, count: int, steps: int = TOGETHER) -> dict[str, Any]:
-    """Return how many steps per second several runs take together on one card, from the first start to the
-    last end: opening the cache and capturing are part of a run.
+    """Return how many steps per second several runs take together on one card: composing the run, opening the
+    cache and capturing are part of it.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(count)
     with ProcessPoolExecutor(count, context, initializer=_share, initargs=(barrier,)) as pool:
-        times = list(pool.map(_worker, [plan] * count, [steps] * count))
+        runs = [pool.submit(_worker, plan, steps) for _ in range(count)]
+    errors = [error for run in runs if (error := run.exception()) is not None]
+    if errors:  # of those that waited for one that failed, none says why
+        raise next((error for error in errors if not isinstance(error, BrokenBarrierError)), errors[0])
+    return {"runs": count, "steps": steps} | rate_of([run.result() for run in runs], steps)
+
+
+def rate_of(times: list[tuple[float, float]], steps: int) -> dict[str, float]:
+    """Return the seconds from the first start to the last end of runs, and their steps per second."""
     seconds = max(end for _, end in times) - min(start for start, _ in times)
-    found = {"runs": count, "seconds": seconds, "steps_per_second": steps * count / seconds}
-    log.info("%s", found)
-    return found
+    return {"seconds": seconds, "steps_per_second": steps * len(times) / seconds}
 
 
-def _large_models(plan: Plan) -> list[dict[str, Any]]:
-    """Return the peak memory of a step of random models of the sizes of the paper's decoders."""
-    found = []
+def _large_models(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yield the peak memory of a step of random models of the sizes of the paper's decoders."""
     for name, shape in LARGE.items():
         layers = shape["num_hidden_layers"]
         text = ",".join(f"{key}:{value}" for key, value in shape.items())
@@ -145,11 +254,20 @@ def _large_models(plan: Plan) -> list[dict[str, Any]]:
             f"model.random_config={{{text}}}",
         )
         setting = replace(plan.setting(name, model, "sst2"), precision="bf16")
+        _let_go()
+        before = torch.cuda.memory_allocated()
         bench = Bench.start(setting)
         for arm in (("method=full", "train=published"), ("method=top_k", "train=fast")):
             data = bench.data(split_of(np.full(16, 128), None))
             outcome = bench.train(setting.run(*arm, *timing(1, 2)), data)
-            found.append({"model": name, "layers": layers, "arm": arm, "bytes": outcome.peak_memory_bytes})
+            own = outcome.peak_memory_bytes - before
+            yield {"model": name, "layers": layers, "arm": arm, "bytes": own}
+            del outcome
+            _let_go()
         del bench
-        torch.cuda.empty_cache()
-    return found
+
+
+def _let_go() -> None:
+    """Free what nothing refers to any more."""
+    gc.collect()
+    torch.cuda.empty_cache()

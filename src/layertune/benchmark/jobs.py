@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
 from layertune.benchmark.breakdown import measure_breakdown
 from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
+from layertune.benchmark.heap import keep_freed
 from layertune.benchmark.lengths import task_lengths
-from layertune.benchmark.measure import Arm, combine, machine, measure_round
+from layertune.benchmark.measure import Arm, arms_of_round, combine, machine, measure_round
 from layertune.benchmark.memory import measure_memory
 from layertune.benchmark.once import RECORDS, start_seconds, tables_seconds, tokenising_rate
 from layertune.benchmark.trainer_arms import trainer_arms
@@ -32,7 +35,7 @@ PROFILED = ("h10", "h5")
 IN_MEMORY = ("a", "d", "e10", "h10", "h5", "h1")  # (g) holds what (e) does
 GROWING = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4}  # small: ratios only
 SHAPES = {6: (3,), 12: (1, 3, 6, 11), 24: (3,)}  # L -> k
-TRAININGS = [(1000, 2), (2000, 2), (3000, 2), (2000, 1), (2000, 4)]  # examples and epochs
+TRAININGS = [(500, 2), (1000, 2), (1500, 2), (1000, 1), (1000, 4)]  # examples and epochs
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,20 @@ def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:
     return [arm for arm in arms if not names or arm.name in names]
 
 
+def arm_named(name: str) -> Any:
+    """Return the arm of this name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {arm.name: arm for arm in all_arms()}[name]
+
+
 def _round(plan: Plan, name: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(name, plan.base, plan.tasks[0]))
     tasks = [task_lengths(task) for task in plan.tasks]
-    even = int(name.removeprefix("round ")) % 2 == 0
-    return dict(measure_round(bench, tasks, all_arms(plan.arms), plan.steps, reverse=even))
+    arms = arms_of_round(all_arms(plan.arms), int(name.removeprefix("round ")) - 1)
+    return measure_round(bench, tasks, arms, plan.steps)
 
 
 def _real(plan: Plan, task: str) -> dict[str, Any]:
@@ -110,8 +122,7 @@ def _real(plan: Plan, task: str) -> dict[str, Any]:
 
 
 def _memory(plan: Plan, name: str) -> dict[str, Any]:
-    arm = next(arm for arm in all_arms() if arm.name == name)
-    return measure_memory(plan.setting(f"memory-{name}", plan.base, "mrpc"), arm)
+    return measure_memory(plan.setting(f"memory-{name}", plan.base, "mrpc"), arm_named(name))
 
 
 def _growth(plan: Plan, what: str) -> dict[str, Any]:
@@ -121,8 +132,7 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
     lengths = task_lengths("sst2_glue")
     if what == "examples and epochs":
         bench = Bench.start(plan.setting("growth-n", bert_base(**GROWING), "sst2_glue"))
-        arm = next(arm for arm in loop_arms() if arm.name == "h10")
-        return {what: measure_growth(bench, arm, lengths.lengths, TRAININGS)}
+        return {what: measure_growth(bench, arm_named("h10"), lengths.lengths, TRAININGS, plan.rounds)}
     found = []
     for layers, sizes in SHAPES.items():
         shape = bert_base(**GROWING, num_hidden_layers=layers)
@@ -143,8 +153,7 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
 
 
 def _profile(plan: Plan, name: str) -> dict[str, Any]:
-    arm = next(arm for arm in loop_arms() if arm.name == name)
-    return measure_breakdown(plan.setting(f"profile-{name}", plan.base, "mrpc"), arm)
+    return measure_breakdown(plan.setting(f"profile-{name}", plan.base, "mrpc"), arm_named(name))
 
 
 def _once(plan: Plan, what: str) -> dict[str, Any]:
@@ -186,6 +195,8 @@ def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
     """Run one job in this process; return what it found and the CPU seconds of the process so far."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
+    if plan.device == "cpu" and part != "memory":
+        keep_freed()
     return _JOBS[part](plan, name), time.process_time()
 
 
@@ -198,21 +209,20 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: arms are compared on one thread
     setting = plan.setting("machine", plan.base, "sst2")
-    where, start = machine(setting), time.monotonic()
+    where, start = machine(setting) | {"workers": plan.workers}, time.monotonic()
     found: dict[tuple[str, str], Any] = {}
     spent: dict[str, float] = {}
     failed: list[str] = []
     content: dict[str, Any] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(plan.workers, context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(plan.workers, _context(plan.device), max_tasks_per_child=1) as pool:
         started = {pool.submit(run_job, plan, *job): job for job in jobs_of(plan)}
         for future in as_completed(started):
             job = started[future]
             try:
                 found[job], spent[" ".join(job)] = future.result()
             except Exception as error:  # the other jobs' numbers are worth keeping
-                log.warning("%s failed: %s", " ".join(job), error)
-                failed.append(f"{' '.join(job)}: {error}")
+                failed.append(f"{' '.join(job)}: {type(error).__name__}: {error}")
+                log.warning("failed: %s", failed[-1])
             content = {
                 "machine": where
                 | {"load_after": list(os.getloadavg()), "minutes": (time.monotonic() - start) / 60},
@@ -222,6 +232,15 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
             }
             save(content)
     return content
+
+
+def _context(device: str) -> BaseContext:
+    """Return how workers start: where a fork is safe, from a process that has imported everything once."""
+    if device == "cpu" and sys.platform == "linux":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return context
+    return multiprocessing.get_context("spawn")
 
 
 def _parts(plan: Plan, found: dict[tuple[str, str], Any], setting: Setting) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rounds of all arms in turn, A B A B, and what follows from them: ratios with their spread.
+"""Rounds of all arms in turn, A B B A, and what follows from them: ratios with their spread.
 
 What a step costs depends on its arm and its padded width, not on the task. A round therefore measures each
 arm on one set of batches of widths that cover all tasks, and projects every task from it.
@@ -25,7 +25,7 @@ from layertune.benchmark.arms import (
     selection_seconds,
 )
 from layertune.benchmark.lengths import TaskLengths, across, widths_of
-from layertune.benchmark.project import Cost, Epoch, Round, median_cost, projected, ratio
+from layertune.benchmark.project import WALL, Cost, Curve, Epoch, Round, median_cost, projected, ratio
 from layertune.benchmark.trainer_arms import TrainerArm
 from layertune.tasks import sorted_batches
 from layertune.training.runtime import device_facts
@@ -60,9 +60,11 @@ class Batches:
 
 
 def measure_round(
-    bench: Bench, tasks: Sequence[TaskLengths], arms: Sequence[Arm], count: int, reverse: bool = False
+    bench: Bench, tasks: Sequence[TaskLengths], arms: Sequence[Arm], count: int
 ) -> dict[str, Round]:
-    """Measure all arms once, each on `count` batches.
+    """Measure all arms once, each on `count` batches: every other one on the way from the first arm to the
+    last, the rest on the way back, so that a machine that grows slower or faster does so for all. One that
+    pads to the maximum, whose steps are long and all alike, comes in between.
 
     Layers are chosen first, by the weights as they are: how many examples decide depends on them, and arms
     train.
@@ -72,23 +74,28 @@ def measure_round(
         tasks: whose widths are covered.
         arms: the first warms the process up.
         count: optimiser steps per arm.
-        reverse: whether the last arm comes first; one that pads to the maximum is then left out: its steps
-            are long and all alike.
     """
     batches = Batches(tasks, bench.setting.batch_size, count)
     scored = [arm for arm in arms if isinstance(arm, LoopArm) and arm.scored]
     reads_few = {arm.name for arm in scored if arm.fast}
     reads_all = {arm.name for arm in scored if not arm.fast}
-    selection_curve(bench, batches.passes[-1:])  # what a process does first is slow
+    on_cuda = bench.runtime.device.type == "cuda"  # where each new width loads kernels
+    selection_curve(bench, batches.passes if on_cuda else batches.passes[:1])  # what comes first is slow
     all_read = selection_curve(bench, batches.passes) if reads_all else None
     few = {task.task: selection_seconds(bench, task.lengths) for task in tasks if reads_few}
-    arms[0].steps(bench, batches.of(arms[0])[:1])  # slow again: the first backward pass
-    steps, cached = {}, {}
-    measured = [arm for arm in arms if not (arm.pad_to and reverse)]
-    for arm in reversed(measured) if reverse else measured:
-        steps[arm.name], cached[arm.name] = arm.steps(bench, batches.of(arm))
+    arms[0].steps(bench, batches.of(arms[0])[-1:])  # slow again: the first backward pass, of the widest batch
+    steps: dict[str, Curve] = {}
+    cached: dict[str, int | None] = {}
+    for arm in sorted(arms, key=lambda arm: arm.pad_to is not None):
+        half = batches.of(arm) if arm.pad_to else batches.of(arm)[::2]
+        steps[arm.name], cached[arm.name] = arm.steps(bench, half)
+    for arm in reversed(arms):
+        if not arm.pad_to and count > 1:
+            steps[arm.name] += arm.steps(bench, batches.of(arm)[1::2])[0]
         log.info("%s: %s s", arm.name, " ".join(f"{s:.2f}" for s in steps[arm.name].seconds))
     below = {layer for layer in cached.values() if layer is not None}
+    for layer in below if on_cuda else ():
+        cache_curve(bench, layer, batches.passes)
     caches = {layer: cache_curve(bench, layer, batches.passes) for layer in sorted(below)}
     return {
         arm.name: Round(
@@ -98,8 +105,13 @@ def measure_round(
             examples={task: read for task, (_, read) in few.items()} if arm.name in reads_few else None,
             cache=None if cached[arm.name] is None else caches[cached[arm.name]],
         )
-        for arm in measured
+        for arm in arms
     }
+
+
+def arms_of_round(arms: Sequence[Arm], number: int) -> list[Arm]:
+    """Return the arms of a round, counted from 0: one that pads to the maximum is measured in the first."""
+    return [arm for arm in arms if number == 0 or not arm.pad_to]
 
 
 def combine(
@@ -175,7 +187,7 @@ def machine(setting: Setting) -> dict[str, Any]:
         "device": device_facts(torch.device(setting.device))[0],
         "cores": os.cpu_count(),
         "threads": setting.threads,
-        "clock": "wall clock" if cuda else "CPU time of one process",
+        "clock": WALL if cuda else "CPU time of one process",
         "load": list(os.getloadavg()),
         "torch": torch.__version__,
         "precision": setting.precision,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 RECORDS = 5000  # from which tables are made
+TRIES = 3  # of tokenising
 
 
 class FirstStep(SelectedLayers):
@@ -83,12 +84,15 @@ def tables_seconds(setting: Setting, runs: Path = Path("results/runs")) -> float
 
 
 def tokenising_rate(setting: Setting) -> float:
-    """Return sentences of the generated corpus tokenised per second of one core."""
+    """Return sentences of the generated corpus tokenised per second of one core, in the best of `TRIES`."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     run = setting.run("method=full")
     tokenizer, _ = load_tokenizer(run.model)
     rows = concatenate([read_synthetic("train")] * 10)
     encode(rows.take(np.arange(100)), tokenizer, run.task)
-    start = time.process_time()
-    encode(rows, tokenizer, run.task)
-    return len(rows) / (time.process_time() - start)
+    seconds = []
+    for _ in range(TRIES):
+        start = time.process_time()
+        encode(rows, tokenizer, run.task)
+        seconds.append(time.process_time() - start)
+    return len(rows) / min(seconds)

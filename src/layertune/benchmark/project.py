@@ -10,6 +10,8 @@ from statistics import median
 import numpy as np
 
 WIDEST = 0.2  # a ratio whose rounds differ by more is not printed
+WALL = "wall clock"  # what a CUDA device is measured by
+PADDED = 3  # steps of an arm that pads to the maximum, of which the shortest stands for all
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,15 @@ class Curve:
         if not self.widths or len(self.widths) != len(self.seconds):
             raise ValueError(f"{len(self.widths)} widths and {len(self.seconds)} measurements")
 
+    def __add__(self, other: Curve) -> Curve:
+        """Return the curve of the batches of both."""
+        return Curve(self.widths + other.widths, self.seconds + other.seconds)
+
     @cached_property
     def parts(self) -> tuple[float, ...]:
         """Seconds once, per token and per its square; fewer where fewer widths were measured."""
-        from scipy.optimize import nnls
-
         powers = np.arange(min(3, len(set(self.widths))))
-        shape = np.power.outer(np.array(self.widths, np.float64), powers)
-        found, _ = nnls(shape / np.array(self.seconds)[:, None], np.ones(len(self.seconds)))
-        return tuple(float(part) for part in found)
+        return _fitted(np.power.outer(np.array(self.widths, np.float64), powers), self.seconds)
 
     def at(self, widths: np.ndarray) -> np.ndarray:
         """Return the seconds of batches of these widths."""
@@ -128,7 +130,7 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
 
 
 def growth_of(trainings: Sequence[tuple[int, int, float]]) -> tuple[float, float, float, float]:
-    """Fit seconds = once + per example + per example and epoch to trainings, by least squares.
+    """Fit seconds = once + per example + per example and epoch to trainings, as `Curve` fits batches.
 
     Args:
         trainings: examples, epochs and seconds of each.
@@ -137,7 +139,16 @@ def growth_of(trainings: Sequence[tuple[int, int, float]]) -> tuple[float, float
         The three, and the largest deviation of a training from them, as a share of its seconds.
     """
     shape = np.array([[1.0, examples, examples * epochs] for examples, epochs, _ in trainings])
-    seconds = np.array([measured for *_, measured in trainings])
-    found = np.linalg.lstsq(shape, seconds, rcond=None)[0]
-    once, example, epoch = map(float, found)
+    seconds = [measured for *_, measured in trainings]
+    once, example, epoch = found = _fitted(shape, seconds)
     return once, example, epoch, float(np.abs(shape @ found / seconds - 1).max())
+
+
+def _fitted(shape: np.ndarray, seconds: Sequence[float]) -> tuple[float, ...]:
+    """Return what each column of `shape` (one row per measurement) costs: none negative, by least squares of
+    the relative errors.
+    """
+    from scipy.optimize import nnls
+
+    found, _ = nnls(shape / np.array(seconds)[:, None], np.ones(len(seconds)))
+    return tuple(float(part) for part in found)

@@ -25,13 +25,12 @@ from layertune.benchmark.lengths import (
     random_batches,
     widths_of,
 )
-from layertune.benchmark.project import Curve
+from layertune.benchmark.project import PADDED, Curve
 from layertune.methods import train_only
 from layertune.models import TaskModel
 from layertune.tasks import Batch
 
 LORA_RANK = 16
-PADDED = 3  # steps of an arm that pads to the maximum
 NARROW = 8  # tokens of the examples of a step that warms up
 Example = dict[str, Any]  # input_ids, labels
 
