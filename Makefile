@@ -57,7 +57,7 @@ figures: setup  ## Draw the figures of MODEL (default bert) into results/figures
 		--readout "$(or $(READOUT),last)" --set "$(SET)"
 
 # make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>: also end to end on real TREC
-bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (about 20 minutes on 2 idle cores)
+bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (under 20 minutes on 2 idle cores)
 	@$(BIN)/python scripts/bench.py $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 bench-gpu: setup  ## The same on a CUDA device, and step times, kernels and many runs at once

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layertune.benchmark.goals import held
-from layertune.benchmark.project import WIDEST
+from layertune.benchmark.project import WIDEST, ends
 from layertune.benchmark.render import whole_arms
 
 if TYPE_CHECKING:
@@ -39,13 +39,14 @@ def chart(content: dict[str, Any], path: Path) -> None:
     if memory:
         _shares(axes[0][-1], memory, list(titles))
     for axis in axes[0]:
-        axis.margins(x=0.18)
+        axis.margins(x=0.32)  # room for the words
     axes[0][0].set_yticks(range(len(titles)), list(titles.values()), fontsize=9)
     axes[0][0].set_ylim(len(titles) - 0.5, -0.5)
     where = content["machine"]
     figure.suptitle(
         f"Selection, cache and training, {where['epochs']} epochs, k = 3, batch {where['batch_size']}\n"
-        f"{where['precision']}, {where['device']}, {where['threads']} thread (orange: layertune)",
+        f"{where['precision']}, {where['device']}, {where['threads']} thread "
+        "(orange: layertune; pale: from one round to the other)",
         fontsize=10,
     )
     figure.tight_layout()
@@ -60,12 +61,14 @@ def _colour(arm: str) -> str:
 def _ratios(axis: Axes, task: dict[str, Any], arms: list[str], title: str) -> None:
     for line in task["arms"]:
         place, spread = arms.index(line["arm"]), line["spread"] or 0.0
-        clear = spread <= WIDEST
-        half = line["ratio"] * spread / 2
-        if clear:
-            axis.barh(place, line["ratio"], xerr=half, color=_colour(line["arm"]))
-        words = f"  {line['ratio']:.1f}" if clear else " rounds differ too much"
-        axis.text(line["ratio"] + half if clear else 0.0, place, words, va="center", fontsize=8)
+        low, high = ends(line["ratio"], spread)
+        if spread <= WIDEST:
+            axis.barh(place, line["ratio"], xerr=(high - low) / 2, color=_colour(line["arm"]))
+            words = f"  {line['ratio']:.1f}"
+        else:  # the rounds differ too much for one number
+            axis.barh(place, high - low, left=low, color=_colour(line["arm"]), alpha=0.4)
+            words = f"  {low:.1f} to {high:.1f}"
+        axis.text(high, place, words, va="center", fontsize=8)
     axis.set_title(title, fontsize=10)
     axis.axvline(1.0, color="black", linewidth=0.8)
     axis.set_xlabel("times as fast as (a)", fontsize=9)

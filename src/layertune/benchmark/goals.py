@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from layertune.benchmark.project import WALL, WIDEST, growth_of
+from layertune.benchmark.project import WALL, WIDEST, ends, growth_of
 
 RATIOS = {  # task -> arm -> times as fast as (a): k = 3, 3 epochs, everything included
     "sst2_glue": {"h10": 6.5, "h5": 3.8, "h4": 3.6, "h1": 2.8},
@@ -40,19 +40,23 @@ class Judged:
         goal: the bound.
         at_least: whether the bound is a lower one.
         found: the number; None where the rounds differ too much to print one.
+        rounds: then the least and the largest of them, which may all lie on one side of the goal.
     """
 
     what: str
     goal: float
     at_least: bool
     found: float | None
+    rounds: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str:
         """`met`, `missed` or `too noisy`."""
-        if self.found is None:
+        found = self.rounds if self.found is None else (self.found,)
+        verdicts = {(value >= self.goal) == self.at_least or value == self.goal for value in found or ()}
+        if len(verdicts) != 1:
             return "too noisy"
-        return "met" if (self.found >= self.goal) == self.at_least or self.found == self.goal else "missed"
+        return "met" if verdicts.pop() else "missed"
 
 
 def judge(content: dict[str, Any]) -> list[Judged]:
@@ -98,8 +102,7 @@ def _on_cuda(task: dict[str, Any]) -> Iterator[Judged]:
     for line in task["arms"]:
         goal = ON_CUDA.get(task["task"], {}).get(line["arm"])
         if goal is not None:
-            found = _clear(line["ratio"], line["spread"])
-            yield Judged(f"{task['task']}, {line['arm']}: times (a)", goal, True, found)
+            yield _of_ratio(f"{task['task']}, {line['arm']}: times (a)", goal, line["ratio"], line["spread"])
 
 
 def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
@@ -115,7 +118,7 @@ def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
         for other, measured, goal in wanted:
             if measured is not None and goal is not None:
                 how = " (projected)" if projected & {arm, other} else ""
-                yield Judged(f"{name}, {arm}: times ({other}){how}", goal, True, _clear(*measured))
+                yield _of_ratio(f"{name}, {arm}: times ({other}){how}", goal, *measured)
         seconds = line["seconds"]
         # Projected from random weights: how many examples decide the layers is no property of the task there.
         if arm == "h10" and task["examples"] >= MANY and arm not in projected:
@@ -123,8 +126,10 @@ def _of_task(task: dict[str, Any]) -> Iterator[Judged]:
             yield Judged(f"{name}, {arm}: selection as share of training", SELECTION, False, share)
 
 
-def _clear(ratio: float, spread: float | None) -> float | None:
-    return ratio if spread is None or spread <= WIDEST else None
+def _of_ratio(what: str, goal: float, ratio: float, spread: float | None) -> Judged:
+    if spread is None or spread <= WIDEST:
+        return Judged(what, goal, True, ratio)
+    return Judged(what, goal, True, None, ends(ratio, spread))
 
 
 def held(memory: list[dict[str, Any]]) -> dict[str, float]:

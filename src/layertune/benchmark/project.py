@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-WIDEST = 0.2  # a ratio whose rounds differ by more is not printed
+WIDEST = 0.2  # of a ratio whose rounds differ by more both ends are printed
 WALL = "wall clock"  # what a CUDA device is measured by
 PADDED = 3  # steps of an arm that pads to the maximum, of which the shortest stands for all
 
@@ -127,6 +127,13 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     ratios = [first / second for first, second in zip(base, other, strict=True)]
     middle = median(ratios)
     return middle, (max(ratios) - min(ratios)) / middle
+
+
+def ends(ratio: float, spread: float) -> tuple[float, float]:
+    """Return the least and the largest ratio of two rounds; of more rounds, the median and half their range
+    to both sides.
+    """
+    return ratio * (1 - spread / 2), ratio * (1 + spread / 2)
 
 
 def growth_of(trainings: Sequence[tuple[int, int, float]]) -> tuple[float, float, float, float]:

@@ -1,19 +1,25 @@
-"""A result file as tables; a ratio whose rounds differ by more than 20 % is not printed."""
+"""A result file as tables; of a ratio whose rounds differ by more than 20 % both ends are printed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from layertune.benchmark.goals import Judged, growth_in, held, judge
-from layertune.benchmark.project import PADDED, WALL, WIDEST
+from layertune.benchmark.project import PADDED, WALL, WIDEST, ends
+
+SEVERAL = (
+    f"Where rounds differ by more than {100 * WIDEST:.0f} %, both ends stand; a goal is met if both meet it."
+)
 
 
 def printed(ratio: float, spread: float | None) -> str:
-    """Return a ratio with its spread, or why there is none; one that was measured once has no spread."""
+    """Return a ratio with its spread, or both ends where they are too far apart; one that was measured once
+    has no spread.
+    """
     if spread is None:
         return f"{ratio:.2f}"
     if spread > WIDEST:
-        return f"spread {100 * spread:.0f} %"
+        return "{:.2f} to {:.2f}".format(*ends(ratio, spread))
     return f"{ratio:.2f} ± {ratio * spread / 2:.2f}"
 
 
@@ -117,12 +123,14 @@ def table_of_goals(judged: list[Judged]) -> list[str]:
     """Return goals, what was measured, and whether they are met; nothing where there are none."""
     if not judged:
         return []
-    rows = [
-        f"| {goal.what} | {'≥' if goal.at_least else '≤'} {goal.goal:,.3g} "
-        f"| {'—' if goal.found is None else f'{goal.found:,.3g}'} | {goal.verdict} |"
-        for goal in judged
-    ]
-    return ["## Goals", "", "| what | goal | measured | |", "|---|---|---|---|", *rows, ""]
+    rows = []
+    for goal in judged:
+        found = [goal.found] if goal.found is not None else goal.rounds or ()
+        bound = f"{'≥' if goal.at_least else '≤'} {goal.goal:,.3g}"
+        shown = " to ".join(f"{value:,.3g}" for value in found)
+        rows.append(f"| {goal.what} | {bound} | {shown} | {goal.verdict} |")
+    note = [] if all(goal.found is not None for goal in judged) else [SEVERAL, ""]
+    return ["## Goals", "", *note, "| what | goal | measured | |", "|---|---|---|---|", *rows, ""]
 
 
 def _profile(found: list[dict[str, Any]], rows: int) -> list[str]:
