@@ -67,7 +67,7 @@ def _ratios(axis: Axes, task: dict[str, Any], arms: list[str], title: str) -> No
             words = f"  {line['ratio']:.1f}"
         else:  # the rounds differ too much for one number
             axis.barh(place, high - low, left=low, color=_colour(line["arm"]), alpha=0.4)
-            words = f"  {low:.1f} to {high:.1f}"
+            words = f"  {low:.1f}–{high:.1f}"
         axis.text(high, place, words, va="center", fontsize=8)
     axis.set_title(title, fontsize=10)
     axis.axvline(1.0, color="black", linewidth=0.8)
