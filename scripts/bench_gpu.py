@@ -7,7 +7,6 @@ make bench-gpu ARGS="--parts steps at_once"   # some of it: the other parts of t
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from layertune.benchmark.chart import chart
 from layertune.benchmark.gpu import PARTS, PRECISIONS, OtherMachineError, measure_gpu
-from layertune.benchmark.jobs import Plan, run_plan
+from layertune.benchmark.jobs import Plan, run_plan, say_progress
 from layertune.benchmark.render import markdown
 from layertune.benchmark.result import save_result
 
@@ -33,8 +32,7 @@ def main() -> None:
     out, parts = options.pop("out"), options.pop("parts")
     if not torch.cuda.is_available():
         sys.exit("bench-gpu needs a CUDA device and torch finds none; make bench measures on the CPU.")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
+    say_progress()
     plan = Plan(
         outputs=Path("outputs/benchmark"),
         workers=1,

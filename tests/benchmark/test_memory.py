@@ -11,7 +11,8 @@ import pytest
 from tiny_bench import TINY
 
 from layertune.benchmark import heap, memory
-from layertune.benchmark.arms import Setting, bert_base, loop_arms
+from layertune.benchmark.arms import Setting, bert_base
+from layertune.benchmark.jobs import arm_named
 from layertune.tasks import TokenStore
 
 
@@ -25,7 +26,7 @@ def test_peak_memory_is_that_of_a_step_with_freed_tensors_given_back(tmp_path, m
 
     monkeypatch.setattr(TokenStore, "batch", seen)
     monkeypatch.setattr(memory, "give_back", lambda: True)  # it would hold for all other tests
-    arm = next(arm for arm in loop_arms() if arm.name == "g10")
+    arm = arm_named("g10")
     found = memory.measure_memory(Setting(bert_base(**TINY), "sst2_glue", tmp_path), arm)
     assert found["given_back"]
     assert found["bytes"] >= found["before"] > 0  # equal where the tests before left room for a tiny model

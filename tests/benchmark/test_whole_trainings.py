@@ -90,7 +90,7 @@ def test_on_a_cuda_device_the_loop_takes_all_epochs_at_a_time(tmp_path, monkeypa
 
 
 def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
-    arm = next(arm for arm in loop_arms() if arm.name == "h10")
+    arm = arm_named("h10")
     found = measure_growth(bench, arm, lengths, [(40, 1), (80, 2)])
     assert [(line["examples"], line["epochs"]) for line in found] == [(40, 1), (80, 2)]
     assert all(0 < line["selection"] < line["seconds"] for line in found)
@@ -110,7 +110,7 @@ def test_of_whole_trainings_the_shortest_stands_and_layers_are_chosen_before(ben
     monkeypatch.setattr(end_to_end, "selection_seconds", choose)
     monkeypatch.setattr(end_to_end, "clock_of", lambda _: clock.__next__)
     monkeypatch.setattr(bench, "train", fit)
-    arm = next(arm for arm in loop_arms() if arm.name == "h10")
+    arm = arm_named("h10")
     found = measure_growth(bench, arm, lengths, [(40, 1), (20, 2)], rounds=2)
     assert calls[1:] == ["choose of 40", "choose of 20", "40 x 1", "20 x 2", "20 x 2", "40 x 1"]
     assert [line["rounds"] for line in found] == [[5.4, 6.4], [3.2, 4.2]]

@@ -28,7 +28,8 @@ def measure_breakdown(setting: Setting, arm: LoopArm) -> dict[str, Any]:
     few, more = (_seconds_by_operation(bench, arm, [batch] * steps) for steps in (FEW, MORE))
     spent = dict.fromkeys([*KINDS, "everything else"], 0.0)
     for name, seconds in more.items():
-        spent[kind_of(name)] += max(0.0, seconds - few.get(name, 0.0))  # little ones drown in noise
+        spent[kind_of(name)] += seconds - few.get(name, 0.0)
+    spent = {kind: max(0.0, seconds) for kind, seconds in spent.items()}  # a small one can drown in noise
     total = sum(spent.values())
     return {
         "arm": arm.name,

@@ -48,8 +48,9 @@ def measure_end_to_end(
     selection_seconds(bench, lengths)  # what a process does first is slow
     once = {arm.name: (_selection(bench, arm, data), 0.0) for arm in trained}
     seconds: dict[str, list[float]] = {arm.name: [] for arm in trained}
-    at_once = 1 if bench.runtime.device.type == "cpu" else epochs
-    for arm in trained if at_once > 1 else ():  # a device loads kernels for each new width
+    on_cuda = bench.runtime.device.type == "cuda"
+    at_once = epochs if on_cuda else 1
+    for arm in trained if on_cuda else ():  # a device loads kernels for each new width
         arm.steps(bench, across([arm.order(lengths, setting.batch_size, 0)], count))
     for epoch in range(1, epochs + 1):
         for arm in trained:
@@ -76,7 +77,7 @@ def measure_end_to_end(
     for arm in arms:
         line = line_of(arm, costs, base, projection=arm in others)
         if arm in trained and epochs > 1:
-            together = isinstance(arm, LoopArm) and at_once > 1
+            together = on_cuda and isinstance(arm, LoopArm)
             spent = _by_epoch(seconds[arm.name], sum(once[arm.name]), together)
             _, line["spread"] = ratio(seconds[base], spent)
         lines.append(line | {"epochs": seconds.get(arm.name, [])})

@@ -191,10 +191,15 @@ def jobs_of(plan: Plan) -> list[tuple[str, str]]:
     return [(part, name) for part in wanted if part in plan.parts for name in wanted[part]]
 
 
-def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
-    """Run one job in this process; return what it found and the CPU seconds of the process so far."""
+def say_progress() -> None:
+    """Print what the benchmark logs, and warnings alone of everything else."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
+
+
+def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
+    """Run one job in this process; return what it found and the CPU seconds of the process so far."""
+    say_progress()
     if plan.device == "cpu" and part != "memory":
         keep_freed()
     return _JOBS[part](plan, name), time.process_time()

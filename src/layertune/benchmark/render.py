@@ -53,9 +53,12 @@ def markdown(content: dict[str, Any]) -> str:
         lines += _table(f"{task['task']}, projected", task)
     lines += _memory(content["memory"], on_cuda) + _growth(content["growth"])
     lines += _profile(content["profile"], where["batch_size"]) + _once(content["once"], where["workers"])
-    if content["failed"]:
-        lines += ["Not measured:", "", *(f"- {item}" for item in content["failed"]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *not_measured(content["failed"])])
+
+
+def not_measured(failed: list[str]) -> list[str]:
+    """Name what failed; nothing where nothing did."""
+    return ["Not measured:", "", *(f"- {item}" for item in failed), ""] if failed else []
 
 
 def whole_arms(task: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from layertune.benchmark.goals import judge_gpu
-from layertune.benchmark.render import table_of_goals
+from layertune.benchmark.render import not_measured, table_of_goals
 
 
 def markdown_gpu(content: dict[str, Any]) -> str:
@@ -24,8 +24,7 @@ def markdown_gpu(content: dict[str, Any]) -> str:
     for precision in dict.fromkeys(line["precision"] for line in content["steps"]):
         lines += _steps(precision, content)
     lines += [*_at_once(content["at_once"]), *_memory(content["peak_memory"])]
-    if content["failed"]:
-        lines += ["Not measured:", "", *(f"- {item}" for item in content["failed"]), ""]
+    lines += not_measured(content["failed"])
     if content["measured_at"]:
         dates = ", ".join(f"{part} {date}" for part, date in content["measured_at"].items())
         lines += [f"Measured: {dates}.", ""]
