@@ -15,7 +15,7 @@ import torch
 
 from layertune.benchmark.chart import chart
 from layertune.benchmark.gpu import PARTS, PRECISIONS, OtherMachineError, measure_gpu
-from layertune.benchmark.jobs import Plan, run_plan, say_progress
+from layertune.benchmark.jobs import Plan, folder, run_plan, say_progress
 from layertune.benchmark.render import markdown
 from layertune.benchmark.result import save_result
 
@@ -23,8 +23,8 @@ from layertune.benchmark.result import save_result
 def main() -> None:
     """Measure what only a GPU can show, and the arms in both precisions; keep each number as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model-path", help="folder of gte_small, for the end-to-end part")
-    parser.add_argument("--data-dir", help="folder of the data sets, for the same")
+    parser.add_argument("--model-path", type=folder, help="folder of gte_small, for the end-to-end part")
+    parser.add_argument("--data-dir", type=folder, help="folder of the data sets, for the same")
     choices = (*PARTS, *PRECISIONS)
     parser.add_argument("--parts", nargs="+", default=choices, choices=choices, help="in this order")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))

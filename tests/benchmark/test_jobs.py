@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from programs import program
 
-from layertune.benchmark import jobs
+from layertune.benchmark import chart as chart_module
+from layertune.benchmark import jobs, render
 from layertune.benchmark.jobs import Plan
 from layertune.benchmark.project import Curve, Round
 
@@ -33,3 +35,39 @@ def test_a_plan_runs_each_job_in_a_process_and_names_what_failed(tmp_path, monke
     assert [line["arm"] for line in content["tasks"][0]["arms"]] == ["a", "h10"]
     (line,) = content["memory"]
     assert 0 < line["before"] < line["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tasks", "nope"], "invalid choice: 'nope'"),
+        (["--arms", "a", "hh"], "invalid choice: 'hh'"),
+        (["--arms", "c"], "--arms needs a"),
+        (["--parts"], "expected at least one argument"),
+        (["--parts", "real"], "real needs --model-path and --data-dir"),
+        (["--parts", "real", "--model-path", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_a_wrong_word_is_said_before_anything_is_measured(words, said, repo, monkeypatch, capsys):
+    assert program(repo / "scripts" / "bench.py", words, monkeypatch) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_results_in_the_repository_are_of_a_whole_plan_alone(tmp_path):
+    whole = Plan(tmp_path, model_path="m", data_dir="d", workers=1)
+    assert whole.whole
+    for change in ({"arms": ("a", "h10")}, {"hidden_size": 192}, {"rounds": 1}, {"data_dir": None}):
+        assert not replace(whole, **change).whole
+    assert not replace(whole, parts=("tasks",)).whole
+
+
+def test_a_part_goes_to_the_scratch_folder_and_what_failed_to_the_exit_code(repo, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    failing = {"failed": ["tasks round 1: no memory"]}
+    monkeypatch.setattr(jobs, "run_plan", lambda plan, save: save(failing) or failing)
+    monkeypatch.setattr(chart_module, "chart", lambda content, path: None)
+    monkeypatch.setattr(render, "markdown", lambda content: "a page")
+    code = program(repo / "scripts" / "bench.py", ["--parts", "tasks"], monkeypatch)
+    assert code == "not measured: tasks round 1: no memory"
+    assert (tmp_path / "outputs" / "benchmark" / "cpu.md").read_text() == "a page"
+    assert not (tmp_path / "results").exists()

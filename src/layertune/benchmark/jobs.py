@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import multiprocessing
 import os
@@ -82,6 +83,12 @@ class Plan:
         return bert_base(hidden_size=self.hidden_size, intermediate_size=4 * self.hidden_size)
 
     @property
+    def whole(self) -> bool:
+        """Whether everything is measured as usual: the results in the repository are of such a plan."""
+        own = ("outputs", "model_path", "data_dir", "workers")
+        return self.has_data and self == Plan(**{name: getattr(self, name) for name in own})
+
+    @property
     def has_data(self) -> bool:
         """Whether real weights and data were named."""
         return self.model_path is not None and self.data_dir is not None
@@ -90,6 +97,17 @@ class Plan:
     def small(self) -> tuple[str, ...]:
         """gte_small and the data sets."""
         return ("model=gte_small", f"model.path={self.model_path}", f"data_dir={self.data_dir}")
+
+
+def folder(name: str) -> str:
+    """Return the name of a folder that is there, as an argument of a script.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not Path(name).is_dir():
+        raise argparse.ArgumentTypeError(f"{name} is not a folder")
+    return name
 
 
 def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:

@@ -40,6 +40,11 @@ def _known() -> dict[str, dict[str, list[int] | int]]:
     return content
 
 
+def known_tasks() -> list[str]:
+    """Name the tasks whose lengths are known."""
+    return sorted(_known())
+
+
 def task_lengths(task: str) -> TaskLengths:
     """Return the lengths of a task's training examples, in no particular order."""
     entry = _known()[task]
