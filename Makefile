@@ -38,7 +38,7 @@ tables: setup  ## Write Tables 1-10 of MODEL (default bert) and results/tables/i
 		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
 		--readout "$(or $(READOUT),last)" --set "$(SET)" --compare "$(COMPARE)" $(if $(filter 1,$(STRICT)),--strict)
 
-# the words are those of `tables`; DEVICE=H200: hours of a recorded device. The output is a shell script
+# the words are those of `tables`; DEVICE=EPYC: hours of a recorded device. The output is a shell script
 plan: setup  ## List what is still to be run, of TABLE=1 or of all: commands, hours, memory, longest first (seconds)
 	@$(BIN)/python scripts/plan.py $(if $(TABLE),table=$(TABLE)) $(if $(MODEL),model=$(MODEL)) $(if $(LM),lm=$(LM)) \
 		$(if $(TRAIN),train=$(TRAIN)) $(if $(GRID),grid=$(GRID)) $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(SET) \

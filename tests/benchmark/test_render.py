@@ -107,6 +107,14 @@ def test_the_table_says_ratio_spread_goal_load_and_what_is_missing(content):
     assert "32 x 54 tokens" in text and "| h | fast | 75.0 % | 25.0 % |" in text
 
 
+def test_it_names_the_model_of_each_table(content):
+    content["real"] = [content["tasks"][0] | {"task": "trec"}]
+    assert "gte-small, its own weights; 6,920 examples" in markdown(content)
+    assert "BERT-base's shape; 6,920 examples" in markdown(content)
+    content["machine"]["hidden_size"] = 192
+    assert "12 layers of 192; 6,920 examples" in markdown(content)
+
+
 def test_of_real_data_it_says_which_arms_took_every_step(content):
     real = content["tasks"][0] | {"task": "trec"}
     real["arms"] = [line | {"projected": line["arm"] == "f"} for line in real["arms"]]

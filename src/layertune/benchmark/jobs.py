@@ -232,7 +232,8 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: arms are compared on one thread
     setting = plan.setting("machine", plan.base, "sst2")
-    where, start = machine(setting) | {"workers": plan.workers}, time.monotonic()
+    where, start = machine(setting), time.monotonic()
+    where |= {"workers": plan.workers, "hidden_size": plan.hidden_size}
     found: dict[tuple[str, str], Any] = {}
     spent: dict[str, float] = {}
     failed: list[str] = []

@@ -7,6 +7,7 @@ from typing import Any
 from layertune.benchmark.goals import Judged, growth_in, held, judge
 from layertune.benchmark.project import PADDED, WALL, WIDEST, ends
 
+BASE = 768  # width of BERT-base
 SEVERAL = (
     f"Where rounds differ by more than {100 * WIDEST:.0f} %, both ends stand; a goal is met if both meet it."
 )
@@ -39,18 +40,17 @@ def markdown(content: dict[str, Any]) -> str:
         f"{where['batch_size']}, {where['epochs']} epochs; {where['optimizer']}; {where['batching']}. "
         f"Load before and after: {where['load'][0]:.1f}, {where['load_after'][0]:.1f} on {where['cores']} "
         f"cores; {where['minutes']:.0f} minutes in all, {sum(content['jobs'].values()) / 60:.0f} of a core. "
-        f"± is half the range over the rounds.{kept}",
+        f"± is half the range over the rounds of this run; (c) is measured in the first.{kept}",
         "",
     ]
     lines += table_of_goals(judge(content))
     for task in content["real"]:
         rest = "; the others projected" if any(line["projected"] for line in task["arms"]) else ""
-        lines += _table(
-            f"{task['task']}: {whole_arms(task)} end to end, every step of every epoch{rest}", task
-        )
+        title = f"{task['task']}: {whole_arms(task)} end to end, every step of every epoch{rest}"
+        lines += _table(title, task, "gte-small, its own weights")
     lines += _projection(content, on_cuda)
     for task in content["tasks"]:
-        lines += _table(f"{task['task']}, projected", task)
+        lines += _table(f"{task['task']}, projected", task, _shape(where))
     lines += _memory(content["memory"], on_cuda) + _growth(content["growth"])
     lines += _profile(content["profile"], where["batch_size"]) + _once(content["once"], where["workers"])
     return "\n".join([*lines, *not_measured(content["failed"])])
@@ -87,6 +87,8 @@ def _projection(content: dict[str, Any], on_cuda: bool) -> list[str]:
         read = f" (h) reads {numbers} examples to choose its layers, as these weights need; real ones may "
         read += "need more, at most all, which costs what (g) pays."
     return [
+        "## What is projected, and from what",
+        "",
         f"Projected: {max(steps.values())} steps of each arm{padded}, on batches "
         "whose widths cover the epochs of all tasks, give the cost of a step by its width, and that the cost "
         f"of a task's epochs. Weights are random.{read}"
@@ -95,11 +97,17 @@ def _projection(content: dict[str, Any], on_cuda: bool) -> list[str]:
     ]
 
 
-def _table(title: str, task: dict[str, Any]) -> list[str]:
+def _shape(where: dict[str, Any]) -> str:
+    """Name the model whose costs are projected; files from before name no width."""
+    width = where.get("hidden_size", BASE)
+    return "BERT-base's shape" if width == BASE else f"12 layers of {width}"
+
+
+def _table(title: str, task: dict[str, Any], model: str) -> list[str]:
     lines = [
         f"## {title}",
         "",
-        f"{task['examples']:,} examples of {task['mean_tokens']} tokens.",
+        f"{model}; {task['examples']:,} examples of {task['mean_tokens']} tokens.",
         "",
         "| arm | | lowest layer | selection s | cache s | training s | total s | times (a) | times (c) "
         "| times (d) |",
