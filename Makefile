@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint tables figures plan claims doctor bench bench-gpu clean
+.PHONY: help setup demo test test-gpu fuzz lint tables figures plan claims doctor bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: setup  ## Run all tests that need neither a GPU nor a network (under 10 mi
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+fuzz: setup  ## Try thousands of inputs that nobody would write, from a fixed seed (ARGS='data --cases 100')
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .
