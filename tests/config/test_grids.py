@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from layertune.config import ConfigError, MethodSpec, RunConfig
 from layertune.config.compose import compose_run, group_file, group_names
-from layertune.config.grids import middle, rates_to_search
+from layertune.config.grids import middle, next_rate, rates_to_search
 
 Build = Callable[..., RunConfig]
 
@@ -88,12 +89,31 @@ def test_the_command_line_and_a_recipe_come_before_every_grid(build: Build) -> N
     assert (rates(found), found.origin["learning_rate"]) == ((1e-4, 5e-5), "recipe")
 
 
+def test_under_tuned_every_method_has_four_rates_and_one_for_backbone_and_head(build: Build) -> None:
+    run = build({"grid": "tuned"})
+    assert rates_to_search(run.method, "tuned") == (5e-5, 1e-4, 2e-4, 5e-4)
+    assert (rates(run), run.origin["learning_rate"]) == ((1e-4, None), "grid tuned")
+    for name in group_names("method"):
+        listed = (group_file("method", name).get("grids") or {}).get("tuned", (5e-5, 1e-4, 2e-4, 5e-4))
+        steps = [high / low for low, high in itertools.pairwise(listed)]
+        assert len(listed) == 4 and all(1.9 < step < 3.1 for step in steps), name
+
+
+@pytest.mark.parametrize(
+    ("rate", "up", "expected"),
+    [(1e-4, True, 2e-4), (2e-4, True, 5e-4), (5e-4, True, 1e-3), (5e-5, False, 2e-5), (1e-3, False, 5e-4),
+     (1.25e-4, True, 2e-4), (1.25e-4, False, 1e-4)],
+)  # fmt: skip
+def test_the_next_rate_is_that_of_the_series_1_2_5(rate: float, up: bool, expected: float) -> None:
+    assert next_rate(rate, up) == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method.grids": {"fare": [1e-4]}}, r"method\.grids\.fare .*fair, paper"),
-        ({"method.grid_rates": {"fare": 1e-4}}, r"method\.grid_rates\.fare .*fair, paper"),
-        ({"method.head_rates": {"fare": 1e-4}}, r"method\.head_rates\.fare .*fair, paper"),
+        ({"method.grids": {"fare": [1e-4]}}, r"method\.grids\.fare .*fair, paper, tuned"),
+        ({"method.grid_rates": {"fare": 1e-4}}, r"method\.grid_rates\.fare .*fair, paper, tuned"),
+        ({"method.head_rates": {"fare": 1e-4}}, r"method\.head_rates\.fare .*fair, paper, tuned"),
         ({"method.grids": {"fair": []}}, r"method\.grids\.fair is empty"),
         ({"method.grids": {"fair": [2.0, 3.0]}}, r"method\.grids\.fair=\[2\.0, 3\.0\] .*between 0 and 1"),
     ],

@@ -52,7 +52,7 @@ NOT_IDENTITY = {
     "precisions random_config pooler",
     TaskSpec: "title version data kind source hub columns labels metric best_by metrics counts label_counts "
     "label_range meanings score_examples foreign train",
-    MethodSpec: "title version kind grids grid_rates task_rates head_rates train",
+    MethodSpec: "title version kind grids grid_rates task_rates head_rates recipe_of train",
     ProtocolSpec: "title tracked train",
     ScoringSpec: "batch_size",
 }

@@ -30,6 +30,22 @@ def test_an_entry_without_a_grid_holds_under_every_grid(build: Build) -> None:
     )
 
 
+def test_an_entry_for_every_task_holds_where_a_task_has_none(build: Build) -> None:
+    every = {"default": {"low_k": {"learning_rate": 1e-4}}}
+    assert build({"recipe": every}).train.learning_rate == 1e-4
+    own = {"demo": {"low_k": {"learning_rate": 3e-4}}, **every}
+    assert build({"recipe": own}).train.learning_rate == 3e-4
+
+
+def test_a_method_without_a_search_of_its_own_takes_the_recipe_of_the_one_it_names(build: Build) -> None:
+    recipe = {"default": {"random_k": {"learning_rate": 1e-4}}}
+    assert build({"recipe": recipe}).origin["learning_rate"] == "built-in"
+    named = {"method.recipe_of": "random_k"}
+    assert build({"recipe": recipe, **named}).train.learning_rate == 1e-4
+    searched = {"default": {**recipe["default"], "low_k": {"learning_rate": 5e-4}}}
+    assert build({"recipe": searched, **named}).train.learning_rate == 5e-4
+
+
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [

@@ -182,6 +182,44 @@ def test_a_run_that_two_grids_share_counts_for_the_one_that_was_searched() -> No
         choose(paper, "tiny_bert", "fair")
 
 
+# -- one rate for all tasks ---------------------------------------------------------------------------------
+
+
+def tuned(scores: dict[float, tuple[float, float]]) -> list[Record]:
+    """Records of a search under grid=tuned: rate -> accuracy on demo and on a second task."""
+    return [
+        searched(rate, score, "grid=tuned", f"task={task}", data=task)
+        for rate, both in scores.items()
+        for task, score in zip(("demo", "sst2"), both, strict=True)
+    ]
+
+
+def test_under_tuned_one_rate_holds_for_all_tasks_by_their_mean() -> None:
+    # Means 0.60, 0.75, 0.70: neither task's own best (5e-5 for demo, 2e-4 for SST-2) is the choice.
+    found = only(tuned({5e-5: (0.9, 0.3), 1e-4: (0.7, 0.8), 2e-4: (0.5, 0.9)}))
+    assert (found.task, found.tasks, found.grid) == ("default", ("demo", "sst2"), "tuned")
+    assert found.values[0] == 1e-4 and found.score == pytest.approx(0.75) and found.untried is None
+
+
+@pytest.mark.parametrize(("best", "next_one"), [(5e-5, 2e-5), (2e-4, 5e-4)])
+def test_under_tuned_a_best_rate_at_the_edge_asks_for_the_next(best: float, next_one: float) -> None:
+    found = only(tuned({rate: (0.5 + 0.1 * (rate == best),) * 2 for rate in (5e-5, 1e-4, 2e-4)}))
+    assert (found.values[0], found.untried) == (best, next_one)
+
+
+def test_under_tuned_every_rate_is_tried_on_every_task() -> None:
+    records = tuned({5e-5: (0.5, 0.5), 1e-4: (0.6, 0.6), 2e-4: (0.5, 0.5)})
+    with pytest.raises(RecipeError, match="not every rate was tried on sst2"):
+        only([record for record in records if record is not records[3]])
+
+
+def test_runs_that_share_further_settings_are_compared_when_these_are_named() -> None:
+    records = [searched(rate, 0.5, "train.precision=bf16") for rate in (1e-5, 2e-5)]
+    with pytest.raises(RecipeError, match="no search"):
+        choose(records, "tiny_bert")
+    assert only(records, settings=["train.precision=bf16"]).values[0] == 1e-5
+
+
 # -- refusals -----------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Learning rates by grid: the list a search tries, the rate where nothing was searched, the head's rate.
 
 `grid=paper` is the one list the paper states (§4.4), for every method. `grid=fair` gives each method the list
-of its own source. A method's YAML names only what differs from the defaults below:
+of its own source. `grid=tuned` gives each method four rates to search, a factor of two to three apart; the
+recipe then holds one rate per method for all tasks. A method's YAML names only what differs:
 
     grids: {fair: [1e-4, 2e-4, 5e-4]}   # the list; its middle is the rate without a search,
     grid_rates: {fair: 2e-4}            # unless this says otherwise,
@@ -11,19 +12,37 @@ of its own source. A method's YAML names only what differs from the defaults bel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
 
-GRIDS = ("fair", "paper")
+GRIDS = ("fair", "paper", "tuned")
 PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4
+# Choice: four rates per method; most of a model lies still, so they begin where the paper's list ends.
+TUNED_RATES = (5e-5, 1e-4, 2e-4, 5e-4)
 FAIR_HEAD_RATE = 5e-5  # the head is the same for every method, and so is its rate
 
 
 def rates_to_search(method: MethodSpec, grid: str) -> tuple[float, ...]:
-    """Return the learning rates a search tries for a method: its own list, else the paper's."""
-    return method.grids.get(grid, PAPER_RATES)
+    """Return the learning rates a search tries for a method: its own list, else the grid's."""
+    return method.grids.get(grid, _usual_rates(grid))
+
+
+def _usual_rates(grid: str) -> tuple[float, ...]:
+    return TUNED_RATES if grid == "tuned" else PAPER_RATES
+
+
+def next_rate(rate: float, up: bool) -> float:
+    """Return the next rate of the series 1, 2, 5, 10, 20, … (times a power of ten), upwards or downwards.
+
+    A rate between two members of the series goes on to the nearer end of its gap.
+    """
+    exponent = math.floor(math.log10(rate) + 1e-9)
+    series = [float(f"{digit}e{power}") for power in range(exponent - 1, exponent + 2) for digit in (1, 2, 5)]
+    beyond = [one for one in series if (one > rate * 1.001 if up else one < rate * 0.999)]
+    return min(beyond) if up else max(beyond)
 
 
 def middle(rates: Sequence[float]) -> float:
@@ -51,12 +70,12 @@ def _own_rate(run: RunConfig) -> float | None:
 def rates_of_grid(run: RunConfig) -> TrainDefaults:
     """Return the rates of a grid for a method that names none; a task's own rate comes before them.
 
-    Under `paper` the head has the backbone's rate. A generation task has no head of its own: its
+    Under `paper` and `tuned` the head has the backbone's rate. A generation task has no head of its own: its
     language-model head follows the backbone under every grid.
     """
     own_head = run.grid == "fair" and run.task.kind != "generation"
     return TrainDefaults(
-        learning_rate=middle(PAPER_RATES), head_learning_rate=FAIR_HEAD_RATE if own_head else None
+        learning_rate=middle(_usual_rates(run.grid)), head_learning_rate=FAIR_HEAD_RATE if own_head else None
     )
 
 
@@ -90,4 +109,4 @@ def _listed(method: Any, grid: str, root: Any, single: Sequence[str]) -> tuple[f
             raise ConfigError(f"{override}: a search over a method's own rates takes one {key} per command.")
     if not method.get("name"):
         raise ConfigError("No method given: a search over a method's own rates takes one method per command.")
-    return tuple(float(rate) for rate in method.get("grids", {}).get(grid, PAPER_RATES))
+    return tuple(float(rate) for rate in method.get("grids", {}).get(grid, _usual_rates(grid)))

@@ -4,8 +4,9 @@
       lora:
         fair: {learning_rate: 2.0e-4, epochs: 5, batch_size: 32, score: 0.71, seeds: [0], records: [...]}
 
-`scripts/choose_recipe.py` writes such files. An entry without a grid holds under every grid. `NOTES` say
-where the values came from and change nothing.
+`scripts/choose_recipe.py` writes such files. An entry without a grid holds under every grid. The task
+`default` stands for every task that names no values of its own. `NOTES` say where the values came from and
+change nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 from layertune.config.build import build_dataclass
 from layertune.config.grids import GRIDS
-from layertune.config.schema import ConfigError, TrainDefaults
+from layertune.config.schema import ConfigError, MethodSpec, TrainDefaults
 
-NOTES = ("records", "score", "seeds", "train")
+NOTES = ("records", "score", "seeds", "tasks", "train")
+EVERY_TASK = "default"
 
 
 def build_recipe(recipe: Any, grid: str) -> dict[str, dict[str, TrainDefaults]]:
@@ -37,6 +39,18 @@ def build_recipe(recipe: Any, grid: str) -> dict[str, dict[str, TrainDefaults]]:
             chosen = {key: value for key, value in values.items() if key not in NOTES}
             built[task][method] = build_dataclass(TrainDefaults, chosen, where)
     return built
+
+
+def values_of(
+    recipe: Mapping[str, Mapping[str, TrainDefaults]], task: str, method: MethodSpec
+) -> TrainDefaults:
+    """Return what a recipe says of a task and method: of the method itself, else of the one it names."""
+    for name in (method.name, method.recipe_of):
+        for where in (task, EVERY_TASK):
+            found = recipe.get(where, {}).get(name or "", TrainDefaults())
+            if found != TrainDefaults():
+                return found
+    return TrainDefaults()
 
 
 def by_grid(entry: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from layertune.config.grids import PAPER_RATES, middle, rates_of_grid, rates_of_method
 from layertune.config.identity import can_be_adaptive
+from layertune.config.recipe import values_of
 from layertune.config.schema import RunConfig, TrainDefaults
 
 # Paper: §4.4 gives AdamW, betas (0.9, 0.99), weight decay 0.01 and grids for rate, epochs and batch size.
@@ -49,11 +50,11 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
     sources: list[tuple[str, TrainDefaults]] = [
         ("command line", typed),
         (f"train {_train_file(run)}", from_file),
-        ("recipe", recipe.get(run.task.name, {}).get(run.method.name, TrainDefaults())),
+        ("recipe", values_of(recipe, run.task.name, run.method)),
         (f"protocol {run.protocol.name}", run.protocol.train),
         (f"method {run.method.name}", method),
         (f"task {run.task.name}", run.task.train),
-        *([("grid fair", rates_of_grid(run))] if run.grid == "fair" else []),
+        *([(f"grid {run.grid}", rates_of_grid(run))] if run.grid != "paper" else []),
         ("built-in", BUILT_IN),
     ]
     values: dict[str, Any] = {}

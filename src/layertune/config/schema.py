@@ -117,6 +117,7 @@ class MethodSpec:
     grid_rates: dict[str, float] = not_identity(factory=dict)  # grid -> rate without a search
     task_rates: dict[str, float] = not_identity(factory=dict)  # task -> the same, under grid=fair
     head_rates: dict[str, float] = not_identity(factory=dict)  # grid -> the head's rate, if another
+    recipe_of: str | None = not_identity()  # the method whose recipe holds where this one has none
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 
 
@@ -187,7 +188,9 @@ class RunConfig:
     train: TrainSpec
     scoring: ScoringSpec = field(default_factory=ScoringSpec)
     cache: CacheSpec = field(default_factory=CacheSpec)
-    grid: Literal["paper", "fair"] = not_identity("paper")  # identity holds the rates that follow from it
+    grid: Literal["paper", "fair", "tuned"] = not_identity(
+        "paper"
+    )  # identity holds the rates that follow from it
     seed: int = always_identity(0)
     stage: Literal["run", "score"] = "run"
     # Generation: outputs of the dev split after each epoch, or outputs at the end only (and no best epoch).

@@ -4,6 +4,8 @@ Paper: §4.4 takes the optimal values of each data set and does not say on which
 Choice: the highest mean, over seeds, of the metric a table prints, after the last epoch, on held-out training
 data; ties go to the smaller rate, then to fewer epochs, then to the larger batch. Compared are runs that
 differ from the defaults of a grid in nothing but those three values, on the seeds that all of them have.
+Under `grid=tuned` a method gets one choice for all tasks, the highest mean over the tasks that were searched,
+and a best rate at the edge of what was tried is no choice yet: the next rate is to be tried first.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config.files import write_atomic
-from layertune.config.grids import GRIDS
+from layertune.config.grids import GRIDS, next_rate
 from layertune.config.plain import plain_run
-from layertune.config.recipe import by_grid
+from layertune.config.recipe import EVERY_TASK, by_grid
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.records.record import Record, read_record
 from layertune.records.store import versions_of
@@ -30,15 +32,17 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found for one task and method under one grid."""
+    """What a search found for one task, or for all, and one method under one grid."""
 
-    task: str
+    task: str  # `default` where one choice holds for every task
     method: str
     grid: str
     values: Values
     score: float  # 0..1, mean over seeds
     seeds: tuple[int, ...]
     records: tuple[str, ...]  # ids of all runs that were compared
+    tasks: tuple[str, ...] = ()  # that the mean is over, where one choice holds for every task
+    untried: float | None = None  # the rate to try before this one can be taken: it lies at the edge
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,32 @@ def search_records(folder: Path, model: str) -> list[Record]:
 
 
 def choose(
-    records: Iterable[Record], model: str, grid: str | None = None, train: str = "published"
+    records: Iterable[Record],
+    model: str,
+    grid: str | None = None,
+    train: str = "published",
+    settings: Sequence[str] = (),
 ) -> tuple[list[Found], list[str]]:
     """Choose rate, epochs and batch size for every task and method; also return the ids of runs left out.
 
     Args:
         records: of searches, as `search_records` reads them.
         model: whose records they are.
-        grid: paper | fair; None = the only one that the records were made under.
+        grid: paper | fair | tuned; None = the only one that the records were made under.
         train: published | fast, the mode of the runs that are compared.
+        settings: further overrides that all runs of the search were made with.
 
     Raises:
         RecipeError: there are no such records, or they are stale, come from several grids, data sets or
             weights, or have no seed in common.
     """
     kept = list(records)
-    matched = {name: _of_grid(kept, model, name, train) for name in GRIDS}
+    matched = {name: _of_grid(kept, model, name, train, settings) for name in GRIDS}
     grid = grid or _only_grid(matched)
     groups: dict[tuple[str, str], list[_Run]] = {}
     for run in matched[grid]:
-        groups.setdefault((run.asked.task.name, run.asked.method.name), []).append(run)
+        task = EVERY_TASK if grid == "tuned" else run.asked.task.name
+        groups.setdefault((task, run.asked.method.name), []).append(run)
     # A run that two grids have in common does not make a search under both.
     searched = [
         group for _, group in sorted(groups.items()) if any(r.record.spec.grid == grid for r in group)
@@ -107,7 +117,9 @@ def choose(
     return found, [record.run_id for record in kept if record.run_id not in used]
 
 
-def _of_grid(records: Sequence[Record], model: str, grid: str, train: str) -> list[_Run]:
+def _of_grid(
+    records: Sequence[Record], model: str, grid: str, train: str, settings: Sequence[str]
+) -> list[_Run]:
     """Return the records whose configuration is a grid's default but for the three values and the seed."""
     runs = []
     for record in records:
@@ -118,6 +130,7 @@ def _of_grid(records: Sequence[Record], model: str, grid: str, train: str) -> li
                     *(f"model={model}", f"task={spec.task}", f"method={spec.method}", f"train={train}"),
                     *("protocol=search", f"grid={grid}", f"seed={spec.seed}"),
                     *(f"train.{key}={values[key]}" for key in ("learning_rate", "epochs", "batch_size")),
+                    *settings,
                 ]
             )
         except ConfigError:  # a task or method of its author's own, or one that is gone
@@ -129,35 +142,63 @@ def _of_grid(records: Sequence[Record], model: str, grid: str, train: str) -> li
 
 def _only_grid(matched: Mapping[str, Sequence[_Run]]) -> str:
     """Return the one grid that explains all records that any grid explains."""
-    ids = {grid: {run.record.run_id for run in runs} for grid, runs in matched.items()}
-    every = set().union(*ids.values())
-    whole = [grid for grid in sorted(ids, reverse=True) if ids[grid] == every]  # paper first
-    if not whole:
+    ids = {
+        grid: {run.record.run_id for run in runs}
+        for grid, runs in matched.items()
+        if any(run.record.spec.grid == grid for run in runs)
+    }
+    every = set().union(*({run.record.run_id for run in runs} for runs in matched.values()))
+    whole = [grid for grid in ("paper", *GRIDS) if ids.get(grid) == every]
+    if not whole and every:
         counts = ", ".join(f"{grid}: {len(found)}" for grid, found in sorted(ids.items()))
-        raise RecipeError(f"the records come from several grids ({counts}): say --grid paper or --grid fair.")
-    return whole[0]
+        raise RecipeError(f"the records come from several grids ({counts}): say which with --grid.")
+    return whole[0] if whole else "paper"
 
 
 def _found(runs: Sequence[_Run], grid: str) -> Found:
-    task, method = runs[0].asked.task.name, runs[0].asked.method.name
-    _refuse_what_does_not_compare(runs, f"{task}, {method}")
-    candidates: dict[Values, dict[int, _Run]] = {}
+    tasks = tuple(sorted({run.asked.task.name for run in runs}))
+    shared = grid == "tuned"
+    method = runs[0].asked.method.name
+    what = method if shared else f"{tasks[0]}, {method}"
+    for task in tasks:
+        _refuse_what_does_not_compare(
+            [run for run in runs if run.asked.task.name == task], f"{task}, {method}"
+        )
+    candidates: dict[Values, dict[tuple[str, int], _Run]] = {}
     for run in runs:
-        candidates.setdefault(run.values, {})[run.record.spec.seed] = run
+        candidates.setdefault(run.values, {})[run.asked.task.name, run.record.spec.seed] = run
     finished = {
-        values: by_seed
-        for values, by_seed in candidates.items()
-        if all(run.record.status == "done" for run in by_seed.values())
+        values: by_case
+        for values, by_case in candidates.items()
+        if all(run.record.status == "done" for run in by_case.values())
     }
-    seeds = set.intersection(*map(set, finished.values())) if finished else set()
-    if not seeds:
+    cases = set.intersection(*map(set, finished.values())) if finished else set()
+    if not cases:
         why = "no two have a seed in common" if finished else "all failed"
-        raise RecipeError(f"{task}, {method}: of {len(candidates)} candidates {why}.")
-    compared = {values: [by_seed[seed] for seed in sorted(seeds)] for values, by_seed in finished.items()}
+        raise RecipeError(f"{what}: of {len(candidates)} candidates {why}.")
+    if missing := set(tasks) - {task for task, _ in cases}:
+        raise RecipeError(f"{what}: not every rate was tried on {', '.join(sorted(missing))}.")
+    compared = {values: [by_case[case] for case in sorted(cases)] for values, by_case in finished.items()}
     scores = {values: _mean_score(group) for values, group in compared.items()}
     best = min(scores, key=lambda values: (-scores[values], values[0], values[1], -values[2]))
-    ids = tuple(sorted(run.record.run_id for group in compared.values() for run in group))
-    return Found(task, method, grid, best, scores[best], tuple(sorted(seeds)), ids)
+    return Found(
+        task=EVERY_TASK if shared else tasks[0],
+        method=method,
+        grid=grid,
+        values=best,
+        score=scores[best],
+        seeds=tuple(sorted({seed for _, seed in cases})),
+        records=tuple(sorted(run.record.run_id for group in compared.values() for run in group)),
+        tasks=tasks if shared else (),
+        untried=_untried(best[0], [values[0] for values in candidates]) if shared else None,
+    )
+
+
+def _untried(best: float, tried: Sequence[float]) -> float | None:
+    """Return the rate beyond the best one where that is the lowest or the highest that was tried."""
+    if best in (min(tried), max(tried)):
+        return next_rate(best, up=best == max(tried))
+    return None
 
 
 def _refuse_what_does_not_compare(runs: Sequence[_Run], what: str) -> None:
@@ -199,6 +240,7 @@ def write_recipe(path: Path, found: Sequence[Found]) -> None:
         rate, epochs, batch_size = one.values
         chosen = {"learning_rate": rate, "epochs": epochs, "batch_size": batch_size, "score": one.score}
         notes = {"seeds": list(one.seeds), "records": list(one.records)}
+        notes |= {"tasks": list(one.tasks)} if one.tasks else {}
         methods[one.method] = entry | {one.grid: chosen | notes}
     body = OmegaConf.to_yaml(OmegaConf.create(dict(sorted(tree.items()))))
     write_atomic(path, (_HEAD.format(model=path.stem) + body).encode())
@@ -206,7 +248,7 @@ def write_recipe(path: Path, found: Sequence[Found]) -> None:
 
 _HEAD = """# What searches on held-out training data found for {model}, by task, method and grid. Written by
 #   python scripts/choose_recipe.py {model}
-# and used by every run.py model={model} task=<task> method=<method> grid=<grid>.
+# and used by every run.py model={model} task=<task> method=<method> grid=<grid>; `default` is every task.
 # Rule: highest mean over seeds of the task's metric after the last epoch; ties: the smaller rate, then fewer
 # epochs, then the larger batch. `records` are the runs that were compared.
 """
