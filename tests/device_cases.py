@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import NO_DROPOUT, Prepared, compose_tiny
+from tiny_runs import NO_DROPOUT, Prepared, compose_tiny, options_of
 
-from layertune.config.compose import group_file
 from layertune.evaluation.evaluate import predict
 from layertune.models import TaskModel
 from layertune.pipeline import execute
@@ -31,12 +30,6 @@ BASE_SIZE = (
     "model.random_config.num_attention_heads=12",
     "model.random_config.intermediate_size=3072",
 )
-
-
-def options_of(method: str, model: str) -> tuple[str, ...]:
-    """The overrides that ask for a method on a model."""
-    selects = (group_file("method", method) or {}).get("selector")
-    return (f"model={model}", f"method={method}", *(("method.k=2",) if selects else ()))
 
 
 def first_step(case: Prepared) -> tuple[float, dict[str, torch.Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import compose_tiny, timeless
+from tiny_runs import compose_tiny, options_of, timeless
 
 from layertune.config.compose import group_file, group_names
 from layertune.methods import METHODS, HeadOnly, SelectedLayers
@@ -37,9 +37,8 @@ def failed_record(run, store, monkeypatch, method):
 @pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2"])
 @pytest.mark.parametrize("method", group_names("method"))
 def test_every_method_makes_a_record_whose_checks_hold(run_of, store, method, model):
-    selects = (group_file("method", method) or {}).get("selector")
-    options = ("method.k=2",) if selects else ()
-    run = run_of(f"model={model}", f"method={method}", "protocol.train_examples=48", *options)
+    selects = "k" in (group_file("method", method) or {}) or method == "layers"
+    run = run_of(*options_of(method, model), "protocol.train_examples=48")
     record = execute(run, store)
     checks = record.checks
     assert record.status == "done" and record.training.steps == 3

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.compose import compose_run
+from layertune.config.compose import compose_run, group_file
 from layertune.methods import Method, Preparation, build_method
 from layertune.models import TaskModel, build_model, load_tokenizer
 from layertune.tasks import Split, TaskData, load_task
@@ -47,6 +47,13 @@ def compose_tiny(folder: Path, *overrides: str) -> RunConfig:
 
 
 _composed = cache(compose_run)
+
+
+def options_of(method: str, model: str) -> tuple[str, ...]:
+    """Return the overrides that ask for a method on a tiny model of four layers."""
+    selects = (group_file("method", method) or {}).get("selector")
+    named = ("method.layers=[2,4]",) if method == "layers" else ()
+    return (f"model={model}", f"method={method}", *(("method.k=2",) if selects else named))
 
 
 class NoTracker:

@@ -57,6 +57,31 @@ def test_a_selecting_method_trains_its_k_layers_and_the_head_alone(prepared, mod
     assert case.prep.expected_trainable == 2 * layer + (POOLED_HEAD if method == "elsa" else HEAD)
 
 
+def test_layers_that_one_names_are_trained_with_the_head_alone(prepared):
+    case = prepared("method=layers", "method.layers=[4,2]")
+    assert case.prep.layers == (2, 4)
+    path = f"backbone.model.{case.model.backbone.layers_path}"
+    named = tuple(f"{path}.{index}." for index in (1, 3))
+    assert all(name.startswith((*named, "head.")) for name in trainable_names(case.model))
+    assert case.prep.expected_trainable == 2 * BERT_LAYER + HEAD
+
+
+def test_named_layers_are_part_of_what_a_run_is_and_of_its_record(tmp_path):
+    run, other = (
+        compose_tiny(tmp_path, "method=layers", f"method.layers={layers}") for layers in ("[2,4]", "[1,4]")
+    )
+    assert run.run_id != other.run_id
+    record = execute(run, Store(run.results_dir, run.outputs_dir))
+    assert record.selection.layers == (2, 4) and record.selection.selector is None
+    assert record.model.trainable["backbone"] == 2 * BERT_LAYER and record.model.lowest_trained_layer == 2
+
+
+@pytest.mark.parametrize("layers", ["null", "[]", "[0,1]", "[4,5]", "[2,2]"])
+def test_layers_that_are_not_there_or_named_twice_are_refused(tmp_path, layers):
+    with pytest.raises(ConfigError, match="from 1"):
+        build_method(compose_tiny(tmp_path, "method=layers", f"method.layers={layers}"))
+
+
 def test_the_two_ends_of_the_scale_train_everything_and_the_head(prepared):
     full, head = prepared("method=full"), prepared("method=head_only")
     assert full.prep.expected_trainable == count(full.model.parameters())

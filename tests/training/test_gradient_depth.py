@@ -15,7 +15,10 @@ from layertune.training.witness import Witness, places_of
 def one_of_each_kind() -> list[str]:
     """Return the methods without those that differ from `top_k` in the choice of layers alone."""
     files = {name: group_file("method", name) or {} for name in group_names("method")}
-    return [name for name, file in files.items() if file["kind"] != "selected" or name in ("top_k", "elsa")]
+    of_choice = ("selected", "layers")
+    return [
+        name for name, file in files.items() if file["kind"] not in of_choice or name in ("top_k", "elsa")
+    ]
 
 
 class Depth:

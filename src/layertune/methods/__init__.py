@@ -21,13 +21,14 @@ from layertune.methods.lisa import Lisa
 from layertune.methods.peft import Ia3, Lora
 from layertune.methods.prefix import Prefix
 from layertune.methods.recap import Recap
-from layertune.methods.selected import SelectedLayers
+from layertune.methods.selected import NamedLayers, SelectedLayers
 from layertune.methods.slimfit import SlimFit
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,
     "head_only": HeadOnly,
     "selected": SelectedLayers,
+    "layers": NamedLayers,
     "lora": Lora,
     "adapters": Adapters,
     "prefix": Prefix,

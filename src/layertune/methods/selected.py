@@ -1,7 +1,7 @@
 """The paper's method and every method that chooses k layers: score, select, freeze (§3, Algorithm 1).
 
 High and low scoring, block-wise, I/O similarity, random, top, bottom and the ablations differ in two names of
-their YAML.
+their YAML. `NamedLayers` trains the layers that one names.
 """
 
 from __future__ import annotations
@@ -26,6 +26,46 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def _train_layers(
+    model: TaskModel,
+    layers: tuple[int, ...],
+    run: RunConfig,
+    scores: LayerScores | None = None,
+    reused: bool = False,
+) -> Preparation:
+    """Freeze everything but these layers (1-based) and the head."""
+    log.info("%s: layers %s of %d", run.method.name, ", ".join(map(str, layers)), model.backbone.num_layers)
+    parts = [model.backbone.layers[layer - 1] for layer in layers]
+    trainable = train_only(model, [*parts, *head_parts(model, run.model.train_final_norm)])
+    return Preparation(expected_trainable=trainable, layers=layers, scores=scores, reused=reused)
+
+
+class NamedLayers(Method):
+    """Train the layers that `method.layers` names, 1-based, and the head.
+
+    Raises:
+        ConfigError: no layer is named, one is named twice, or one does not exist.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        super().__init__(run)
+        named = self.option("layers", tuple[int, ...]) or ()
+        self.layers = tuple(sorted(set(named)))
+        if (
+            not named
+            or len(self.layers) != len(named)
+            or not 1 <= self.layers[0] <= self.layers[-1] <= run.model.num_layers
+        ):
+            raise ConfigError(
+                f"method.layers={list(named)} is not allowed: it lists different layers from 1 (next to the "
+                f"embeddings) to {run.model.num_layers}, for example method.layers=[{run.model.num_layers}]."
+            )
+
+    def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
+        """Freeze everything but the named layers and the head."""
+        return _train_layers(model, self.layers, self.run)
+
+
 class SelectedLayers(Method):
     """Score the layers, select k of them, freeze the rest; the head always trains.
 
@@ -46,18 +86,7 @@ class SelectedLayers(Method):
         """Score, select and freeze."""
         scores, reused = self.score(model, data, runtime)
         layers = self.select(model.backbone.num_layers, scores)
-        log.info(
-            "%s: layers %s of %d", self.spec.name, ", ".join(map(str, layers)), model.backbone.num_layers
-        )
-        parts = [model.backbone.layers[layer - 1] for layer in layers]
-        return Preparation(
-            expected_trainable=train_only(
-                model, [*parts, *head_parts(model, self.run.model.train_final_norm)]
-            ),
-            layers=layers,
-            scores=scores,
-            reused=reused,
-        )
+        return _train_layers(model, layers, self.run, scores, reused)
 
     def score(self, model: TaskModel, data: TaskData, runtime: Runtime) -> tuple[LayerScores | None, bool]:
         """Return the layer scores and whether they came from disk; (None, False) without a scorer."""
