@@ -91,8 +91,8 @@ def test_other_bytes_than_announced_are_refused(folder):
         ({"sentence": "a"}, "label"),
         ({"sentence": "a", "label": 6}, "label 6; allowed are 0 to 5"),
         ({"sentence": "a", "label": "WHO"}, "'WHO'"),
-        ({"sentence": None, "label": 0}, "row 1 has no text"),
-        ({"sentence": "a", "label": None}, "None"),
+        ({"sentence": None, "label": 0}, "row 1 (line 1) has no text"),
+        ({"sentence": "a", "label": None}, "no label"),
     ],
 )
 def test_bad_rows_are_refused_by_file_and_row(folder, row, words):

@@ -8,12 +8,31 @@ of the identity, so an option added later leaves the identities of old records a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+_LONGEST_SENTENCE = 1500  # characters; what stands in the middle of a longer one is left out
+
 
 class ConfigError(ValueError):
-    """A request that cannot be run: one sentence that says what was given and what is allowed."""
+    """A request that cannot be run: one sentence that says what was given and what is allowed.
+
+    What was given may be anything: the sentence stays on one line, of a length that can be read, and can be
+    written in UTF-8.
+    """
+
+    def __init__(self, sentence: object) -> None:
+        super().__init__(one_line(str(sentence)))
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line that can be printed: breaks become spaces, the middle of a long one dots."""
+    line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text.strip())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) > _LONGEST_SENTENCE:
+        line = f"{line[: _LONGEST_SENTENCE - 300]} … {line[-290:]}"
+    return line
 
 
 def not_identity(default: Any = None, factory: Any = None) -> Any:

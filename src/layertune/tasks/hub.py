@@ -15,7 +15,7 @@ from typing import Any
 from layertune.config import HubSource, TaskSpec
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
-from layertune.tasks.rows import DataError, Rows, concatenate, split_off, unlabelled
+from layertune.tasks.rows import DataError, Place, Rows, concatenate, split_off, unlabelled
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str]:
         rows = rest if split == task.train_split else drawn
     else:
         rows = _read_part(task, hub, hub.splits.get(split, split), split)
-    where = f"{hub.id} ({split})"
+    where = Place(f"{hub.id} ({split})")
     expected = hub.counts.get(split, task.counts.get(split))
     check_counts(rows.labels, task, where, expected, (task.label_counts or {}).get(split))
     return rows, hub.status
@@ -48,7 +48,7 @@ def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str]:
 
 def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> Rows:
     data = _load(task, hub, part)
-    where = f"{hub.id} ({part})"
+    where = Place(f"{hub.id} ({part})")
     generated = task.kind == "generation"  # both sides are text, nothing is labelled
     wanted = task.columns if generated else (*task.columns, "label")
     columns = {name: hub.columns.get(name, name) for name in wanted}
@@ -82,7 +82,7 @@ def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> Rows:
     )
 
 
-def _label_names(feature: Any, hub: HubSource, where: str) -> tuple[str, ...]:
+def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:
     """Return what the integers of the label column mean, after comparing with what the hub itself says."""
     told = getattr(feature, "names", None)
     renamed = tuple((hub.label_strings or {}).get(name, name) for name in told or ())

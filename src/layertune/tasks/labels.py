@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from layertune.config import TaskSpec
-from layertune.tasks.rows import DataError
+from layertune.tasks.rows import DataError, Place
 
 
 def canonical_labels(
     values: Sequence[Any],
     task: TaskSpec,
-    where: str,
+    where: Place,
     *,
     names: Sequence[str] = (),
     strings: Mapping[str, str] | None = None,
@@ -27,7 +27,7 @@ def canonical_labels(
     """Return [n] int64 class ids in the order of `task.labels`, or [n] float32 scores for regression.
 
     Args:
-        values: integers, their decimal text, or label strings; one per row.
+        values: whole numbers, their decimal text, or label strings; one per row.
         task: says the canonical order, or the range of scores.
         where: the file or hub split, for messages.
         names: what the source's integers 0, 1, ... mean; empty = the canonical order.
@@ -45,61 +45,77 @@ def canonical_labels(
             raise DataError(
                 f"{where}: label {name!r} is not one of task {task.name}'s labels, {', '.join(task.labels)}."
             )
+    if len(set(names)) != len(names):
+        raise DataError(f"{where}: its label names {', '.join(names)} name one label more than once.")
     ids: dict[Any, int] = {}
     for number, name in enumerate(names or task.labels):
-        ids[number] = ids[str(number)] = order[name]
+        ids[number] = ids[str(number)] = ids[f"{number}.0"] = order[name]  # a float column holds 1.0
     ids.update({text: order[name] for text, name in strings.items()})
-    try:
-        return np.fromiter((ids[value] for value in values), dtype=np.int64, count=len(values))
-    except (KeyError, TypeError):
-        row, value = next((i, v) for i, v in enumerate(values) if not _is_known(v, ids))
+    found = np.fromiter((_id(value, ids) for value in values), dtype=np.int64, count=len(values))
+    if len(unknown := np.flatnonzero(found < 0)):
+        row = int(unknown[0])
+        given = "no label (null)" if values[row] is None else f"the label {values[row]!r}"
         numbers = f"0 to {len(names or task.labels) - 1}"
-        raise DataError(
-            f"{where}: row {row + 1} has the label {value!r}; allowed are {numbers} or {', '.join(strings)}."
-        ) from None
+        raise DataError(f"{where.row(row)} has {given}; allowed are {numbers} or {', '.join(strings)}.")
+    return found
 
 
-def _is_known(value: Any, ids: Mapping[Any, int]) -> bool:
+def _id(value: Any, ids: Mapping[Any, int]) -> int:
+    """Return a label's id, -1 where there is none; `true` is no number, and says nothing of the order."""
     try:
-        return value in ids
+        return -1 if isinstance(value, bool) else ids.get(value, -1)
     except TypeError:  # a list or a mapping
-        return False
+        return -1
 
 
-def _scores(values: Sequence[Any], task: TaskSpec, where: str) -> np.ndarray:
+def _scores(values: Sequence[Any], task: TaskSpec, where: Place) -> np.ndarray:
     low, high = task.label_range or (-math.inf, math.inf)
-    scores = np.empty(len(values), dtype=np.float32)
-    for row, value in enumerate(values):
-        try:
-            score = float(value)
-        except (TypeError, ValueError):
-            score = math.nan
-        if not (math.isfinite(score) and low <= score <= high):
-            allowed = f"numbers from {low:g} to {high:g}" if task.label_range else "finite numbers"
-            raise DataError(f"{where}: row {row + 1} has the score {value!r}; allowed are {allowed}.")
-        scores[row] = score
+    exact = np.array([_score(value) for value in values], dtype=np.float64)
+    with np.errstate(over="ignore"):  # 1e300 becomes inf, which is refused
+        scores = exact.astype(np.float32)
+    wrong = ~(np.isfinite(scores) & (exact >= low) & (exact <= high))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        allowed = f"numbers from {low:g} to {high:g}" if task.label_range else "finite numbers"
+        raise DataError(f"{where.row(row)} has the score {values[row]!r}; allowed are {allowed}.")
     return scores
 
 
-def text_column(values: Sequence[Any], column: str, where: str) -> list[str]:
+def _score(value: Any) -> float:
+    """Return a number or its decimal text as a float, NaN for anything else."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def text_column(values: Sequence[Any], column: str, where: Place) -> list[str]:
     """Return a column of texts after checking that each is one; the empty string is allowed, null is not.
 
     Raises:
-        DataError: a row has no text.
+        DataError: a row has no text, or half a character (a surrogate without its partner).
     """
     for row, value in enumerate(values):
         if not isinstance(value, str):
             found = "no text (null)" if value is None else f"{value!r}"
+            raise DataError(f"{where.row(row)} has {found} in column {column}; every row needs text there.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start]
             raise DataError(
-                f"{where}: row {row + 1} has {found} in column {column}; every row needs text there."
-            )
+                f"{where.row(row)} has half a character ({half!r}, a surrogate without its partner) in "
+                f"column {column}: the text was cut within it; replace or drop it."
+            ) from error
     return list(values)
 
 
 def check_counts(
     labels: np.ndarray,
     task: TaskSpec,
-    where: str,
+    where: Place,
     rows: int | None,
     histogram: Mapping[str, int] | None,
 ) -> None:

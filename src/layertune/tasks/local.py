@@ -1,35 +1,50 @@
 """Rows of one split from a local folder: `<task>/<split>.parquet`, csv, tsv or jsonl.
 
-A `manifest.json` beside the folders says what the files are, and they are checked against it. csv, tsv and
-jsonl need the standard library alone, parquet needs pyarrow. An E2E csv may be as the challenge hands it out:
-columns `mr` and `ref`, and £ and é as an earlier conversion left them, which is repaired.
+A `manifest.json` beside the folders says what the files are, and they are checked against it. An E2E csv may
+be as the challenge hands it out: columns `mr` and `ref`, and £ and é as an earlier conversion left them (they
+are repaired).
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, NonNegativeInt, StringConstraints, ValidationError
 
 from layertune.config import TaskSpec
 from layertune.config.files import file_sha256, local_split_file
+from layertune.tasks.formats import Table, read_table, text_of
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
-from layertune.tasks.rows import DataError, Rows, unlabelled
+from layertune.tasks.rows import DataError, Place, Rows, unlabelled
 
 log = logging.getLogger(__name__)
 
 LABEL = "label"
 UNLISTED = "local"  # status of a file that no manifest vouches for
-_LONGEST_FIELD = 1 << 30  # characters of one csv field; the library's default is shorter than some reviews
+_NAMES_SHOWN = 8  # of columns that are not used
 
 _OFFICIAL_COLUMNS = ("mr", "ref")  # of the E2E challenge, in the order of `task.columns`
 _REPAIRS = {"Â£": "£", "Ł": "£", "Ã©": "é", "ã©": "é"}  # those of the challenge's own scripts
 
-Table = dict[str, list[Any]]  # column -> values
+
+class _Manifest(BaseModel):
+    """`manifest.json`: what it says of each file is read for the files of a run alone."""
+
+    files: dict[str, Any]
+
+
+class _Announced(BaseModel, strict=True):
+    """What a manifest says of one file; further keys are for people."""
+
+    status: Annotated[str, StringConstraints(pattern=r"^[\w.+ -]{1,100}$")] = UNLISTED
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    rows: NonNegativeInt | None = None
+    label_names: list[str] = Field(default_factory=list)
+    label_counts: dict[str, NonNegativeInt] | None = None
+    unique_meaning_representations: NonNegativeInt | None = None
 
 
 def read_local(folder: Path, task: TaskSpec, split: str) -> tuple[Rows, str]:
@@ -42,57 +57,71 @@ def read_local(folder: Path, task: TaskSpec, split: str) -> tuple[Rows, str]:
         DataError: the file cannot be read, or is not what the task and the manifest say.
     """
     path = local_split_file(folder, task.data_name, split)
-    facts = _manifest_entry(folder, path)
-    if "sha256" in facts and (digest := file_sha256(path)) != facts["sha256"]:
+    announced = _announced(folder, path)
+    if announced.sha256 is not None and (digest := file_sha256(path)) != announced.sha256:
         raise DataError(
-            f"{path} has sha256 {digest} and manifest.json says {facts['sha256']}: not the announced file."
+            f"{path} has sha256 {digest} and manifest.json says {announced.sha256}: not the announced file."
         )
-    table = _READERS[path.suffix](path)
     generated = task.kind == "generation"  # both sides are text, nothing is labelled
+    wanted = [*task.columns] if generated else [*task.columns, LABEL]
+    table = read_table(path, wanted)
     if generated and path.suffix == ".csv":
         table = _repaired(table, task)
-    wanted = [*task.columns] if generated else [*task.columns, LABEL]
-    if missing := [column for column in wanted if column not in table]:
+    if missing := [column for column in wanted if column not in table.names]:
         raise DataError(
             f"{path} has no column {' or '.join(missing)}: it needs {', '.join(wanted)} "
-            f"and has {', '.join(table) or 'none'}."
+            f"and has {_listed(table.names) or 'none'}."
         )
-    if extra := [column for column in table if column not in wanted]:
-        log.warning("%s: columns not used: %s", path, ", ".join(extra))
-    names = facts.get("label_names") or ()
-    texts = tuple(text_column(table[column], column, str(path)) for column in task.columns)
+    if extra := [column for column in table.names if column not in wanted]:
+        log.warning("%s: columns not used: %s", path, _listed(extra))
+    place = Place(str(path), table.lines)
+    texts = tuple(text_column(table.columns[column], column, place) for column in task.columns)
     if generated:
         rows = unlabelled(texts)
-        check_counts(rows.labels, task, str(path), facts.get("rows"), None)
-        check_meanings(rows, str(path), facts.get("unique_meaning_representations"))
-        return rows, facts.get("status", UNLISTED)
-    labels = canonical_labels(table[LABEL], task, str(path), names=names)
-    counts = facts.get("label_counts")
-    numbered = dict(enumerate(names or task.labels))
-    histogram = counts and {numbered.get(int(number), number): count for number, count in counts.items()}
-    check_counts(labels, task, str(path), facts.get("rows"), histogram)
-    return Rows(texts, labels), facts.get("status", UNLISTED)
+        check_counts(rows.labels, task, place, announced.rows, None)
+        check_meanings(rows, place, announced.unique_meaning_representations)
+        return rows, announced.status
+    labels = canonical_labels(table.columns[LABEL], task, place, names=announced.label_names)
+    check_counts(labels, task, place, announced.rows, _histogram(announced, task, path))
+    return Rows(texts, labels), announced.status
 
 
-def _manifest_entry(folder: Path, path: Path) -> dict[str, Any]:
-    manifest = folder / "manifest.json"
+def _announced(folder: Path, path: Path) -> _Announced:
+    manifest, name = folder / "manifest.json", path.relative_to(folder).as_posix()
     if not manifest.is_file():
-        return {}
+        return _Announced()
+    at: tuple[str, ...] = ()
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return dict(files.get(path.relative_to(folder).as_posix(), {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{manifest} cannot be read ({error}): "
-            'it holds {"files": {"<task>/<split>.<suffix>": {...}}}.'
-        ) from error
+        files = _Manifest.model_validate_json(text_of(manifest)).files
+        at = ("files", name)
+        return _Announced.model_validate(files.get(name, {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, (*at, *first["loc"])))
+        given = f"{key} is {first['input']!r}: " if key else ""
+        said = first["msg"].partition(" or instance of")[0]
+        raise DataError(f"{manifest}: {given}{said}.") from error
+
+
+def _histogram(announced: _Announced, task: TaskSpec, path: Path) -> dict[str, int] | None:
+    """Return the announced rows by label name; the manifest may number the labels as the file does."""
+    if announced.label_counts is None:
+        return None
+    if task.kind != "classification":
+        raise DataError(f"manifest.json gives label_counts for {path}, and task {task.name} has no labels.")
+    numbered = {str(number): name for number, name in enumerate(announced.label_names or task.labels)}
+    return {numbered.get(label, label): count for label, count in announced.label_counts.items()}
 
 
 def _repaired(table: Table, task: TaskSpec) -> Table:
     """Return an E2E csv under the task's column names, £ and é repaired as the challenge's scripts do."""
     names = dict(zip(_OFFICIAL_COLUMNS, task.columns, strict=False))
-    names = {old: new for old, new in names.items() if new not in table}
-    return {names.get(column, column): [_mended(text) for text in texts] for column, texts in table.items()}
+    names = {old: new for old, new in names.items() if new not in table.names}
+    columns = {
+        names.get(column, column): [_mended(text) for text in texts]
+        for column, texts in table.columns.items()
+    }
+    return Table(tuple(columns), columns, table.lines)
 
 
 def _mended(text: str) -> str:
@@ -101,69 +130,6 @@ def _mended(text: str) -> str:
     return text
 
 
-def _read_parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a complete parquet file ({error}): fetch it again.") from error
-
-
-def _read_csv(path: Path) -> Table:
-    return _read_separated(path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
-
-
-def _read_tsv(path: Path) -> Table:
-    return _read_separated(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_separated(path: Path, **dialect: Any) -> Table:
-    limit = csv.field_size_limit(_LONGEST_FIELD)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True, **dialect)
-            header = next(reader, [])
-            table: Table = {column: [] for column in header}
-            for row in reader:
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{path}: line {reader.line_num} has {len(row)} fields "
-                        f"and the header has {len(header)}."
-                    )
-                for column, value in zip(header, row, strict=True):
-                    table[column].append(value)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 {path.suffix[1:]} ({error}).") from error
-    finally:
-        csv.field_size_limit(limit)
-    return table
-
-
-def _read_jsonl(path: Path) -> Table:
-    records: list[dict[str, Any]] = []
-    number = 0  # of the line being read
-    try:
-        with path.open(encoding="utf-8") as stream:
-            for line in stream:
-                number += 1
-                if line.strip():
-                    records.append(json.loads(line))
-                    if not isinstance(records[-1], dict):
-                        raise ValueError("not an object")
-    except ValueError as error:
-        raise DataError(f"{path}: line {number} is not a JSON object in UTF-8 ({error}).") from error
-    columns = list(records[0]) if records else []
-    for number, record in enumerate(records, start=1):
-        if missing := [column for column in columns if column not in record]:
-            raise DataError(f"{path}: object {number} has no {' or '.join(missing)}.")
-    return {column: [record[column] for record in records] for column in columns}
-
-
-_READERS: dict[str, Callable[[Path], Table]] = {
-    ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_jsonl,
-}
+def _listed(names: Any) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(name[:40] for name in names[:_NAMES_SHOWN]) + more

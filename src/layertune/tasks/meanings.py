@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.rows import DataError, Place, Rows
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ def split_off_meanings(rows: Rows, count: int, seed: int) -> tuple[Rows, Rows]:
     return rows.take(np.flatnonzero(~held)), rows.take(np.flatnonzero(held))
 
 
-def check_meanings(rows: Rows, where: str, expected: int | None) -> None:
+def check_meanings(rows: Rows, where: Place, expected: int | None) -> None:
     """Check that no text is empty, and the number of distinct representations where it was announced.
 
     Raises:
         DataError: a row without words on one side, or another number.
     """
-    for row, texts in enumerate(zip(*rows.texts, strict=True), start=1):
+    for row, texts in enumerate(zip(*rows.texts, strict=True)):
         if not all(text.strip() for text in texts):
-            raise DataError(f"{where}: row {row} has an empty representation or reference.")
+            raise DataError(f"{where.row(row)} has an empty representation or reference.")
     found = len(set(rows.texts[0]))
     if expected is not None and found != expected:
         raise DataError(

@@ -19,6 +19,27 @@ class DataError(ConfigError):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where rows come from, for messages: a file or a split on the hub, and the lines of a text file.
+
+    Attributes:
+        name: the file, or the hub id and split.
+        lines: [n] line of each row; empty where rows have none.
+    """
+
+    name: str
+    lines: Sequence[int] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def row(self, row: int) -> str:
+        """Name the row at this position, counted from 1, and its line."""
+        line = f" (line {self.lines[row]})" if self.lines else ""
+        return f"{self.name}: row {row + 1}{line}"
+
+
+@dataclass(frozen=True)
 class Rows:
     """The rows of one split in canonical form.
 

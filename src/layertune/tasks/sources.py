@@ -18,7 +18,7 @@ from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
 from layertune.tasks.meanings import Meanings, first_meanings, group_meanings, split_off_meanings
-from layertune.tasks.rows import Rows, split_off, subset
+from layertune.tasks.rows import DataError, Rows, split_off, subset
 from layertune.tasks.synthetic import read_synthetic
 from layertune.tasks.token_cache import encode_cached
 
@@ -147,6 +147,11 @@ def _protocol_parts(run: RunConfig) -> list[_Part]:
         divide = split_off_meanings if task.kind == "generation" else split_off
         rest, held_out = divide(train.rows, count, CUT_SEED)
         evals = [_Part(task, HOLDOUT, held_out, train.status, train.source, train.revision)]
+        if not len(rest) or not len(held_out):
+            raise DataError(
+                f"The {train.split} split of {task.data_name} is too small for protocol={protocol.name}, "
+                f"which holds out a part of it: of {len(train.rows)} rows {len(rest)} are left to train on."
+            )
         train = _Part(task, train.split, rest, train.status, train.source, train.revision)
     else:
         own = [split for split in (task.dev_split, task.eval_split) if split is not None]
