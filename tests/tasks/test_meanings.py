@@ -162,7 +162,7 @@ def test_an_empty_reference_is_refused(tmp_path):
     write(tmp_path / "data")
     with (tmp_path / "data" / "e2e" / "train.jsonl").open("a") as stream:
         stream.write(json.dumps({"meaning_representation": "name[x]", "human_reference": " "}))
-    with pytest.raises(DataError, match="row 13 .*empty"):
+    with pytest.raises(DataError, match=r"row 13 .*empty"):
         loaded(tmp_path)
 
 
