@@ -49,7 +49,7 @@ def test_an_unfinished_run_has_a_status_and_is_not_found(
     assert read is not None and read.error == "Traceback"
 
 
-@pytest.mark.parametrize("part", ["model", "task", "method"])
+@pytest.mark.parametrize("part", ["model", "task", "method", "train"])
 def test_a_record_is_stale_once_a_version_was_raised(
     store: Store, make_run: MakeRun, make_record: MakeRecord, part: str
 ) -> None:

@@ -97,12 +97,13 @@ def index_of(*records: Record) -> RecordIndex:
         config = record.identity.config_sha256
         path = Path(f"{record.run_id}.json")
         checks = vars(record.checks or NOTHING)
-        found.append(RunRecord(path, *own, config, record.spec.seed, sections, checks))
+        own = (*own, config, record.spec.seed, record.versions)
+        found.append(RunRecord(path, *own, sections, checks))
     return RecordIndex(found)
 
 
 NOTHING = SimpleNamespace()
-SECTIONS = ("spec", "versions", "identity", "env", "data", "model", "selection", "training", "metrics")
+SECTIONS = ("spec", "identity", "env", "data", "model", "selection", "training", "metrics")
 
 
 def rows_of(claim: Claim) -> list[str]:

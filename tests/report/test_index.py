@@ -45,7 +45,7 @@ def test_a_record_says_nothing_of_where_it_ran(tmp_path: Path) -> None:
     assert index.find(asked()).state == "done"
 
 
-@pytest.mark.parametrize("what", ["schema", "model", "task", "method"])
+@pytest.mark.parametrize("what", ["schema", "model", "task", "method", "train"])
 def test_a_record_of_older_versions_is_stale_and_listed(tmp_path: Path, what: str) -> None:
     run = asked()
     old = dataclasses.replace(versions_of(run), **{what: 0})
@@ -162,7 +162,20 @@ def test_the_committed_records_are_readable_and_current(repo: Path) -> None:
     index = RecordIndex.read(repo / "results" / "runs")
     assert index.damaged == {} and len(index.records) >= 22
     for record in index.records:
-        assert record.config_sha256 and record.sections["versions"]["schema"] == 1
+        assert record.config_sha256 and record.versions.schema == 1
+
+
+def test_a_record_that_counts_no_version_of_training_is_of_the_first(tmp_path: Path) -> None:
+    trained, scored = asked("seed=1"), asked("seed=2", "stage=score")
+    folder = write(tmp_path, made(trained), made(scored))
+    for path in folder.glob("*.json"):
+        tree = json.loads(path.read_text())
+        del tree["versions"]["train"]
+        path.write_text(json.dumps(tree))
+    index = RecordIndex.read(folder)
+    assert (index.find(trained).state, index.find(scored).state) == ("stale", "done")
+    assert [record.run_id for record in index.stale()] == ["bert-sst2-low_k-s1"]
+    assert index.stale(trained=False) == []  # what it scored before training is as good as ever
 
 
 @pytest.mark.slow  # on a busy disk: most of it is writing the files

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from layertune.config.compose import group_file
 from layertune.records import read_record
-from layertune.records.record import CacheRecord
+from layertune.records.record import CacheRecord, VersionsRecord
 from layertune.report.modes import compare_modes
 
 RUNS = Path(__file__).resolve().parents[2] / "results/runs"
@@ -19,11 +20,12 @@ def record():
     """Return a function that gives one committed record a mode, a seed and a score."""
     original = read_record(next(RUNS.glob("gte_small-trec-low_k-k3-s0-*.json")))
 
-    def make(mode, seed, score, task="trec", cpu=100.0, cache=0.0, **training):
+    def make(mode, seed, score, task="trec", cpu=100.0, cache=0.0, stale=0, **training):
         made = CacheRecord(used=cache > 0, cpu_seconds=cache)
         return replace(
             original,
             spec=replace(original.spec, task=task, train=mode, seed=seed),
+            versions=VersionsRecord(1, 1, 1, 1, group_file("train", mode)["version"] - stale),
             metrics=replace(original.metrics, last={task: {"accuracy": score}}),
             training=replace(original.training, cpu_seconds=cpu, cache=made, **training),
         )
@@ -66,6 +68,14 @@ def test_what_was_trained_at_another_rate_is_a_row_of_its_own(record):
         "trec low_k 0.0001 10 11 12 25.0 12.5 -12.50 1 100 100 0",
     ]
     assert "over all 2 pairs" in found[-1]
+
+
+def test_stale_records_are_left_out_and_counted(record):
+    pair = [record("published", 0, 0.5), record("fast", 0, 0.75)]
+    stale = [record("published", 42, 0.1, stale=1), record("fast", 42, 0.9)]
+    lines = compare_modes([*pair, *stale]).splitlines()
+    assert " ".join(lines[2].split()) == "trec low_k 10 11 12 50.0 75.0 +25.00 1 100 100 0"
+    assert "1 stale" in lines[-1]
 
 
 def test_where_nothing_was_trained_in_both_modes_it_is_said(record):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from layertune.config.compose import group_file
 from layertune.records import read_record
+from layertune.records.record import VersionsRecord
 from layertune.report.summary import compare, compare_means
 
 RUNS = Path(__file__).resolve().parents[2] / "results/runs"
@@ -18,11 +20,12 @@ def record():
     """Return a function that gives one committed record another method, seed, grid and score."""
     original = read_record(next(RUNS.glob("gte_small-trec-full-s0-*.json")))
 
-    def make(method="full", seed=0, grid="paper", score=0.5, seconds=100.0, rate=None, **trainable):
+    def make(method="full", seed=0, grid="paper", score=0.5, seconds=100.0, rate=None, stale=0, **trainable):
         recipe = {"learning_rate": rate, "origin": {"learning_rate": "command line"}} if rate else {}
         return replace(
             original,
             spec=replace(original.spec, method=method, seed=seed, grid=grid),
+            versions=VersionsRecord(1, 1, 1, 1, group_file("train", "published")["version"] - stale),
             metrics=replace(original.metrics, last={"trec": {"accuracy": score}}),
             training=replace(
                 original.training,
@@ -73,3 +76,11 @@ def test_an_unfinished_record_is_in_no_mean(record):
     failed = replace(record(seed=42, score=0.0), status="failed")
     assert compare_means([record(score=0.5), failed]) == compare_means([record(score=0.5)])
     assert len(rows_of(compare([record(score=0.5), failed]))) == 2
+
+
+def test_a_stale_record_is_in_no_mean_with_others_and_says_so(record):
+    records = [record(score=0.9), record(seed=1, score=0.8), record(seed=2, score=0.1, stale=1)]
+    rows = rows_of(compare_means(records))
+    assert [row[:3] for row in rows] == [["full", "paper", "all"], ["full", "(stale)", "paper"]]
+    assert [row[-1] for row in rows] == ["2", "1"]
+    assert [row[:2] for row in rows_of(compare(records))][-1] == ["full", "(stale)"]

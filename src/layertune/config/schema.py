@@ -45,6 +45,7 @@ class TrainSpec:
     """How the loop trains. The command line may leave a value None; `resolve_training` fills it."""
 
     mode: Literal["published", "fast"] = "published"  # identity: `fast` changes numbers
+    version: int = not_identity(1)  # of the mode: raised when training of every method gives other numbers
     epochs: int | None = None
     batch_size: int | None = None  # the effective batch: micro_batch only splits it
     learning_rate: float | None = None

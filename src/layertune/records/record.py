@@ -44,12 +44,18 @@ class SpecRecord:
 
 @dataclass(frozen=True)
 class VersionsRecord:
-    """Integers raised by hand when numbers change; a record with older ones is stale."""
+    """Integers raised by hand when numbers change; a record with other ones is stale.
+
+    A change that can change a number raises the version of the model, task or method that it concerns, in its
+    YAML, or that of the mode (configs/train) where it concerns training as a whole. results/README.md lists
+    what was raised and which records that left behind.
+    """
 
     schema: int
     model: int
     task: int
     method: int
+    train: int | None = None  # of the mode; None: nothing was trained, or written before it was counted (1)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from layertune.config.compose import group_file
 from layertune.config.schema import RunConfig
-from layertune.records.record import SCHEMA, Record, VersionsRecord, read_record
+from layertune.records.record import SCHEMA, Record, SpecRecord, VersionsRecord, read_record
 
 State = Literal["done", "failed", "oom", "interrupted", "stale", "missing"]
 
 
 def versions_of(run: RunConfig) -> VersionsRecord:
     """Return the hand-raised versions in force for a run."""
-    return VersionsRecord(SCHEMA, run.model.version, run.task.version, run.method.version)
+    trained = run.train.version if run.stage == "run" else None
+    return VersionsRecord(SCHEMA, run.model.version, run.task.version, run.method.version, trained)
+
+
+def is_stale(versions: VersionsRecord, spec: SpecRecord, trained: bool = True) -> bool:
+    """Whether a record is of other versions than those in force for what it names.
+
+    Args:
+        versions: of the record.
+        spec: of the record.
+        trained: False asks of what was known before training, such as layer scores.
+    """
+    groups = {"model": spec.model, "task": spec.task, "method": spec.method}
+    if trained and spec.stage == "run":
+        groups["train"] = spec.train
+    in_force = {group: _version(group, name) for group, name in groups.items()} | {"schema": SCHEMA}
+    return any(getattr(versions, group) != version for group, version in in_force.items())
+
+
+@cache
+def _version(group: str, name: str) -> int:
+    """Return the version in a group's file, 0 where there is no such file any more."""
+    file = group_file(group, name)
+    return int(file.get("version", 1)) if file else 0
 
 
 class Store:

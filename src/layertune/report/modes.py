@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from layertune.records.record import Record
+from layertune.records.store import is_stale
 from layertune.report.paired import paired_test
 from layertune.report.summary import aligned, headline, recipe_of, with_rate
 
@@ -29,12 +30,16 @@ def compare_modes(records: Sequence[Record]) -> str:
 
     Scores are the headline metric after the last epoch, mean ± sample standard deviation; `cpu s` is training
     and, under fast, the cache as first made; selection and evaluation are left out. Below it Wilcoxon's test.
+    Records of older versions are left out and counted.
 
     Raises:
         ValueError: no task, method and seed was trained in both modes.
     """
+    current = [record for record in records if not is_stale(record.versions, record.spec)]
+    stale = len(records) - len(current)
+    left_out = f" {stale} stale records, of older versions, are left out." if stale else ""
     found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}  # seed -> mode -> record
-    for record in records:
+    for record in current:
         spec = record.spec
         if record.status == "done" and headline(record)[1] is not None and spec.train in MODES:
             rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)}"
@@ -46,7 +51,9 @@ def compare_modes(records: Sequence[Record]) -> str:
     }
     both = {key: seeds for key, seeds in both.items() if seeds}
     if not both:
-        raise ValueError("no task, method and seed is there under both train=published and train=fast")
+        raise ValueError(
+            f"no task, method and seed is there under both train=published and train=fast.{left_out}"
+        )
     differences = {
         f"{task} {method} {rest}": [
             _score(pair["fast"]) - _score(pair["published"]) for pair in seeds.values()
@@ -55,7 +62,7 @@ def compare_modes(records: Sequence[Record]) -> str:
     }
     rows = [_row(task, method, seeds) for (task, method, _), seeds in both.items()]
     table = aligned(HEAD, rows, ("task", "method", "layers"))
-    return f"{table}\n\n{_test(differences)}"
+    return f"{table}\n\n{_test(differences)}{left_out}"
 
 
 def _row(task: str, method: str, seeds: Mapping[int, Mapping[str, Record]]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from layertune.records.record import Record
+from layertune.records.store import is_stale
 
 
 def summarise(record: Record) -> str:
@@ -54,7 +55,8 @@ def compare_means(records: Sequence[Record]) -> str:
     `trained` is what trains in the backbone at once, added parameters included and the head left out; `grid`
     says which rates; `cpu s` is what the training process computed, whatever else ran beside it; the score is
     the mean after the last epoch ± the sample standard deviation (n seeds).
-    Unfinished records are left out; other rates, epochs or batch sizes are rows of their own.
+    Unfinished records are left out; other rates, epochs or batch sizes are rows of their own, and so are
+    records of older versions, which are called stale.
     """
     done = [record for record in records if record.status == "done" and headline(record)[1] is not None]
     head = ("method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "n")
@@ -74,6 +76,7 @@ def _groups(records: Sequence[Record]) -> list[list[Record]]:
             spec.grid,
             spec.train,
             spec.protocol,
+            is_stale(record.versions, spec),
         )
         key += recipe_of(record)
         groups.setdefault(key, []).append(record)
@@ -138,7 +141,7 @@ def _row(record: Record) -> tuple[str, ...]:
     else:
         layers = "none" if model and model.lowest_trained_layer is None else "all"
     return (
-        record.spec.method,
+        _called(record),
         str(record.spec.seed),
         layers,
         f"{trainable:,}",
@@ -150,6 +153,13 @@ def _row(record: Record) -> tuple[str, ...]:
     )
 
 
+def _called(record: Record) -> str:
+    """Return the method, and what its numbers must not be compared across: the mode, older versions."""
+    words = {"fast": record.spec.train == "fast", "stale": is_stale(record.versions, record.spec)}
+    said = ", ".join(word for word, holds in words.items() if holds)
+    return f"{record.spec.method} ({said})" if said else record.spec.method
+
+
 def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
     first = group[0]
     layers = {_row(record)[2] for record in group}
@@ -159,7 +169,7 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
     peaks = [t.peak_memory_bytes for t in train if t.peak_memory_bytes is not None]
     scored = [r.selection.seconds for r in group if r.selection is not None and r.selection.scores]
     return (
-        first.spec.method + (" (fast)" if first.spec.train == "fast" else ""),
+        _called(first),
         with_rate(first.spec.grid, first),
         layers.pop() if len(layers) == 1 else "by seed",
         f"{_trained_at_once(first):,}",

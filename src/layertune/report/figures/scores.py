@@ -90,7 +90,7 @@ def model_scores(index: RecordIndex, model: str) -> ModelScores:
         ConfigError: there is no such model.
     """
     group_choice("model", model)
-    stale = {record.run_id for record in index.stale()}
+    stale = {record.run_id for record in index.stale(trained=False)}
     kept = [
         record
         for record in index.records
