@@ -27,11 +27,11 @@ def readme(repo):
 
 
 def expanded(argument):
-    """Turn one sweep argument into its values: `seed=0,42` or `method.k=range(1,12)`."""
+    """Turn one sweep argument into its values: `seed=0,42` or `method.k=range(1,12)`; a list is one value."""
     key, _, value = argument.partition("=")
     if found := re.fullmatch(r"range\((\d+),(\d+)\)", value):
         return [f"{key}={number}" for number in range(int(found[1]), int(found[2]))]
-    return [f"{key}={one}" for one in value.split(",")]
+    return [argument] if value.startswith("[") else [f"{key}={one}" for one in value.split(",")]
 
 
 def test_every_run_of_the_readme_composes(readme):
