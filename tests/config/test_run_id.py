@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -131,7 +133,7 @@ def test_local_weights_are_known_by_their_content(build: Build, tmp_path: Path) 
     assert weights_key(run) == key
     seen = {key}
     for name in ("config.json", "model.safetensors", "vocab.txt"):
-        (folder / name).write_text(f"{name} changed")
+        (folder / name).write_text(json.dumps({name: "changed"}))
         seen.add(weights_key(run))
     assert len(seen) == 4
     assert build({"model.path": str(folder), **outputs}).config_sha256 == build().config_sha256
@@ -154,6 +156,18 @@ def test_a_large_file_is_hashed_once_per_content(
     first = data_key(local())
     assert data_key(local()) == first
     assert hashed.count("train.csv") == 1
+    at = large.stat()
     with large.open("r+b") as stream:  # the same size, another content
         stream.write(b"x")
+    os.utime(large, ns=(at.st_atime_ns, at.st_mtime_ns))  # as cp -p and rsync -t do
     assert data_key(local()) != first
+
+
+def test_a_hash_kept_for_another_file_is_not_taken(local: Build, tmp_path: Path) -> None:
+    train, evaluation = (tmp_path / "data" / "demo" / f"{name}.csv" for name in ("train", "validation"))
+    for path, content in ((train, b"x"), (evaluation, b"y")):
+        path.write_bytes(content + bytes(1 << 24))
+    key = data_key(local())
+    one, other = (tmp_path / "outputs" / "cache" / "file_sha256").iterdir()
+    one.write_bytes(other.read_bytes())
+    assert data_key(local()) == key

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import sys
 import time
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
@@ -106,6 +111,27 @@ def test_stored_truncation_and_padding_do_not_survive_loading(saved_bert, repo):
     assert len(again("the film was great and funny")["input_ids"]) == 8
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("truncation_side", "left"),
+        ("model_input_names", ["input_ids", "attention_mask"]),
+        ("split_special_tokens", True),
+        ("sep_token", "[MASK]"),
+    ],
+)
+def test_what_decides_the_ids_beside_the_vocabulary_is_in_the_key_of_a_tokenizer(
+    saved_bert, repo, setting, value
+):
+    spec = spec_of(repo, "tiny_bert", path=str(saved_bert))
+    before = load_tokenizer(spec)[1]
+    file = saved_bert / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {setting: value}))
+    tokenizer, key = load_tokenizer(spec)
+    assert getattr(tokenizer, setting) == value
+    assert key != before
+
+
 def test_a_checkpoint_with_a_head_loads_into_the_headless_model(tmp_path, repo):
     spec = spec_of(repo, "tiny_bert", path=str(tmp_path))
     whole = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**spec.random_config))
@@ -153,21 +179,56 @@ def test_an_unreadable_folder_is_one_sentence(tmp_path, repo):
         load_model(spec_of(repo, "bert", path=str(tmp_path)))
 
 
-def test_weights_files_are_those_that_decide_the_result(tmp_path):
+def test_weights_files_are_those_that_decide_the_result(tmp_path, repo):
     for name in ("config.json", "tokenizer.json", "README.md", "model.safetensors", "pytorch_model.bin"):
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("{}")
     assert [p.name for p in weights_files(tmp_path)] == ["config.json", "model.safetensors", "tokenizer.json"]
     (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    for shard in ("model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"b": "two.safetensors", "a": "one.safetensors", "c": "one.safetensors"}}')
+    for shard in ("one.safetensors", "model-00001-of-00002.safetensors"):
         (tmp_path / shard).write_text("x")
+    with pytest.raises(ConfigError, match=r"two\.safetensors"):
+        weights_files(tmp_path)
+    (tmp_path / "two.safetensors").write_text("x")
     assert [p.name for p in weights_files(tmp_path)] == [
         "config.json",
-        "model-00001-of-00002.safetensors",
-        "model-00002-of-00002.safetensors",
         "model.safetensors.index.json",
+        "one.safetensors",
         "tokenizer.json",
+        "two.safetensors",
     ]
+    (tmp_path / "config.json").write_text('{"transformers_weights": "own.safetensors"}')
+    with pytest.raises(ConfigError, match=r"own\.safetensors"):
+        weights_folder(spec_of(repo, "bert", path=str(tmp_path)))
+    (tmp_path / "own.safetensors").write_text("x")
+    names = [path.name for path in weights_files(tmp_path)]
+    assert names == ["config.json", "own.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"weight_map": {}}', '{"weight_map": 1}'])
+def test_an_index_of_shards_that_names_none_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ConfigError, match="index"):
+        weights_files(tmp_path)
+
+
+def test_a_folder_with_an_adapter_is_refused(saved_bert, repo):
+    (saved_bert / "adapter_config.json").write_text('{"base_model_name_or_path": "another"}')
+    with pytest.raises(ConfigError, match="merge"):
+        weights_folder(spec_of(repo, "tiny_bert", path=str(saved_bert)))
+
+
+def test_every_file_that_a_tokenizer_of_the_library_reads_is_among_the_weights_files(tmp_path):
+    sources = Path(transformers.__file__).parent.glob("models/*/tokenization_*.py")
+    tables = (re.findall(r"^VOCAB_FILES_NAMES = (\{.*?\})", s.read_text(), re.M | re.S) for s in sources)
+    names = {name for table in chain.from_iterable(tables) for name in re.findall(r':\s*"([^"]+)"', table)}
+    assert {"vocab.txt", "merges.txt", "spiece.model", "source.spm"} < names
+    names |= {"tokenizer_config.json", "tokenizer.4.0.0.json", "special_tokens_map.json", "added_tokens.json"}
+    for name in ("config.json", "model.safetensors", *names):
+        (tmp_path / name).write_text("{}")
+    assert names <= {path.name for path in weights_files(tmp_path)}
 
 
 def test_package_weights_are_found_without_importing_the_package(tmp_path, repo, monkeypatch):

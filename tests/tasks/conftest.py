@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import DebertaTokenizer, PreTrainedTokenizerFast
 
 WORDS = list("abcdefghijklmnop")
 
@@ -54,3 +54,11 @@ def decoder_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def tokenizer_without_end() -> PreTrainedTokenizerFast:
     return make_decoder(eos=False)
+
+
+@pytest.fixture
+def deberta_tokenizer() -> DebertaTokenizer:
+    """DeBERTa's (v1): bytes and merges of GPT-2, special tokens of BERT; a=5 b=6 " b"=8."""
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "b", "\u0120", "\u0120b"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    return DebertaTokenizer(vocab=vocabulary, merges=[("\u0120", "b")])

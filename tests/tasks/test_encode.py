@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -41,6 +42,17 @@ def test_a_sentence_becomes_cls_words_sep(encoder_tokenizer):
 def test_a_pair_on_an_encoder_gets_both_separators(encoder_tokenizer):
     store = encode(rows(["a"], ["b c"]), encoder_tokenizer, spec(columns=PAIR))
     assert example(store, 0) == [2, 4, 3, 5, 6, 3]
+
+
+def test_a_pair_on_deberta_has_one_separator_in_between_and_segments(deberta_tokenizer):
+    given = deberta_tokenizer.backend_tokenizer.post_processor.__getstate__()
+    texts = rows(["a b", "b"], ["b", "a b b"])
+    store = encode(texts, deberta_tokenizer, spec(columns=PAIR, segment_ids="standard", max_length=7))
+    # [CLS]=1 [SEP]=2 a=5 b=6 " b"=8; of the second pair the longer text loses its last word
+    assert [example(store, 0), example(store, 1)] == [[1, 5, 8, 2, 6, 2], [1, 6, 2, 5, 8, 8, 2]]
+    assert store.segments.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+    assert example(encode(rows(["a b"]), deberta_tokenizer, spec()), 0) == [1, 5, 8, 2]
+    assert deberta_tokenizer.backend_tokenizer.post_processor.__getstate__() == given
 
 
 def test_a_pair_on_a_decoder_is_one_text_with_a_line_break(decoder_tokenizer):
@@ -159,24 +171,34 @@ def test_everything_that_changes_the_ids_changes_the_key():
     assert token_key("rows", "tokenizer", TaskSpec(name="other")) in keys, "the task's name does not matter"
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "facts", "missing"])
-def test_a_damaged_cache_entry_is_encoded_again_and_said_so(encoder_tokenizer, tmp_path, caplog, damage):
-    data = rows(["a b", "c"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "facts", "truncated", "missing", "another's"])
+def test_an_entry_that_is_not_as_it_was_written_is_encoded_again_and_said_so(
+    encoder_tokenizer, tmp_path, caplog, damage
+):
+    data, other = rows(["a b", "c"]), rows(["d e", "f"])  # as many tokens
     encode_cached(data, data.fingerprint(), encoder_tokenizer, "t", spec(), tmp_path)
-    ids = next(tmp_path.glob("*/ids.npy"))
+    entry = tmp_path / token_key(data.fingerprint(), "t", spec())
+    ids, facts = entry / "ids.npy", entry / "facts.json"
     content = ids.read_bytes()
     if damage == "flip":
         ids.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "cut":
         ids.write_bytes(content[:-3])
     elif damage == "facts":
-        (ids.parent / "facts.json").write_text("{")
-    else:
+        facts.write_text("{")
+    elif damage == "truncated":
+        facts.write_text(facts.read_text().replace('"truncated": 0', '"truncated": 1'))
+    elif damage == "missing":
         ids.unlink()
+    else:
+        encode_cached(other, other.fingerprint(), encoder_tokenizer, "t", spec(), tmp_path)
+        shutil.rmtree(entry)
+        (tmp_path / token_key(other.fingerprint(), "t", spec())).rename(entry)
     with caplog.at_level(logging.WARNING):
         store = encode_cached(data, data.fingerprint(), encoder_tokenizer, "t", spec(), tmp_path)
     assert store.ids.tolist() == [2, 4, 5, 3, 2, 6, 3]
-    assert "damaged" in caplog.text
+    assert store.truncated == 0
+    assert "encoding again" in caplog.text
 
 
 def test_batches_move_to_a_device_whole(encoder_tokenizer):

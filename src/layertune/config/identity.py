@@ -14,7 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from layertune.config.files import file_sha256, local_split_file, resolved_data_dir, splits_needed
+from layertune.config.files import (
+    file_sha256,
+    local_split_file,
+    resolved_data_dir,
+    splits_needed,
+    write_atomic,
+)
 from layertune.config.schema import RunConfig, TaskSpec
 from layertune.config.weights import weights_files, weights_folder
 
@@ -139,20 +145,27 @@ def weights_key(run: RunConfig) -> str:
 
 
 def _cached_sha256(path: Path, run: RunConfig) -> str:
-    """Hash a file once per content: the result is kept under the file's path, size and modification time."""
-    stat = path.stat()
-    name = sha256_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-    note = run.cache_dir / "file_sha256" / name
-    if note.is_file():
-        known = note.read_text()
-        if len(known) == 64:
-            return known
-    digest = file_sha256(path)
-    if stat.st_size > 1 << 24:  # small files are read faster than they are worth remembering
-        from layertune.config.files import write_atomic
+    """Hash a file once per content: a large one's result is kept under what changes when it is written to.
 
-        write_atomic(note, digest.encode())
+    `cp -p` and `rsync -t` set size and modification time as they like, the inode's change time nobody can.
+    """
+    state = _state(path)
+    if path.stat().st_size <= 1 << 24:  # read faster than it is worth remembering
+        return file_sha256(path)
+    note = run.cache_dir / "file_sha256" / sha256_of(state)
+    known = note.read_text().split() if note.is_file() else []
+    if known[:1] == [note.name] and len(known) == 2:
+        return known[1]
+    digest = file_sha256(path)
+    if _state(path) == state:  # else it was written to meanwhile
+        write_atomic(note, f"{note.name} {digest}".encode())
     return digest
+
+
+def _state(path: Path) -> list[str | int]:
+    stat = path.stat()
+    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+    return [str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_size, *times]
 
 
 def run_id(run: RunConfig) -> str:

@@ -7,7 +7,9 @@ Called while a configuration is checked (so that a missing folder ends the run w
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 from layertune.config.schema import ConfigError, ModelSpec
 
@@ -21,21 +23,12 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_SHARDS = {
-    "model.safetensors.index.json": "model-*.safetensors",
-    "pytorch_model.bin.index.json": "pytorch_model-*.bin",
-}
+# What a configuration and a tokenizer are read from; a test asks the library's tokenizers for more.
 _BESIDE = (
     "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spm.model",
-    "tokenizer.model",
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "normalizer.json", "tekken.json"),
+    *("*vocab*", "merges*", "bpe.codes", "dict.txt", "emoji.json", "byte_maps.json", "word_*.json"),
+    *("*.model", "*.spm", "*.tiktoken", "*.tokenizer"),
 )
 
 
@@ -86,25 +79,53 @@ def _package_folder(model: ModelSpec) -> Path:
 def _check_folder(folder: Path, advice: str) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no config.json: {advice}.")
-    if _weights_name(folder) is None:
-        raise ConfigError(f"{folder} holds no weights ({_WEIGHTS[0]} or {_WEIGHTS[2]}): {advice}.")
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds an adapter (adapter_config.json), which would be put into the model it names, "
+            f"from wherever that lies: merge the two (merge_and_unload) and save the result with save_pretrained."
+        )
+    _weights_of(folder, advice)
 
 
-def _weights_name(folder: Path) -> str | None:
-    return next((name for name in _WEIGHTS if (folder / name).is_file()), None)
+def _weights_of(folder: Path, advice: str) -> list[Path]:
+    """Return the files that hold the weights, the index of shards among them.
+
+    Raises:
+        ConfigError: there are none, or not all that an index names.
+    """
+    asked = _mapping(folder / "config.json", advice).get("transformers_weights")
+    names = _WEIGHTS if asked is None else (str(asked),)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        wanted = f"{_WEIGHTS[0]} or {_WEIGHTS[2]}" if asked is None else f"{asked}, which config.json names"
+        raise ConfigError(f"{folder} holds no weights ({wanted}): {advice}.")
+    if not found.name.endswith(".index.json"):
+        return [found]
+    shards = _mapping(found, advice).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ConfigError(f"{found} names no weights (weight_map): {advice}.")
+    files = sorted({folder / str(name) for name in shards.values()})
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{found} names {file.name}, which is not there: {advice}.")
+    return [found, *files]
+
+
+def _mapping(path: Path, advice: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no JSON ({error}): {advice}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is no JSON object: {advice}.")
+    return content
 
 
 def weights_files(folder: Path) -> list[Path]:
     """Return the files that decide what a model computes: weights, configuration, tokenizer; sorted.
 
     Raises:
-        ConfigError: the folder holds no weights.
+        ConfigError: the folder holds no weights, or not all of them.
     """
-    name = _weights_name(folder)
-    if name is None:
-        raise ConfigError(f"{folder} holds no weights ({_WEIGHTS[0]} or {_WEIGHTS[2]}).")
-    files = [folder / name]
-    if name in _SHARDS:
-        files += sorted(folder.glob(_SHARDS[name]))
-    files += [folder / beside for beside in _BESIDE if (folder / beside).is_file()]
-    return sorted(files)
+    beside = (path for pattern in _BESIDE for path in folder.glob(pattern) if path.is_file())
+    return sorted({*_weights_of(folder, _ADVICE), *beside})

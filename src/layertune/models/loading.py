@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What decides token ids and segments and is no part of the backend's own JSON.
+_BESIDE_BACKEND = (
+    "cls_token_id",
+    "sep_token_id",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "unk_token_id",
+    "truncation_side",
+    "split_special_tokens",
+    "model_input_names",
+)
 RANDOM_SEED = 0  # weights of `source: random`: the same on every machine, for every run seed
 
 
@@ -56,9 +68,7 @@ def load_tokenizer(model: ModelSpec) -> tuple[PreTrainedTokenizerBase, str]:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # some checkpoints store a length here; ours is `task.max_length`
     backend.no_padding()
-    special = {name: getattr(tokenizer, name) for name in ("cls_token_id", "sep_token_id", "pad_token_id")}
-    special |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "unk_token_id")}
-    content = backend.to_str() + json.dumps(special, sort_keys=True)
+    content = backend.to_str() + json.dumps([getattr(tokenizer, name) for name in _BESIDE_BACKEND])
     return tokenizer, hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """One scoring pass per model and task: the result is kept on disk and shared by all methods and seeds.
 
-The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode. The cost
+The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode; the checksum, the key. The cost
 reported is the cost when first computed, so that reuse never makes a speed-up free.
 """
 
@@ -53,7 +53,7 @@ def cached_scores(
         scores = scorer(model, batches_of(store, rows, run.scoring.batch_size, device), **options)
     log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
     tree = dataclasses.asdict(scores)
-    write_atomic(path, json.dumps({"sha256": sha256_of(tree), "scores": tree}).encode())
+    write_atomic(path, json.dumps({"sha256": sha256_of([path.stem, tree]), "scores": tree}).encode())
     return scores, False
 
 
@@ -64,8 +64,8 @@ def _read(path: Path) -> LayerScores | None:
     try:
         kept = json.loads(path.read_text())
         scores: LayerScores = build_dataclass(LayerScores, kept["scores"], path.name)
-        if sha256_of(kept["scores"]) != kept["sha256"]:
-            raise ValueError("its checksum does not fit its content")
+        if sha256_of([path.stem, kept["scores"]]) != kept["sha256"]:
+            raise ValueError("its checksum does not fit its content and name")
     except (ValueError, TypeError, KeyError) as error:
         log.warning("%s is damaged (%s): the layers are scored again", path, error)
         return None
@@ -90,9 +90,7 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
     model = run.model
     # The one score that a loss enters, and the one that depends on which rows share a batch.
     loss = [run.head, model.rep_norm, run.train.label_smoothing, run.scoring.batch_size]
-    encoding: list[object] = [run.task.max_length, run.task.segment_ids]
-    if run.task.kind == "generation":
-        encoding += [run.task.format, run.task.score_text]
+    shown = run.task.score_text if run.task.kind == "generation" else None
     adaptive = [run.method.selector, run.method.k, BATCH, LEAST, ENOUGH]
     few = {"adaptive": adaptive} if run.scoring.examples == "adaptive" else {}
     return sha256_of(
@@ -105,7 +103,7 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
             "representative": [model.representative_token, model.last_layer],
             "loss": loss if run.method.scorer == "gradient_norm" else None,
             "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
-            "encoding": encoding,
+            "tokens shown": [data.train.store.content_sha256(), shown],
         }
     )
 

@@ -6,8 +6,10 @@ tokenise each split once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -22,7 +24,7 @@ from layertune.tasks.rows import DataError, Rows
 
 log = logging.getLogger(__name__)
 
-ENCODER_VERSION = 1  # raised when the same rows would give other token ids
+ENCODER_VERSION = 2  # raised when the same rows would give other token ids
 IGNORED_LABEL = -100  # of tokens that are not learnt
 _CHUNK = 2000  # rows per call of the tokenizer
 
@@ -120,6 +122,13 @@ class TokenStore:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def content_sha256(self) -> str:
+        """Return the hash of all that a model is shown of the examples; labels, which it is not, aside."""
+        content = hashlib.sha256()
+        for array in (self.ids, self.offsets, self.segments, self.prompts):
+            content.update(b"none" if array is None else np.ascontiguousarray(array))
+        return content.hexdigest()
 
     def batch(self, indices: np.ndarray, multiple: int = 1) -> Batch:
         """Gather the examples at these row numbers, padded to the longest, rounded up to a multiple."""
@@ -232,15 +241,44 @@ def _tokenised(rows: Rows, tokenizer: Any, max_length: int) -> Iterator[list[Any
         columns = [[f"{first}\n{second}" for first, second in zip(*columns, strict=True)]]
     for start in range(0, len(rows), _CHUNK):
         chunk = [list(column[start : start + _CHUNK]) for column in columns]
-        encoded = tokenizer(
-            *chunk,
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
+        with _pretraining_layout(tokenizer):
+            encoded = tokenizer(
+                *chunk,
+                truncation=True,
+                max_length=max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
         yield encoded.encodings
+
+
+@contextmanager
+def _pretraining_layout(tokenizer: Any) -> Iterator[None]:
+    """Lay out the pairs of DeBERTa (v1) as in its pretraining: `[CLS] a [SEP] b [SEP]`, segments 0 and 1.
+
+    It has no tokenizer.json, and the class of transformers 5 writes RoBERTa's two separators in between, where
+    the library's own converter of the checkpoint (`DebertaConverter`) writes one.
+    """
+    if type(tokenizer).__name__ not in ("DebertaTokenizer", "DebertaTokenizerFast"):
+        yield
+        return
+    from tokenizers.processors import TemplateProcessing
+
+    backend = tokenizer.backend_tokenizer
+    first, separator = tokenizer.cls_token, tokenizer.sep_token
+    given, backend.post_processor = (
+        backend.post_processor,
+        TemplateProcessing(
+            single=f"{first} $A {separator}",
+            pair=f"{first} $A {separator} $B:1 {separator}:1",
+            special_tokens=[(first, tokenizer.cls_token_id), (separator, tokenizer.sep_token_id)],
+        ),
+    )
+    try:
+        yield
+    finally:
+        backend.post_processor = given
 
 
 def _stand_in(tokenizer: Any) -> int:

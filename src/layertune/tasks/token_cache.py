@@ -1,12 +1,11 @@
 """Encoded splits on disk, named by their content: rows, tokenizer, length, segments, encoder version.
 
 An entry is a folder of .npy files that are memory-mapped; it appears whole (written beside, then renamed) and
-is checked before use. A damaged entry is encoded anew, and the log says so.
+is checked before use. An entry that is damaged, or another's, is encoded anew, and the log says so.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from layertune.config import TaskSpec
+from layertune.config.identity import sha256_of
 from layertune.tasks.encode import ENCODER_VERSION, TokenStore, encode, padding_id
 from layertune.tasks.prompts import encode_generation
 from layertune.tasks.rows import Rows
@@ -40,7 +40,7 @@ def token_key(fingerprint: str, tokenizer_key: str, spec: TaskSpec) -> str:
     }
     if spec.kind == "generation":
         parts["format"] = spec.format
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_of(parts)
 
 
 def encode_cached(
@@ -61,7 +61,7 @@ def encode_cached(
         store = _load(entry, rows, tokenizer, spec)
         if store is not None:
             return store
-        log.warning("token cache entry %s is damaged: encoding again", entry)
+        log.warning("token cache entry %s is not as it was written: encoding again", entry)
         shutil.rmtree(entry)
     store = (encode_generation if spec.kind == "generation" else encode)(rows, tokenizer, spec)
     _save(entry, store)
@@ -90,10 +90,11 @@ def _save(entry: Path, store: TokenStore) -> None:
             if array is not None:
                 np.save(temporary / f"{name}.npy", array)
         facts = {
+            "key": entry.name,
             "truncated": store.truncated,
             "checksums": {name: _checksum(getattr(store, name)) for name in _ARRAYS},
         }
-        (temporary / "facts.json").write_text(json.dumps(facts))
+        (temporary / "facts.json").write_text(json.dumps({"sha256": sha256_of(facts), "facts": facts}))
         try:
             temporary.rename(entry)
         except OSError:
@@ -106,9 +107,10 @@ def _save(entry: Path, store: TokenStore) -> None:
 def _load(entry: Path, rows: Rows, tokenizer: Any, spec: TaskSpec) -> TokenStore | None:
     """Return the entry, or None if anything about it is not as it was written."""
     try:
-        facts = json.loads((entry / "facts.json").read_text())
+        kept = json.loads((entry / "facts.json").read_text())
+        facts = kept["facts"]
         arrays = _arrays(entry)
-        intact = all(
+        intact = (facts["key"], sha256_of(facts)) == (entry.name, kept["sha256"]) and all(
             _checksum(arrays[name]) == facts["checksums"].get(name)
             and (arrays[name] is None or arrays[name].dtype == dtype)
             for name, dtype in _ARRAYS.items()

@@ -7,7 +7,6 @@ token, the state that enters layer l and, for every example, the representative 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import mmap
@@ -65,9 +64,6 @@ def prefix_key(
         fingerprint: of the rows.
         precision: fp32 or bf16 (autocast).
     """
-    tokens = hashlib.sha256()
-    for array in (store.ids, store.offsets, store.segments):
-        tokens.update(b"none" if array is None else np.ascontiguousarray(array))
     backbone = model.backbone
     places = places_of(model)
     config = json.loads(backbone.model.config.to_json_string())
@@ -82,7 +78,7 @@ def prefix_key(
         "below": fingerprints(below) | fingerprints(backbone.named_buffers()),
         "architecture": {name: value for name, value in config.items() if name != "_name_or_path"},
         "rows": fingerprint,
-        "tokens": tokens.hexdigest(),
+        "tokens": store.content_sha256(),
         "max_length": store.max_length,
         "layer": layer,
         "dtype": dtype,
