@@ -185,7 +185,9 @@ def test_weights_files_are_those_that_decide_the_result(tmp_path, repo):
     assert [p.name for p in weights_files(tmp_path)] == ["config.json", "model.safetensors", "tokenizer.json"]
     (tmp_path / "model.safetensors").unlink()
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text('{"weight_map": {"b": "two.safetensors", "a": "one.safetensors", "c": "one.safetensors"}}')
+    index.write_text(
+        '{"weight_map": {"b": "two.safetensors", "a": "one.safetensors", "c": "one.safetensors"}}'
+    )
     for shard in ("one.safetensors", "model-00001-of-00002.safetensors"):
         (tmp_path / shard).write_text("x")
     with pytest.raises(ConfigError, match=r"two\.safetensors"):

@@ -1,7 +1,7 @@
 """One scoring pass per model and task: the result is kept on disk and shared by all methods and seeds.
 
-The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode; the checksum, the key. The cost
-reported is the cost when first computed, so that reuse never makes a speed-up free.
+The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode; the checksum
+holds the key. The cost reported is the cost when first computed, so that reuse never makes a speed-up free.
 """
 
 from __future__ import annotations

@@ -257,8 +257,8 @@ def _tokenised(rows: Rows, tokenizer: Any, max_length: int) -> Iterator[list[Any
 def _pretraining_layout(tokenizer: Any) -> Iterator[None]:
     """Lay out the pairs of DeBERTa (v1) as in its pretraining: `[CLS] a [SEP] b [SEP]`, segments 0 and 1.
 
-    It has no tokenizer.json, and the class of transformers 5 writes RoBERTa's two separators in between, where
-    the library's own converter of the checkpoint (`DebertaConverter`) writes one.
+    It has no tokenizer.json, and the class of transformers 5 writes RoBERTa's two separators in between; the
+    library's own converter of the checkpoint (`DebertaConverter`) writes one.
     """
     if type(tokenizer).__name__ not in ("DebertaTokenizer", "DebertaTokenizerFast"):
         yield
@@ -267,13 +267,11 @@ def _pretraining_layout(tokenizer: Any) -> Iterator[None]:
 
     backend = tokenizer.backend_tokenizer
     first, separator = tokenizer.cls_token, tokenizer.sep_token
-    given, backend.post_processor = (
-        backend.post_processor,
-        TemplateProcessing(
-            single=f"{first} $A {separator}",
-            pair=f"{first} $A {separator} $B:1 {separator}:1",
-            special_tokens=[(first, tokenizer.cls_token_id), (separator, tokenizer.sep_token_id)],
-        ),
+    given = backend.post_processor
+    backend.post_processor = TemplateProcessing(
+        single=f"{first} $A {separator}",
+        pair=f"{first} $A {separator} $B:1 {separator}:1",
+        special_tokens=[(first, tokenizer.cls_token_id), (separator, tokenizer.sep_token_id)],
     )
     try:
         yield
