@@ -81,8 +81,8 @@ def _check_folder(folder: Path, advice: str) -> None:
         raise ConfigError(f"{folder} holds no config.json: {advice}.")
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(
-            f"{folder} holds an adapter (adapter_config.json), which would be put into the model it names, from "
-            "wherever that lies: merge the two (merge_and_unload) and save the result with save_pretrained."
+            f"{folder} holds an adapter (adapter_config.json), which would be put into the model it names, "
+            "from wherever that lies: merge the two (merge_and_unload) and save the result as a model."
         )
     _weights_of(folder, advice)
 
