@@ -187,7 +187,9 @@ def _check_fast(run: RunConfig) -> None:
             f"cache.layer={run.cache.layer} is not allowed: it lies between 2 and {run.model.num_layers}."
         )
     if run.cache.max_gb < 0:
-        raise ConfigError(f"cache.max_gb={run.cache.max_gb} is not allowed: it is at least 0 (no cache).")
+        raise ConfigError(
+            f"cache.max_gb={run.cache.max_gb} is not allowed: it is at least 0 (nothing is kept)."
+        )
     if run.train.mode == "published" and run.cache != CacheSpec():
         log.warning("cache.* has no effect: train=published uses no cache; say train=fast.")
 

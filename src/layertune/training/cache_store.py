@@ -34,15 +34,13 @@ _CHUNK = 1 << 24  # bytes read at a time for a checksum
 
 @dataclass(frozen=True)
 class Entry:
-    """A checked entry on disk.
+    """A checked entry on disk, which may be evicted at any time while open files stay readable; or in memory.
 
     Attributes:
-        folder: where it lies; it may be evicted at any time, open files stay readable.
         facts: of `writing`: `cost` holds the seconds and CPU seconds of its making, its checksums included.
-        tensors: memory-mapped, by name.
+        tensors: by name; memory-mapped where they lie on disk.
     """
 
-    folder: Path
     facts: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
@@ -165,7 +163,7 @@ class CacheStore:
         Raises:
             OSError: the disk is full.
         """
-        start = time.perf_counter(), time.process_time()
+        start = _now()
         path, temporary = self.path(key), self._temporary(key)
         temporary.mkdir(parents=True, exist_ok=True)
         try:
@@ -179,17 +177,40 @@ class CacheStore:
             del tensors
             kinds = {name: [list(shape), str(dtype)] for name, (shape, dtype) in shapes.items()}
             sums = {name: _checksum(temporary / name) for name in shapes}
-            before = facts.get("cost") or {"seconds": 0.0, "cpu_seconds": 0.0}
-            facts["cost"] = {
-                "seconds": time.perf_counter() - start[0] + before["seconds"],
-                "cpu_seconds": time.process_time() - start[1] + before["cpu_seconds"],
-            }
+            facts["cost"] = _cost(start, facts.get("cost"))
             content = {"key": dict(key), "tensors": kinds, "checksums": sums, **facts}
             write_atomic(temporary / _FACTS, json.dumps(content, indent=1).encode())
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+class MemoryStore:
+    """Stands where a `CacheStore` cannot keep an entry: the same entry, which goes with the run."""
+
+    entry: Entry | None = None
+
+    @contextmanager
+    def writing(
+        self, key: Mapping[str, Any], shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Give tensors to fill and a dictionary for more facts, as `CacheStore.writing` does."""
+        start = _now()
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+        facts: dict[str, Any] = {}
+        yield tensors, facts
+        self.entry = Entry({**facts, "key": dict(key), "cost": _cost(start, facts.get("cost"))}, tensors)
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _cost(start: tuple[float, float], before: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the seconds and CPU seconds since `start`, and those before it."""
+    passed = zip(("seconds", "cpu_seconds"), _now(), start, strict=True)
+    return {name: now - then + (before or {}).get(name, 0.0) for name, now, then in passed}
 
 
 def _written(folder: Path) -> tuple[int, int] | None:
@@ -226,7 +247,7 @@ def _read(path: Path, key: Mapping[str, Any]) -> Entry:
         if _checksum(path / name) != facts["checksums"][name]:
             raise ValueError(f"the checksum of {name} does not fit its content")
         tensors[name] = _mapped(path / name, tuple(shape), _dtype(dtype), writable=False)
-    return Entry(path, facts, tensors)
+    return Entry(facts, tensors)
 
 
 def _dtype(name: str) -> torch.dtype:

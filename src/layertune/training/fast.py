@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from layertune.config import RunConfig
+from layertune.config import ConfigError, RunConfig
 from layertune.config.identity import weights_key
 from layertune.methods import Method
 from layertune.models.last_layer import why_not_one_token
@@ -21,7 +21,7 @@ from layertune.models.partial import why_not_partial
 from layertune.records.record import CacheRecord
 from layertune.tasks import Batch, TaskData
 from layertune.training.byte_masks import use_byte_masks, use_own_masks
-from layertune.training.cache_store import CacheStore, Entry
+from layertune.training.cache_store import CacheStore, Entry, MemoryStore
 from layertune.training.graphs import CudaRecorder, StepGraphs, why_no_graphs
 from layertune.training.prefix_cache import (
     PrefixSource,
@@ -30,6 +30,7 @@ from layertune.training.prefix_cache import (
     open_source,
     prefix_key,
     shallower_key,
+    why_not_in_memory,
 )
 from layertune.training.runtime import Runtime, Stopwatch
 from layertune.training.witness import places_of
@@ -122,28 +123,28 @@ class BatchSource:
         model.backbone.one_token_last = reason is None
 
     def _open(self, model: TaskModel, lowest: int, num_phases: int, own: bool) -> PrefixSource | None:
-        """Return the cached prefix, or None for a reason, which is logged and recorded."""
+        """Return the cached prefix, or None for a reason, which is logged and recorded.
+
+        The reason follows from the configuration alone, never from this machine.
+        """
         spec, store = self.run.cache, self.data.train.store
         layer = lowest if spec.layer is None else min(spec.layer, lowest)
         reason = self._why_not(model, layer, num_phases, own)
-        cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
-        opening = Stopwatch(self.runtime.device)  # keys, checks, copies: all but the making of an entry
-        if reason is None and cache.max_bytes == 0:
-            reason = "cache.max_gb is 0"
-        entry = None
-        if reason is None:
-            with opening.counting():
-                key = self._key(model, layer)
-                entry = cache.find(key)
-            reused = entry is not None
-            if entry is None:
-                entry, reused, reason = self._made(model, cache, key, layer, opening)
-        if entry is None:
+        if reason is not None:
             log.info("prefix cache: not used (%s)", reason)
             self.cost = CacheRecord(reason=reason)
             return None
+        cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
+        opening = Stopwatch(self.runtime.device)  # keys, checks, copies: all but the making of an entry
         with opening.counting():
-            source = self._placed(model, entry, layer)
+            key = self._key(model, layer)
+            entry = cache.find(key)
+        reused = entry is not None
+        not_kept = None
+        if entry is None:
+            entry, reused, not_kept = self._made(model, cache, key, layer, opening)
+        with opening.counting():
+            source = self._placed(model, entry, layer, not_kept)
         cost = entry.facts["cost"]
         seconds = cost["seconds"] + opening.seconds
         self.cost = CacheRecord(
@@ -189,35 +190,50 @@ class BatchSource:
         key: dict[str, object],
         layer: int,
         opening: Stopwatch,
-    ) -> tuple[Entry | None, bool, str | None]:
-        """Return the entry of a layer, made now or meanwhile by another process; or why there is none."""
+    ) -> tuple[Entry, bool, str | None]:
+        """Return the entry of a layer, whether another process made it meanwhile, and why it is not on disk.
+
+        What a run computes must not depend on whether its cache could be kept. States made batch by batch in
+        training would differ in their last digits, so what the disk cannot hold is made and held in memory.
+
+        Raises:
+            ConfigError: neither can hold it.
+        """
         store, dtype = self.data.train.store, self.run.cache.dtype
-        with cache.building(key):
+        num_bytes = entry_bytes(model, store, layer, dtype)
+
+        def build(into: CacheStore | MemoryStore) -> None:
             with opening.counting():
-                if (entry := cache.find(key)) is not None:
-                    return entry, True, None
-                reason = cache.make_room(key, entry_bytes(model, store, layer, dtype))
-                if reason is not None:
-                    return None, False, reason
                 lower = self._lower_entry(model, cache, key, layer)
                 batch_of = None if lower is None else self._placed(model, *lower).batch
-            try:
-                build_entry(
-                    model,
-                    store,
-                    layer,
-                    dtype,
-                    cache,
-                    key,
-                    self.runtime.accelerator.autocast,
-                    batch_of,
-                    None if lower is None else lower[0].facts["cost"],
-                )
-            except OSError as error:
-                return None, False, f"it could not be written: {error.strerror}"
-            with opening.counting():
-                entry = cache.find(key)
-            return entry, False, None if entry else "another run needed its room before it could be opened"
+            so_far = None if lower is None else lower[0].facts["cost"]
+            autocast = self.runtime.accelerator.autocast
+            build_entry(model, store, layer, dtype, into, key, autocast, batch_of, so_far)
+
+        try:
+            with cache.building(key):
+                with opening.counting():
+                    if (entry := cache.find(key)) is not None:
+                        return entry, True, None
+                    reason = cache.make_room(key, num_bytes)
+                if reason is None:
+                    build(cache)
+                    with opening.counting():
+                        if (entry := cache.find(key)) is not None:
+                            return entry, False, None
+                    reason = "another run needed its room before it could be opened"
+        except OSError as error:
+            reason = f"it could not be written: {error.strerror}"
+        if (too_large := why_not_in_memory(num_bytes)) is not None:
+            raise ConfigError(
+                f"train=fast holds what the layers below {layer} make of {len(store):,} examples, "
+                f"{num_bytes / 1e9:.2f} GB, and cannot: on disk, {reason}; {too_large}. Raise cache.max_gb, "
+                "give an outputs_dir with more room, or take train=published."
+            )
+        memory = MemoryStore()
+        build(memory)
+        assert memory.entry is not None
+        return memory.entry, False, reason
 
     def _lower_entry(
         self, model: TaskModel, cache: CacheStore, key: dict[str, object], layer: int
@@ -246,10 +262,12 @@ class BatchSource:
             precision=self.runtime.precision,
         )
 
-    def _placed(self, model: TaskModel, entry: Entry, layer: int) -> PrefixSource:
+    def _placed(
+        self, model: TaskModel, entry: Entry, layer: int, not_kept: str | None = None
+    ) -> PrefixSource:
         dtype = next(model.backbone.parameters()).dtype
         store, device = self.data.train.store, self.runtime.device
-        return open_source(entry, store, layer, dtype, device, self.run.cache.place)
+        return open_source(entry, store, layer, dtype, device, self.run.cache.place, not_kept)
 
 
 def is_steady(method: type[Method]) -> bool:

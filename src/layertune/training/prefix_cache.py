@@ -24,7 +24,7 @@ from layertune.models.partial import run_below
 from layertune.scoring.layer_scores import scoring_mode
 from layertune.tasks import Batch, TokenStore, sorted_batches
 from layertune.tasks.encode import Prefix
-from layertune.training.cache_store import CacheStore, Entry
+from layertune.training.cache_store import CacheStore, Entry, MemoryStore
 from layertune.training.runtime import synchronize
 from layertune.training.witness import fingerprints, places_of
 
@@ -122,7 +122,7 @@ def build_entry(
     store: TokenStore,
     layer: int,
     dtype: str,
-    cache: CacheStore,
+    cache: CacheStore | MemoryStore,
     key: Mapping[str, Any],
     autocast: Callable[[], Any],
     batch_of: BatchOf | None = None,
@@ -220,7 +220,13 @@ class PrefixSource:
 
 
 def open_source(
-    entry: Entry, store: TokenStore, layer: int, dtype: torch.dtype, device: torch.device, place: str = "auto"
+    entry: Entry,
+    store: TokenStore,
+    layer: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    place: str = "auto",
+    not_kept: str | None = None,
 ) -> PrefixSource:
     """Put an entry where it is read fastest: on the device, or mapped into memory or from disk.
 
@@ -234,8 +240,11 @@ def open_source(
         dtype: of the model's computation.
         device: of the model.
         place: `auto`, or `device`, `memory` or `disk` to insist.
+        not_kept: why it is in memory alone, where it is.
     """
     chosen, reason = (place, "asked for") if place != "auto" else choose_place(entry.num_bytes, device)
+    if not_kept is not None and chosen != "device":
+        chosen, reason = "memory", f"not kept on disk: {not_kept}"
     tensors = dict(entry.tensors)
     if chosen == "device":
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -261,6 +270,14 @@ def choose_place(num_bytes: int, device: torch.device) -> tuple[str, str]:
     if free is not None and num_bytes <= free // _SHARE:
         return "memory", f"{free / 1e9:.1f} GB are free there"
     return "disk", "larger than a quarter of the free memory"
+
+
+def why_not_in_memory(num_bytes: int) -> str | None:
+    """Say why a cache cannot be held in memory alone: it may take half of what is free; None where it can."""
+    free = _memory_available()
+    if free is None or num_bytes <= free // 2:
+        return None
+    return f"of {free / 1e9:.2f} GB of free memory it may take half"
 
 
 def _memory_available() -> int | None:
