@@ -111,14 +111,15 @@ def test_the_tokens_that_are_read_enter_the_key_of_the_scorers_that_read_them(ke
     assert key(f"method={method}", "scoring.tokens=representative") != key(f"method={method}")
 
 
-@pytest.mark.parametrize(
-    "override",
-    ["train.label_smoothing=0.1", "scoring.batch_size=7", "model.rep_norm=rms", "model.head=pooled"],
-)
-def test_the_gradient_norm_depends_on_the_loss_and_on_the_batches(key, score, override):
+@pytest.mark.parametrize("override", ["train.label_smoothing=0.1", "model.rep_norm=rms", "model.head=pooled"])
+def test_the_gradient_norm_depends_on_the_loss(key, score, override):
     method = "method=grad_norm_k"
     assert key(method, override) != key(method)
     assert score(method, override)[0].values != score(method)[0].values  # they really differ
+
+
+def test_which_rows_share_a_batch_enters_no_key(key):
+    assert key("method=grad_norm_k", "scoring.batch_size=7") == key("method=grad_norm_k")
 
 
 def test_the_scores_of_a_subset_are_those_of_its_rows(score):

@@ -6,11 +6,14 @@ import dataclasses
 import naive
 import pytest
 import torch
-from tiny_models import DECODERS, ENCODERS, batch_of, tiny_task_model
+from tiny_models import DECODERS, ENCODERS, batch_of, tiny_backbone, tiny_task_model
 
+from layertune.models import TaskModel
 from layertune.models.heads import initialise
 from layertune.scoring import SCORERS, ScoreError
 from layertune.scoring.layer_scores import Moments
+from layertune.tasks import Batch
+from layertune.tasks.encode import IGNORED_LABEL
 
 BATCHES = [batch_of([9, 5, 16, 3], seed=1), batch_of([7, 7, 11], seed=2), batch_of([4], seed=3)]
 CHECKED = ["bert", "deberta", "gpt2", "llama"]
@@ -73,21 +76,38 @@ def test_feature_variance_equals_the_two_pass_formula(model_type, tokens):
 
 
 @pytest.mark.parametrize("model_type", CHECKED)
-def test_gradient_norm_equals_a_plain_backward_pass_per_batch(model_type):
-    model = tiny_task_model(model_type)
+def test_gradient_norm_equals_a_plain_backward_pass_over_all_examples(model_type):
     plain = tiny_task_model(model_type)
     initialise(plain.head, 0)
-    norms = [[] for _ in range(4)]
     for batch in BATCHES:
-        plain.zero_grad()
-        plain(batch).loss.backward()
-        for layer, block in enumerate(plain.backbone.layers):
-            flat = torch.cat([p.grad.flatten() for p in block.parameters() if p.grad is not None])
-            norms[layer].append(float(flat.double().norm()))
-    expected = [sum(layer) / len(BATCHES) for layer in norms]
-    scores = SCORERS["gradient_norm"](model, BATCHES)
-    assert scores.values == pytest.approx(expected, rel=1e-4)
-    assert scores.matrix is None and scores.examples == 8
+        (plain(batch).loss * len(batch) / 8).backward()
+    scores = SCORERS["gradient_norm"](tiny_task_model(model_type), BATCHES)
+    assert scores.values == pytest.approx(norms_of(plain), rel=1e-4)
+    assert scores.matrix is None and scores.examples == 8 and scores.std == (0, 0, 0, 0)
+
+
+def norms_of(model) -> list[float]:
+    """The L2 norm of each layer's gradients as one vector."""
+    layers = [[p.grad for p in layer.parameters() if p.grad is not None] for layer in model.backbone.layers]
+    return [float(torch.cat([gradient.flatten() for gradient in layer]).double().norm()) for layer in layers]
+
+
+def test_the_gradient_norm_of_a_language_model_is_over_all_tokens_learnt_whatever_the_batches():
+    backbone = tiny_backbone("gpt2")
+    model = TaskModel(backbone, torch.nn.Linear(32, 60, bias=False), "generation").eval()
+    both = batch_of([9, 9], seed=1)
+    labels = both.input_ids.clone()
+    labels[0, :7] = IGNORED_LABEL  # 2 tokens of the first text are learnt, 6 of the second
+    labels[1, :3] = IGNORED_LABEL
+    rows = [slice(0, 1), slice(1, 2), slice(0, 2)]
+    first, second, whole = (
+        Batch(both.input_ids[part], both.attention_mask[part], labels[part], None, both.indices[part])
+        for part in rows
+    )
+    (0.25 * model(first).loss + 0.75 * model(second).loss).backward()
+    expected = norms_of(model)
+    for batches in ([first, second], [whole]):
+        assert SCORERS["gradient_norm"](model, batches).values == pytest.approx(expected, rel=1e-4)
 
 
 def test_defaults_are_all_tokens_for_io_cosine_and_the_representative_for_variance():
@@ -110,7 +130,7 @@ def test_standard_deviations_are_taken_over_examples():
             assert whole.std[layer] == pytest.approx(float(values.std(correction=0)), rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", ["cosine", "euclidean", "io_cosine", "feature_variance"])
+@pytest.mark.parametrize("name", sorted(SCORERS))
 def test_the_mean_is_over_examples_so_the_batch_size_does_not_matter(name):
     model = tiny_task_model("gpt2")
     one = batch_of([9, 5, 16, 3, 7], seed=4)

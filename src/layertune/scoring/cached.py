@@ -28,7 +28,7 @@ from layertune.tasks import Batch, TaskData, TokenStore, sorted_batches
 
 log = logging.getLogger(__name__)
 
-SCORING_VERSION = 1  # raised when the same input would give other scores
+SCORING_VERSION = 2  # raised when the same input would give other scores
 
 
 def cached_scores(
@@ -88,8 +88,7 @@ def batches_of(store: TokenStore, rows: np.ndarray, batch_size: int, device: tor
 def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
     """Hash everything that the scores depend on."""
     model = run.model
-    # The one score that a loss enters, and the one that depends on which rows share a batch.
-    loss = [run.head, model.rep_norm, run.train.label_smoothing, run.scoring.batch_size]
+    loss = [run.head, model.rep_norm, run.train.label_smoothing]  # it enters one score
     shown = run.task.score_text if run.task.kind == "generation" else None
     adaptive = [run.method.selector, run.method.k, BATCH, LEAST, ENOUGH]
     few = {"adaptive": adaptive} if run.scoring.examples == "adaptive" else {}

@@ -30,7 +30,7 @@ class LayerScores:
     Attributes:
         values: [L], the mean.
         std: [L], population standard deviation of the terms the mean was taken over: examples for the
-            similarities, batches for the gradient norm, dimensions for the feature variance.
+            similarities, dimensions for the feature variance; zeros for the gradient norm, which is no mean.
         matrix: [L][L] mean similarity of each pair of layers, ones (cosine) or zeros (Euclidean) on the
         diagonal;
             None for scores that compare no layers.

@@ -17,6 +17,7 @@ from layertune.scoring.layer_scores import (
     finished,
     scoring_mode,
 )
+from layertune.tasks.parts import loss_terms
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
@@ -26,20 +27,21 @@ HEAD_SEED = 0
 
 
 def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
-    """Score each layer by the L2 norm of the gradient of all its parameters, averaged over batches (§7.4).
+    """Score each layer by the L2 norm of the gradient of all its parameters over the training data (§7.4).
 
     The loss is the one of training, at the pretrained weights, with dropout off. The only score that reads
-    labels and runs a backward pass, and the only one that depends on the batch size. The model is left
-    exactly as it was.
+    labels and runs a backward pass. The model is left exactly as it was.
 
-    Choice: the head is drawn from seed 0 whatever the run's seed, so that one selection serves all seeds; for
-    generation it is the language model's own. `std` is taken over batches.
+    Choice: the gradient is that of the mean loss over all examples (in generation over all tokens learnt), so
+    that which rows share a batch does not matter; the norm of each batch's own gradient would be large where
+    batches are small. The head is drawn from seed 0 whatever the run's seed, so that one selection serves all
+    seeds; for generation it is the language model's own.
     """
     watch = Stopwatch()
-    norms = Moments()
-    examples = 0
+    examples = terms = 0
     layers = [list(layer.parameters()) for layer in model.backbone.layers]
     wanted = [parameter for layer in layers for parameter in layer]
+    sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
     scored = model.with_fresh_head(HEAD_SEED)
     flags = [(parameter, parameter.requires_grad) for parameter in scored.parameters()]
     try:
@@ -49,19 +51,19 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
             parameter.requires_grad_(True)
         with scoring_mode(scored), torch.enable_grad():
             for batch in batches_on(scored, batches):
-                loss = scored(batch).loss
-                gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
-                norms.update(torch.stack([_norm([next(gradients) for _ in layer]) for layer in layers])[None])
+                count = loss_terms(batch)
+                gradients = torch.autograd.grad(scored(batch).loss, wanted, allow_unused=True)
+                for total, gradient in zip(sums, gradients, strict=True):
+                    if gradient is not None:  # a parameter that the loss does not reach counts as zero
+                        total.add_(gradient, alpha=count)
+                terms += count
                 examples += len(batch)
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-    return finished("gradient_norm", watch, examples, norms.mean, norms.variance.sqrt())
-
-
-def _norm(gradients: list[Tensor | None]) -> Tensor:
-    """L2 norm of several gradients as one vector; a parameter the loss does not reach counts as zero."""
-    return torch.stack([g.double().square().sum() for g in gradients if g is not None]).sum().sqrt()
+    squares = torch.stack([total.double().square().sum() for total in sums])
+    norms = torch.stack([part.sum().sqrt() for part in squares.split([len(layer) for layer in layers])])
+    return finished("gradient_norm", watch, examples, norms / terms, torch.zeros_like(norms))
 
 
 def feature_variance(

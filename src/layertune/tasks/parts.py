@@ -9,6 +9,13 @@ import numpy as np
 from layertune.tasks.encode import IGNORED_LABEL, Batch
 
 
+def loss_terms(batch: Batch) -> int:
+    """Return how many terms a batch's mean loss is over: its rows, in generation its target tokens."""
+    if batch.labels.ndim == 1:
+        return len(batch)
+    return int((batch.labels[:, 1:] != IGNORED_LABEL).sum())
+
+
 def in_parts(
     gather: Callable[[np.ndarray], Batch], rows: np.ndarray, size: int | None, generated: bool
 ) -> Iterator[tuple[Batch, float]]:
@@ -22,5 +29,5 @@ def in_parts(
         yield from ((gather(part), len(part) / len(rows)) for part in parts)
         return
     batches = [gather(part) for part in parts]
-    targets = [int((part.labels[:, 1:] != IGNORED_LABEL).sum()) for part in batches]
+    targets = [loss_terms(part) for part in batches]
     yield from ((part, count / sum(targets)) for part, count in zip(batches, targets, strict=True))
