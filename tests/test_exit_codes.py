@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_runs import DEFAULTS, compose_tiny, timeless
@@ -35,7 +36,7 @@ def ends_with(error):
         (DataError("no such file"), 2, 1),
         (ModelError("no such weights"), 2, 1),
         (RunFailed("run: failed: why"), 1, 1),
-        (RecordError("half a record"), 1, 1),
+        (RecordError(Path("half.json"), "is not a complete record"), 1, 1),
         (OSError(errno.ENOSPC, "No space left on device"), 1, 1),
         (KeyboardInterrupt(), 1, 1),
         (Interruption("the same command goes on"), 75, 75),

@@ -133,7 +133,7 @@ def make_record() -> Callable[..., Record]:
                 selector="lowest",
                 scores=(0.5, 0.25, 0.125, 0.75),
                 std=(0.1, 0.2, 0.3, 0.4),
-                matrix=((1.0, 0.5), (0.5, 1.0)),
+                matrix=((1.0, 0.5, 0.5, 0.5),) * 4,
                 layers=(2, 3),
                 examples=64,
                 seconds=0.5,

@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 from layertune.config import RunConfig
 from layertune.records import Record, RecordError, read_record
-from layertune.records.record import ChecksRecord
+from layertune.records.record import ChecksRecord, Status
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "record_keys.json"
 
@@ -28,15 +29,26 @@ def record(make_run: MakeRun, make_record: MakeRecord) -> Record:
 
 
 def _fields(cls: type, prefix: str = "") -> dict[str, str]:
-    """Return every key of the schema, in order, with its type as written."""
+    """Return every key of the schema, in order, with its type; the range of its values aside."""
     found: dict[str, str] = {}
-    for field in dataclasses.fields(cls):
-        hint = get_type_hints(cls)[field.name]
+    for name, hint in get_type_hints(cls).items():
         section = next((arg for arg in (hint, *get_args(hint)) if dataclasses.is_dataclass(arg)), None)
-        found[prefix + field.name] = str(field.type)
+        found[prefix + name] = _spelled(hint)
         if section is not None:
-            found |= _fields(section, f"{prefix}{field.name}.")
+            found |= _fields(section, f"{prefix}{name}.")
     return found
+
+
+def _spelled(hint: Any) -> str:
+    """Return a type as one writes it: `tuple[float | None, ...]`."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint == Status:
+        return "Status"
+    if origin in (Union, UnionType):
+        return " | ".join(map(_spelled, parts))
+    if origin is None:
+        return {type(None): "None", ...: "..."}.get(hint, getattr(hint, "__name__", str(hint)))
+    return f"{origin.__name__}[{', '.join(map(_spelled, parts))}]"
 
 
 def _written(record: Record, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -89,7 +101,9 @@ def test_text_is_kept_as_it_is_and_the_file_ends_with_a_line_end(record: Record,
     assert text.endswith("}\n")
 
 
-def test_numbers_that_are_not_finite_become_null_and_read_back(record: Record, tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_or_endless_become_null_and_read_back(
+    record: Record, tmp_path: Path
+) -> None:
     assert record.selection is not None and record.training is not None
     nan, inf = float("nan"), float("inf")
     diverged = dataclasses.replace(
@@ -98,7 +112,9 @@ def test_numbers_that_are_not_finite_become_null_and_read_back(record: Record, t
         selection=dataclasses.replace(
             record.selection, scores=(nan, 0.5), std=(inf, 0.1), matrix=((nan, -inf), (1.0, 0.0))
         ),
-        training=dataclasses.replace(record.training, history=({"epoch": 1, "loss": nan},)),
+        training=dataclasses.replace(
+            record.training, history=({"epoch": 1, "loss": nan, "perplexity": 1e300},)
+        ),
     )
     path = diverged.write(tmp_path / "r.json")
     for word in ("NaN", "Infinity"):
@@ -108,7 +124,7 @@ def test_numbers_that_are_not_finite_become_null_and_read_back(record: Record, t
     assert read.selection.scores == (None, 0.5)
     assert read.selection.std == (None, 0.1)
     assert read.selection.matrix == ((None, None), (1.0, 0.0))
-    assert read.training.history == ({"epoch": 1, "loss": None},)
+    assert read.training.history == ({"epoch": 1, "loss": None, "perplexity": None},)
 
 
 def test_an_unknown_key_is_refused_by_name_and_file(record: Record, tmp_path: Path) -> None:
@@ -140,7 +156,7 @@ def test_a_wrong_type_is_refused_by_key_and_file(
 
 def test_an_unknown_status_is_refused(record: Record, tmp_path: Path) -> None:
     path = _written(record, tmp_path / "r.json", lambda tree: tree.update(status="finished"))
-    with pytest.raises(RecordError, match=r"r\.json.*done \| failed \| oom \| interrupted"):
+    with pytest.raises(RecordError, match=r"r\.json.*status='finished'.*interrupted"):
         read_record(path)
 
 
@@ -178,7 +194,85 @@ def test_another_schema_is_refused_before_its_keys_are_looked_at(
 def test_json_that_is_not_a_record_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text("[1, 2]")
-    with pytest.raises(RecordError, match=r"r\.json has schema 'list'"):
+    with pytest.raises(RecordError, match=r"r\.json is not a record .*list"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("metrics.last.demo.accuracy", "95.0"),
+        ("metrics.last.demo.accuracy", "-0.1"),
+        ("metrics.best.demo.accuracy", "true"),
+        ("metrics.last.demo.mcc", "-1.5"),
+        ("metrics.last.demo.loss", "1e308"),
+        ("metrics.last.demo", "0.5"),
+        ("metrics.best.epoch", "null"),
+        ("training.seconds", "NaN"),
+        ("training.seconds", "-Infinity"),
+        ("training.seconds", "1e308"),
+        ("training.seconds", "-1.0"),
+        ("training.seconds_per_step_median", "0.0"),
+        ("training.history", '[{"epoch": 1, "loss": NaN}]'),
+        ("training.history", '[{"epoch": 1, "loss": 1e308}]'),
+        ("training.batch_size", "0"),
+        ("training.steps", "1" + "0" * 400),
+        ("training.steps", "1" + "0" * 5000),
+        ("config.seed", "1" + "0" * 400),
+        ("selection.scores", "[0.5]"),
+        ("selection.layers", "[0, 1]"),
+        ("data.counts", '{"demo": 32}'),
+        ("model.trainable", '{"backbone": 200}'),
+        ("model.parameters", "0"),
+        ("spec.task", '"../demo"'),
+        ("run_id", '"a/b"'),
+        ("error", '"\\ud800"'),
+        ("error", "[" * 100_000),
+    ],
+)
+def test_a_value_that_no_run_has_is_refused_by_file(
+    record: Record, tmp_path: Path, key: str, text: str
+) -> None:
+    def put(tree: dict[str, Any]) -> None:
+        *sections, name = key.split(".")
+        for section in sections:
+            tree = tree[section]
+        tree[name] = "here"
+
+    path = _written(record, tmp_path / "r.json", put)
+    path.write_text(path.read_text().replace('"here"', text))
+    with pytest.raises(RecordError, match=r"r\.json is not a") as refused:
+        read_record(path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(("name", "value"), [("mcc", -0.5), ("perplexity", 1e9), ("nist", 8.5), ("f1", 0)])
+def test_a_metric_is_a_fraction_a_correlation_or_open(
+    record: Record, tmp_path: Path, name: str, value: float
+) -> None:
+    path = _written(
+        record, tmp_path / "r.json", lambda tree: tree["metrics"]["last"].update(demo={name: value})
+    )
+    metrics = read_record(path).metrics
+    assert metrics is not None and metrics.last == {"demo": {name: value}}
+
+
+def test_a_folder_and_a_file_that_is_not_there_are_no_records(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    for name in ("folder.json", "none.json"):
+        with pytest.raises(RecordError, match=name):
+            read_record(tmp_path / name)
+
+
+def test_a_file_that_may_not_be_read_is_refused_with_the_reason(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = record.write(tmp_path / "r.json")
+    monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything
+    with pytest.raises(RecordError, match=r"r\.json .*Permission denied"):
         read_record(path)
 
 

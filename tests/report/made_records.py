@@ -66,7 +66,7 @@ def made(
         selector=run.method.selector,
         scores=(0.5, 0.25, 0.75, 0.125),
         std=(0.1, 0.1, 0.1, 0.1),
-        matrix=((1.0, 0.5), (0.5, 1.0)),
+        matrix=((1.0, 0.5, 0.5, 0.5),) * 4,
         layers=(2, 4),
         examples=64,
         seconds=selected or 0.0,

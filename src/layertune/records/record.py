@@ -1,44 +1,132 @@
 """One run's record, schema 1: what was asked, on which data and weights, what came out, and the proof that
 it did.
 
-Reading validates: an unknown key, a wrong type or half a file is an error that names the file. Writing is
-atomic.
+This is the one spelling of its fields: whoever reads a record reads these classes. Reading validates the JSON
+against them: half a file, an unknown key, a wrong type or a number that no run can have is an error that
+names the file, the field and the reason. Writing is atomic.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from layertune.config.build import build_dataclass
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
+
 from layertune.config.files import write_atomic
-from layertune.config.schema import ConfigError
+from layertune.config.schema_base import one_line
 
 SCHEMA = 1
+LARGEST = 10**18  # no number of a run is larger: such a one is damage when read, and null when written
+OPEN_METRICS = ("loss", "perplexity", "nist", "nist_mean_reference", "nltk_nist", "cider")  # no fractions
+CORRELATIONS = ("mcc", "pearson", "spearman")  # -1..1
+_ROUNDING = 1e-9  # by which a fraction may leave its range
+
 Status = Literal["done", "failed", "oom", "interrupted"]
 
 
 class RecordError(ValueError):
-    """A record file that cannot be read as a complete record of this schema."""
+    """A file that cannot be read as a complete record of this schema.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, without its name.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, one_line(reason)
+        super().__init__(one_line(f"{path} {reason}; delete it, or run again with force=true."))
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as a record holds them, lists as tuples; refuse numbers that no run can have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ValueError(f"no run has the number {_shown(value)}")
+    return value
+
+
+def _scores(value: Any) -> dict[str, float | str | None]:
+    """Return metrics by name; refuse what is no number within the range of its metric."""
+    if not isinstance(value, Mapping):
+        raise ValueError("metrics are a mapping from names to numbers")
+    return {str(name): _score(str(name), score) for name, score in value.items()}
+
+
+def _score(name: str, value: Any) -> float | str | None:
+    if value is None or (isinstance(value, str) and name.endswith("_reason")):
+        return value
+    low, high = (-1.0 if name in CORRELATIONS else 0.0), (LARGEST if name in OPEN_METRICS else 1.0)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low - _ROUNDING <= value <= high + _ROUNDING:
+        raise ValueError(f"{name}={_shown(value)} is not allowed: it takes a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _best(value: Any) -> dict[str, Any] | None:
+    """Return the metrics of the best epoch by task, and under "epoch" which one that was."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or type(value.get("epoch")) is not int:
+        raise ValueError('the best epoch is a mapping from tasks to metrics with a number under "epoch"')
+    return {task: own if task == "epoch" else _scores(own) for task, own in value.items()}
+
+
+def _with_keys(*names: str) -> AfterValidator:
+    """Return a check that a mapping has some keys."""
+
+    def check(value: dict[str, int]) -> dict[str, int]:
+        if missing := [name for name in names if name not in value]:
+            raise ValueError(f"{', '.join(missing)} is missing")
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_shaped(selection: SelectionRecord | None) -> SelectionRecord | None:
+    """Refuse scores, deviations and similarities of different numbers of layers."""
+    if selection is None:
+        return None
+    values = (selection.scores, selection.std, selection.matrix, *(selection.matrix or ()))
+    if len({len(value) for value in values if value is not None}) > 1:
+        raise ValueError("scores, std and matrix are of different numbers of layers")
+    return selection
+
+
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Duration = Annotated[float, Field(ge=1e-12, le=LARGEST, allow_inf_nan=False)]  # seconds of what took some
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Plain = Annotated[Any, AfterValidator(_plain)]
+Scores = Annotated[dict[str, float | str | None], PlainValidator(_scores)]
+PerLayer = tuple[Number | None, ...]  # None = not finite
 
 
 @dataclass(frozen=True)
 class SpecRecord:
     """What was asked, for reading; tables select by `identity.config_sha256`."""
 
-    model: str
-    task: str
-    method: str
-    k: int | None
-    seed: int
-    protocol: str
-    train: str  # published | fast
-    grid: str  # paper | fair
-    stage: str  # run | score
+    model: Name
+    task: Name
+    method: Name
+    k: Count | None
+    seed: Whole
+    protocol: Name
+    train: Name  # published | fast
+    grid: Name  # paper | fair
+    stage: Name  # run | score
     overrides: tuple[str, ...] = ()  # the command line
 
 
@@ -51,11 +139,11 @@ class VersionsRecord:
     what was raised and which records that left behind.
     """
 
-    schema: int
-    model: int
-    task: int
-    method: int
-    train: int | None = None  # of the mode; None: nothing was trained, or written before it was counted (1)
+    schema: Whole
+    model: Whole
+    task: Whole
+    method: Whole
+    train: Whole | None = None  # of the mode; None: nothing was trained, or written before it was counted (1)
 
 
 @dataclass(frozen=True)
@@ -77,11 +165,11 @@ class EnvRecord:
     datasets: str | None
     peft: str | None
     device_name: str
-    device_memory_bytes: int | None
+    device_memory_bytes: Count | None
     precision: str  # fp32 | bf16
     determinism: str  # seeded | deterministic
-    num_processes: int
-    num_threads: int
+    num_processes: Count
+    num_threads: Count
 
 
 @dataclass(frozen=True)
@@ -92,9 +180,9 @@ class DataRecord:
     revision: str | None
     status: str  # official | subset | own-split | surrogate | local | synthetic ...
     fingerprint_sha256: str  # of the rows used: texts and labels, in order
-    counts: dict[str, int]  # train and each evaluation set -> rows
+    counts: Annotated[dict[str, Count], _with_keys("train")]  # train and each evaluation set -> rows
     labels: tuple[str, ...]  # canonical order
-    truncated_fraction: float  # rows cut to max_length, 0..1
+    truncated_fraction: Fraction  # rows cut to max_length
 
 
 @dataclass(frozen=True)
@@ -104,13 +192,13 @@ class ModelRecord:
     source: str
     revision: str | None
     weights: str  # sha256 of the files, or hub id at revision
-    parameters: int  # all, head included
+    parameters: Positive  # all, head included
     # backbone, head, added: as the first phase starts. After training also at_once, the most with a gradient
     # in one step, and touched, all that ever had one (the first records lack both).
-    trainable: dict[str, int]
-    unused: int  # parameters in no computation (a pooler built to match a count)
-    lowest_trained_layer: int | None  # over the run: 1..L; 0 = embeddings; None = the head alone
-    facts: dict[str, Any] = field(default_factory=dict)  # what the method has to say of itself
+    trainable: Annotated[dict[str, Count], _with_keys("backbone", "head", "added")]
+    unused: Count  # parameters in no computation (a pooler built to match a count)
+    lowest_trained_layer: Count | None  # over the run: 1..L; 0 = embeddings; None = the head alone
+    facts: dict[str, Plain] = field(default_factory=dict)  # what the method has to say of itself
 
     @property
     def num_trainable(self) -> int:
@@ -124,12 +212,12 @@ class SelectionRecord:
 
     scorer: str | None
     selector: str | None
-    scores: tuple[float | None, ...] | None  # [L]; None within = not finite
-    std: tuple[float | None, ...] | None  # [L], over examples
-    matrix: tuple[tuple[float | None, ...], ...] | None  # [L][L]
-    layers: tuple[int, ...] | None  # 1-based, ascending
-    examples: int  # rows scored; 0 without a scorer
-    seconds: float  # cost of scoring when first computed
+    scores: PerLayer | None  # [L]
+    std: PerLayer | None  # [L], over examples
+    matrix: tuple[PerLayer, ...] | None  # [L][L]
+    layers: tuple[Positive, ...] | None  # 1-based, ascending
+    examples: Count  # rows scored; 0 without a scorer
+    seconds: Amount  # cost of scoring when first computed
     reused: bool  # taken from disk
 
 
@@ -139,10 +227,10 @@ class CacheRecord:
 
     used: bool = False
     reused: bool = False  # taken from disk: seconds are those of the run that made it
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    bytes: int = 0
-    layer: int | None = None  # training starts at this layer; L + 1 = only the head is left
+    seconds: Amount = 0.0
+    cpu_seconds: Amount = 0.0
+    bytes: Count = 0
+    layer: Count | None = None  # training starts at this layer; L + 1 = only the head is left
     dtype: str | None = None  # how states are stored: bf16 | fp32 | fp8
     place: str | None = None  # device | memory | disk, with the reason
     reason: str | None = None  # why it was not used, under train=fast
@@ -152,20 +240,20 @@ class CacheRecord:
 class TrainingRecord:
     """How it trained, and its cost: `seconds` is the loop alone, without selection, cache or evaluation."""
 
-    learning_rate: float
-    head_learning_rate: float | None  # None = learning_rate
-    batch_size: int
-    micro_batch: int | None
-    epochs: int
-    steps: int  # optimiser steps
+    learning_rate: Amount
+    head_learning_rate: Amount | None  # None = learning_rate
+    batch_size: Positive
+    micro_batch: Positive | None
+    epochs: Count
+    steps: Count  # optimiser steps
     origin: dict[str, str]  # train.* value -> where it came from
-    history: tuple[dict[str, Any], ...]  # per epoch: epoch, steps, loss, seconds, metrics by task
-    seconds: float
-    cpu_seconds: float
-    seconds_per_step_median: float | None
-    examples_per_second: float
-    tokens_per_second: float  # real tokens, padding aside
-    peak_memory_bytes: int | None
+    history: tuple[dict[str, Plain], ...]  # per epoch: epoch, steps, loss, seconds, metrics by task
+    seconds: Amount
+    cpu_seconds: Amount
+    seconds_per_step_median: Duration | None
+    examples_per_second: Amount
+    tokens_per_second: Amount  # real tokens, padding aside
+    peak_memory_bytes: Count | None
     cache: CacheRecord = field(default_factory=CacheRecord)
 
 
@@ -173,9 +261,9 @@ class TrainingRecord:
 class MetricsRecord:
     """Both read-outs, as fractions: task -> metric -> value."""
 
-    last: dict[str, dict[str, float | str | None]]  # text only as `<metric>_reason`, where a metric is null
+    last: dict[str, Scores]  # text only as `<metric>_reason`, where a metric is null
     # The same, plus "epoch": the best one on the split of each epoch. None: nothing was generated by epoch.
-    best: dict[str, Any] | None
+    best: Annotated[dict[str, Any] | None, PlainValidator(_best)]
     # Generation: file in outputs_dir/predictions with the outputs behind `last` or `best` -> its sha256, null
     # where it is gone. The texts are those of the data and stay out of git. None: nothing was generated, or
     # one of the first records.
@@ -213,26 +301,26 @@ class TrackingRecord:
 class Record:
     """One run. Sections stay None when the run ended before they were known."""
 
-    schema: int
-    run_id: str
+    schema: Annotated[int, Field(ge=SCHEMA, le=SCHEMA)]
+    run_id: Name
     status: Status
     created_at: str  # UTC, ISO 8601
     error: str | None  # traceback of a failed run
     spec: SpecRecord
     versions: VersionsRecord
-    config: dict[str, Any]  # the resolved configuration; local paths cut to their last component
+    config: dict[str, Plain]  # the resolved configuration; local paths cut to their last component
     identity: IdentityRecord
     env: EnvRecord | None = None
     data: DataRecord | None = None
     model: ModelRecord | None = None
-    selection: SelectionRecord | None = None
+    selection: Annotated[SelectionRecord | None, AfterValidator(_is_shaped)] = None
     training: TrainingRecord | None = None
     metrics: MetricsRecord | None = None
     checks: ChecksRecord | None = None
     tracking: TrackingRecord | None = None
 
     def to_json(self) -> str:
-        """Return the record as JSON; numbers that are not finite become null."""
+        """Return the record as JSON; numbers that are not finite, or beyond LARGEST, become null."""
         tree = jsonable(dataclasses.asdict(self))
         return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -249,31 +337,60 @@ def read_record(path: Path) -> Record:
     """Read and validate a record.
 
     Raises:
-        RecordError: the file is cut off, is not JSON, is of another schema or does not have the schema's
-        types.
+        RecordError: there is no such file, or it is no complete and plausible record of this schema.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise RecordError(
-            f"{path} is not a complete record ({error}); delete it, or run again with force=true."
-        ) from error
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-        found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-        raise RecordError(f"{path} has schema {found!r}; this version reads schema {SCHEMA}.")
+        if not path.is_file():
+            raise RecordError(path, "is no file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordError(path, f"cannot be read ({error.strerror})") from error
     try:
-        record: Record = build_dataclass(Record, tree, "")
-    except (ConfigError, TypeError) as error:
-        raise RecordError(f"{path} is not a valid record: {error}") from error
-    return record
+        return _adapter().validate_json(content, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise RecordError(path, _reason(error)) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
+
+
+def _reason(error: ValidationError) -> str:
+    """Say what is wrong with the content of a file: its JSON, its schema, else the first field that is."""
+    faults = error.errors(include_url=False)
+    first = next((fault for fault in faults if fault["loc"] == ("schema",)), faults[0])
+    kind, where, given = first["type"], ".".join(map(str, first["loc"])), first["input"]
+    if kind == "json_invalid":
+        return f"is not a complete record ({first['msg']})"
+    if where == "":
+        return f"is not a record (its JSON is a {type(given).__name__})"
+    if where == "schema":
+        found = "none" if kind == "missing" else _shown(given)
+        return f"has schema {found}; this version reads schema {SCHEMA}"
+    if kind == "unexpected_keyword_argument":
+        return f"is not a valid record: {where} does not exist"
+    if kind == "missing":
+        return f"is not a valid record: {where} is missing"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"is not a valid record: {where}={_shown(given)}: {said}"
+
+
+def _shown(value: Any) -> str:
+    """Return a short form of any value that JSON can hold."""
+    if isinstance(value, dict | list | tuple):
+        return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "an integer of many digits"
+    return f"{value!r:.60}"
 
 
 def jsonable(value: Any) -> Any:
-    """Return nested values as JSON holds them: tuples as lists, numbers that are not finite as None."""
+    """Return nested values as JSON holds them: tuples as lists, None for a number beyond LARGEST or nan."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= LARGEST:
         return None
     return value
