@@ -264,21 +264,6 @@ def test_an_unreachable_hub_names_three_ways_out_at_once(repo):
     assert time.perf_counter() - start < 20  # the library's own retries take 47 seconds per file
 
 
-def test_the_hub_is_asked_for_the_pinned_revision(repo, monkeypatch):
-    from transformers import AutoConfig
-
-    asked = []
-
-    def refuse(source, **options):
-        asked.append((source, options["revision"], options.get("local_files_only", False)))
-        raise OSError("not here")
-
-    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ModelError):
-        load_model(spec_of(repo, "electra"))
-    assert asked == [("google/electra-base-discriminator", "1ae76a97c7e84a4e640876a07453fccd636f0667", True)]
-
-
 def test_attention_is_sdpa_where_the_architecture_has_it_and_can_be_chosen(repo):
     assert load_model(spec_of(repo, "tiny_bert")).config._attn_implementation == "sdpa"
     assert load_model(spec_of(repo, "tiny_bert", attention="eager")).config._attn_implementation == "eager"

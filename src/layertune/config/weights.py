@@ -6,8 +6,10 @@ Called while a configuration is checked (so that a missing folder ends the run w
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# What a configuration and a tokenizer are read from; a test asks the library's tokenizers for more.
-_BESIDE = (
-    "config.json",
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "normalizer.json", "tekken.json"),
-    *("*vocab*", "merges*", "bpe.codes", "dict.txt", "emoji.json", "byte_maps.json", "word_*.json"),
-    *("*.model", "*.spm", "*.tiktoken", "*.tokenizer"),
+# What a configuration and a tokenizer are read from; a test asks the library's tokenizers for more. The order
+# is that of fetching: whoever finds the vocabulary finds all the rest.
+_SETTINGS = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("normalizer.json", "emoji.json", "byte_maps.json", "word_*.json", "dict.txt", "merges*", "bpe.codes"),
 )
+_VOCABULARY = ("tokenizer*", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.tokenizer", "tekken.json")
+TOKENIZER_FILES = (*_SETTINGS, *_VOCABULARY)
 
 
 def weights_folder(model: ModelSpec) -> Path | None:
@@ -121,11 +124,49 @@ def _mapping(path: Path, advice: str) -> dict[str, Any]:
     return content
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds a configuration and all weights."""
+    try:
+        _check_folder(folder, _ADVICE)
+    except ConfigError:
+        return False
+    return True
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a configuration and something that a vocabulary may be read from."""
+    vocabulary = {path.name for pattern in _VOCABULARY for path in folder.glob(pattern)}
+    return (folder / "config.json").is_file() and bool(vocabulary - {"tokenizer_config.json"})
+
+
+def tokenizer_wanted(listed: Sequence[str], fetched: Path | None) -> list[str]:
+    """Return the files of a tokenizer among those of a repository, a vocabulary last."""
+    return [
+        name for pattern in TOKENIZER_FILES for name in fnmatch.filter(listed, pattern) if "/" not in name
+    ]
+
+
+def weights_wanted(listed: Sequence[str], fetched: Path | None) -> list[str]:
+    """Return the configuration and the files of the weights that transformers reads, among a repository's.
+
+    Args:
+        listed: all files of the repository.
+        fetched: the folder of those that are there already: an index of shards says which these are.
+    """
+    name = next((name for name in _WEIGHTS if name in listed), None)
+    names = [one for one in ("config.json", "generation_config.json") if one in listed]
+    if name is None:
+        return names
+    if name.endswith(".index.json") and fetched is not None and (fetched / name).is_file():
+        names += sorted({str(shard) for shard in _mapping(fetched / name, _ADVICE)["weight_map"].values()})
+    return [*names, name]
+
+
 def weights_files(folder: Path) -> list[Path]:
     """Return the files that decide what a model computes: weights, configuration, tokenizer; sorted.
 
     Raises:
         ConfigError: the folder holds no weights, or not all of them.
     """
-    beside = (path for pattern in _BESIDE for path in folder.glob(pattern) if path.is_file())
+    beside = (path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file())
     return sorted({*_weights_of(folder, _ADVICE), *beside})

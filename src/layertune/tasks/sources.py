@@ -186,9 +186,9 @@ def _read(run: RunConfig, spec: TaskSpec, split: str) -> _Part:
     if folder is not None:
         rows, status = read_local(folder, spec, split)
         return _Part(spec, split, rows, status, "local")
-    rows, status = read_hub(spec, split)
+    rows, status, revision = read_hub(spec, split)
     assert spec.hub is not None
-    return _Part(spec, split, rows, status, f"hub:{spec.hub.id}", spec.hub.revision)
+    return _Part(spec, split, rows, status, f"hub:{spec.hub.id}", revision)
 
 
 def _joined(values: Iterable[str]) -> str:

@@ -1,0 +1,146 @@
+"""Files of a repository on the hub, in the local cache: all that are wanted, at one commit, or one sentence.
+
+Models, and data whose files a task names, are read from the folder that `repository` returns and never
+through the hub, so that a run without a network reads what the one before it read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from layertune.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Chooses among all files of a repository, given the folder of those that are there already.
+Wanted = Callable[[Sequence[str], Path | None], Sequence[str]]
+
+_PROBE_SECONDS = 5.0
+
+
+class HubError(ConfigError):
+    """Files that cannot be had from the hub: the sentence says why; its caller adds what to do."""
+
+
+def repository(
+    name: str,
+    revision: str | None,
+    wanted: Wanted,
+    complete: Callable[[Path], bool],
+    kind: Literal["model", "dataset"] = "model",
+) -> Path:
+    """Return the local folder of a repository at one commit; its last component is the commit.
+
+    Args:
+        name: of the repository, `owner/name`.
+        revision: commit, branch or tag; None = the main branch, as cached where it is.
+        wanted: chooses the files to fetch: what `complete` looks for comes last, so that no other process
+            takes a part for the whole. It is asked again when its choice is there, until nothing is added.
+        complete: says of a folder whether everything is there.
+        kind: of repository.
+
+    Raises:
+        HubError: something is missing and the hub does not give it.
+    """
+    cached = _cached(name, revision, kind)
+    if cached is not None and complete(cached):
+        return cached
+    if (silence := why_no_answer()) is not None:
+        found = "only a part of it is" if cached is not None else "is not"
+        raise HubError(f"{name} at {revision or 'main'} {found} on this machine and {silence}")
+    try:
+        folder = _fetch(name, revision, wanted, kind)
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise HubError(f"{name} at {revision or 'main'} cannot be fetched: {reason(error)}") from error
+    if not complete(folder):
+        raise HubError(f"{name} at {revision or 'main'} lacks files on the hub itself")
+    return folder
+
+
+def _cached(name: str, revision: str | None, kind: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
+    except Exception as error:  # not there; a name that cannot be one is told by the hub
+        log.debug("%s is not in the cache: %s", name, error)
+        return None
+
+
+def _fetch(name: str, revision: str | None, wanted: Wanted, kind: str) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=2 * _PROBE_SECONDS)
+    listed = [one.rfilename for one in info.siblings or ()]
+    folder: Path | None = None
+    fetched: set[str] = set()
+    while missing := [file for file in wanted(listed, folder) if file not in fetched]:
+        log.info("fetching %s of %s at %s", ", ".join(missing), name, info.sha)
+        for file in missing:
+            path = Path(hf_hub_download(name, file, repo_type=kind, revision=info.sha))
+            folder = path.parents[len(Path(file).parts) - 1]
+            fetched.add(file)
+    if folder is None:
+        raise HubError("none of the files that are needed is there")
+    return folder
+
+
+def why_no_answer() -> str | None:
+    """Return why the hub is not asked, after five seconds at the most; None if it answers."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+    except Exception as error:  # whatever the HTTP library raises: refused, no such name, timed out
+        return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """Return the root cause of a failure of the hub's client, in a few words."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    chain = _chain(error)
+    for one in chain:
+        if isinstance(one, HubError):
+            return str(one)
+        if isinstance(one, GatedRepoError):
+            return (
+                f"access is granted on request: ask for it on its page at {constants.ENDPOINT} and log in "
+                "with `hf auth login`"
+            )
+        if isinstance(one, RevisionNotFoundError):
+            return "the hub knows no such revision"
+        if isinstance(one, RepositoryNotFoundError):
+            return "the hub knows no such repository, or it is private: log in with `hf auth login`"
+        if isinstance(one, HfHubHTTPError) and one.response is not None:
+            return f"the hub answered {one.response.status_code} {one.response.reason_phrase}".rstrip()
+    return line(chain[-1])
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and its causes, outermost first."""
+    chain, current = [], error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def line(error: BaseException) -> str:
+    """Return the message of an error in one line of 300 characters at most, or its type without one."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " …"

@@ -1,0 +1,216 @@
+"""The real clients against a hub on the loopback: whole or refused, and offline the second time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import yaml
+from huggingface_hub import constants
+from loopback_hub import Hub, serving
+
+from layertune.config import ConfigError, ModelSpec, TaskSpec
+from layertune.config.build import build_dataclass
+from layertune.models import ModelError, load_model, load_tokenizer
+from layertune.tasks import DataError
+from layertune.tasks.hub import read_hub
+
+COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"  # the one that configs/model/bert.yaml pins
+BERT = ("models", "google-bert/bert-base-uncased")
+# A test may not wait for the client's own retries: they are the library's, and take a minute.
+QUICK = {"HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
+
+
+@pytest.fixture(scope="module")
+def bert_files(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, bytes]:
+    """The files of a BERT of twelve tiny layers."""
+    folder = tmp_path_factory.mktemp("bert")
+    tiny = yaml.safe_load((repo / "configs/model/tiny_bert.yaml").read_text())
+    tiny["random_config"] |= {"num_hidden_layers": 12, "max_position_embeddings": 512}
+    spec = build_dataclass(ModelSpec, {**tiny, "num_layers": 12}, "tiny")
+    load_model(spec).save_pretrained(folder)
+    load_tokenizer(spec)[0].save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def hub(bert_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A hub with that BERT, which the clients of this process ask, with an empty cache."""
+    with serving(Hub({BERT: (COMMIT, dict(bert_files))})) as found:
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        huggingface_hub.close_session()
+        yield found
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def bert(repo: Path) -> ModelSpec:
+    values = yaml.safe_load((repo / "configs/model/bert.yaml").read_text())
+    return build_dataclass(ModelSpec, values, "bert")
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+
+
+def test_a_model_is_fetched_once_and_then_read_without_the_hub(hub, bert, monkeypatch):
+    tokenizer, key = load_tokenizer(bert)
+    assert load_model(bert).config.num_hidden_layers == 12
+    assert not hub.asked("discussions|refs/convert|adapter_config")  # one set of weights, no other
+    assert all(COMMIT in request for request in hub.asked("/resolve/"))
+    asked = len(hub.log)
+    offline(monkeypatch)
+    again, same = load_tokenizer(bert)
+    load_model(bert)
+    assert same == key and again("the film")["input_ids"] == tokenizer("the film")["input_ids"]
+    assert len(hub.log) == asked
+
+
+@pytest.mark.parametrize("lost", ["tokenizer.json", "tokenizer_config.json"])
+def test_half_a_tokenizer_is_completed_and_without_a_hub_refused(hub, bert, monkeypatch, lost):
+    whole = load_tokenizer(bert)[1]
+    (link,) = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{lost}")
+    link.unlink()
+    if lost == "tokenizer.json":
+        offline(monkeypatch)
+        with pytest.raises(ModelError, match="only a part"):
+            load_tokenizer(bert)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        huggingface_hub.close_session()
+        assert load_tokenizer(bert)[1] == whole
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        ({"GET .*/tokenizer.json": 500}, "500"),
+        ({"api/models": 429}, "429"),
+        ({"api/models": 403}, "hf auth login"),
+        ({"GET .*/tokenizer_config.json": 403}, "hf auth login"),
+        ({"^HEAD /$": 503, "api/models": 503}, "503"),
+    ],
+)
+def test_a_failing_hub_is_one_sentence_with_its_cause_and_the_ways_out(hub, bert, fault, word):
+    hub.faults = fault
+    with pytest.raises(ModelError, match=word) as caught:
+        load_tokenizer(bert)
+    message = str(caught.value)
+    assert "\n" not in message and all(way in message for way in ("model.path=<folder>", "minilm_l6"))
+
+
+def test_a_file_of_other_bytes_is_named_with_how_to_fetch_it_anew(hub, bert):
+    hub.faults = {"GET .*/model.safetensors": "corrupt"}
+    with pytest.raises(ModelError, match="damaged") as caught:
+        load_model(bert)
+    hub.faults = {}
+    damaged = next(word for word in str(caught.value).split() if "/blobs/" in word)
+    Path(damaged).unlink()
+    load_model(bert)
+
+
+def test_an_unknown_repository_and_revision_are_told_apart_from_a_dead_hub(hub, bert):
+    with pytest.raises(ModelError, match="no such repository"):
+        load_tokenizer(dataclasses.replace(bert, source="nobody/nothing"))
+
+
+def test_a_checkpoint_that_lacks_tensors_is_called_incomplete(hub, bert, bert_files, tmp_path):
+    from safetensors.torch import load, save
+
+    tensors = load(bert_files["model.safetensors"])
+    tensors.pop(next(name for name in tensors if "layer.3." in name))
+    hub.repositories[BERT][1]["model.safetensors"] = save(tensors, {"format": "pt"})
+    with pytest.raises(ModelError, match="incomplete"):
+        load_model(bert)
+
+
+def task_of(repo: Path, name: str) -> TaskSpec:
+    spec = build_dataclass(TaskSpec, yaml.safe_load((repo / f"configs/task/{name}.yaml").read_text()), name)
+    return dataclasses.replace(
+        spec, counts={}, label_counts=None, meanings={}, hub=dataclasses.replace(spec.hub, counts={})
+    )
+
+
+@pytest.fixture
+def rows_of_dynahate(hub, repo) -> TaskSpec:
+    task = task_of(repo, "dynahate")
+    right = b"text,label,split\na,hate,train\nb,nothate,test\nc,hate,dev\n"
+    files = {"DynaHate v0.2.3 - all.csv": right, "DynaHate v0.2.2.csv": b"text\nwrong\n", "README.md": b"#"}
+    hub.repositories["datasets", task.hub.id] = (task.hub.revision, files)
+    return task
+
+
+def test_files_that_a_task_names_are_read_from_the_cache_the_second_time(hub, rows_of_dynahate, monkeypatch):
+    first, _, revision = read_hub(rows_of_dynahate, "test")
+    assert (list(first.texts[0]), first.labels.tolist()) == (["b"], [0])
+    assert revision == rows_of_dynahate.hub.revision
+    assert not hub.asked("0.2.2")
+    asked = len(hub.log)
+    offline(monkeypatch)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    second, *_ = read_hub(rows_of_dynahate, "train")
+    assert list(second.texts[0]) == ["a"] and len(hub.log) == asked
+
+
+def test_a_revision_that_is_not_pinned_is_recorded_as_it_was_resolved(hub, rows_of_dynahate):
+    task = dataclasses.replace(rows_of_dynahate, hub=dataclasses.replace(rows_of_dynahate.hub, revision=None))
+    assert read_hub(task, "test")[2] == rows_of_dynahate.hub.revision
+
+
+def test_rows_that_cannot_be_fetched_are_a_request_that_cannot_be_met(hub, rows_of_dynahate):
+    hub.faults = {"GET .*0.2.3": 500}
+    with pytest.raises(DataError, match="500") as caught:
+        read_hub(rows_of_dynahate, "test")
+    assert "data_dir=<folder>" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_headline_command_runs_against_a_hub_and_offline_from_its_cache(hub, repo, tmp_path):
+    task = build_dataclass(TaskSpec, yaml.safe_load((repo / "configs/task/sst2.yaml").read_text()), "sst2")
+
+    def lines(split: str) -> bytes:
+        counts = (task.label_counts or {}).get(split) or {"negative": task.counts[split] // 2}
+        negative = counts["negative"]
+        row = '{"text": "a %s film, number %d", "label": %d}\n'
+        rows = [row % (("bad", i, 0) if i < negative else ("good", i, 1)) for i in range(task.counts[split])]
+        return "".join(rows).encode()
+
+    files = {"train.jsonl": lines("train"), "dev.jsonl": lines("validation"), "README.md": b"# rows\n"}
+    hub.repositories["datasets", task.hub.id] = (task.hub.revision, files)
+
+    def run(offline: str) -> str:
+        done = subprocess.run(
+            [
+                *(sys.executable, "run.py", "model=bert", "task=sst2", "method=low_k", "protocol=smoke"),
+                "tracking=disabled",
+                *(f"outputs_dir={tmp_path / offline}", f"results_dir={tmp_path / offline}"),
+            ],
+            cwd=repo,
+            env={**os.environ, **QUICK, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+            | {"HF_HUB_OFFLINE": offline, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    first = run("0")
+    asked = len(hub.log)
+    assert run("1").split("training")[0] == first.split("training")[0] and len(hub.log) == asked
+
+
+def test_nothing_known_of_a_hub_is_needed_to_say_that_it_is_off(bert, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
+        load_tokenizer(bert)
