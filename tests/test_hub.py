@@ -17,7 +17,7 @@ from loopback_hub import Hub, serving
 
 from layertune.config import ConfigError, ModelSpec, TaskSpec
 from layertune.config.build import build_dataclass
-from layertune.models import ModelError, load_model, load_tokenizer
+from layertune.models import Backbone, ModelError, load_model, load_tokenizer
 from layertune.tasks import DataError
 from layertune.tasks.hub import read_hub
 
@@ -66,7 +66,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_is_fetched_once_and_then_read_without_the_hub(hub, bert, monkeypatch):
     tokenizer, key = load_tokenizer(bert)
-    assert load_model(bert).config.num_hidden_layers == 12
+    model = load_model(bert)
+    assert model.config.num_hidden_layers == 12 and Backbone(model, "first").commit == COMMIT
     assert not hub.asked("discussions|refs/convert|adapter_config")  # one set of weights, no other
     assert all(COMMIT in request for request in hub.asked("/resolve/"))
     asked = len(hub.log)

@@ -13,6 +13,7 @@ import torch
 from layertune import pipeline
 from layertune.config import ConfigError
 from layertune.config.compose import compose_run
+from layertune.models import load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
 from layertune.records.writer import RunFailed
@@ -46,6 +47,7 @@ def test_a_run_becomes_a_complete_record(request_run, store):
     assert (record.status, record.error, record.checks.failures()) == ("done", None, [])
     assert record.run_id.startswith("tiny_bert-demo-low_k-k2-s0-")
     assert record.identity.config_sha256 == run.config_sha256
+    assert record.model.tokenizer_key == load_tokenizer(run.model)[1]
     assert record.data.counts == {"train": 64, "demo": 64} and "synthetic" in record.data.status
     selection = record.selection
     assert len(selection.layers) == 2 and len(selection.scores) == len(selection.matrix) == 4

@@ -43,7 +43,8 @@ def execute(run: RunConfig, store: Store) -> Record:
 
         prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
         facts = parameter_facts(model, prep)
-        draft.put(selection=say.selection_section(run, prep), model=say.model_section(run, facts))
+        of_model = partial(say.model_section, run, tokenizer_key, model.backbone.commit)
+        draft.put(selection=say.selection_section(run, prep), model=of_model(facts))
         if run.stage == "score":
             return draft.record
 
@@ -51,7 +52,7 @@ def execute(run: RunConfig, store: Store) -> Record:
         with Tracker(run) as track:
             outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
             draft.put(
-                model=say.model_section(run, measured_facts(model, prep, outcome)),
+                model=of_model(measured_facts(model, prep, outcome)),
                 training=say.training_section(run, outcome),
                 metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
                 checks=proof.check(run, model, data, prep, outcome),

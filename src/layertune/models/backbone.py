@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -70,6 +71,12 @@ class Backbone(nn.Module):
     def layers(self) -> nn.ModuleList:
         """The blocks; `layers[l - 1]` is layer l. Looked up each time, so that a replaced block is seen."""
         return self.model.get_submodule(self.layers_path)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that the model was read from; None for a folder of one's own."""
+        folder = Path(self.model.name_or_path)
+        return folder.name if folder.parent.name == "snapshots" else None
 
     @property
     def final_norm(self) -> nn.Module | None:

@@ -199,6 +199,7 @@ class ModelRecord:
     unused: Count  # parameters in no computation (a pooler built to match a count)
     lowest_trained_layer: Count | None  # over the run: 1..L; 0 = embeddings; None = the head alone
     facts: dict[str, Plain] = field(default_factory=dict)  # what the method has to say of itself
+    tokenizer_key: str | None = None  # sha256 of what the tokenizer does to text (the first records lack it)
 
     @property
     def num_trainable(self) -> int:

@@ -34,13 +34,23 @@ def data_section(provenance: Provenance) -> DataRecord:
     )
 
 
-def model_section(run: RunConfig, facts: Mapping[str, Any]) -> ModelRecord:
-    """Say which weights were trained, and how many numbers of them."""
+def model_section(
+    run: RunConfig, tokenizer_key: str, commit: str | None, facts: Mapping[str, Any]
+) -> ModelRecord:
+    """Say which weights were trained, and how many numbers of them.
+
+    Args:
+        run: its model says where the weights came from.
+        tokenizer_key: sha256 of the tokenizer's content.
+        commit: of the hub that was read, for a model that pins none.
+        facts: what was counted.
+    """
     local = run.model.path is not None
     return ModelRecord(
         source="local" if local else run.model.source,
-        revision=None if local else run.model.revision,
+        revision=None if local else run.model.revision or commit,
         weights=weights_key(run),
+        tokenizer_key=tokenizer_key,
         **facts,
     )
 
