@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from layertune.config import ConfigError, RunConfig
+from layertune.config.files import resolved_data_dir
 
 Build = Callable[..., RunConfig]
 
@@ -206,6 +207,16 @@ def test_a_data_folder_exists_under_either_name(
     refused(build, HUB, f"LAYERTUNE_DATA={missing} is not a folder")
     monkeypatch.setenv("LAYERTUNE_DATA", "")
     build(HUB)
+
+
+def test_the_folder_on_the_command_line_goes_before_that_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("given", "environment"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("LAYERTUNE_DATA", str(tmp_path / "environment"))
+    assert resolved_data_dir(str(tmp_path / "given")) == tmp_path / "given"
+    assert resolved_data_dir(None) == tmp_path / "environment"
 
 
 def test_a_data_folder_holds_the_splits_that_the_run_reads(build: Build, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from test_methods import BERT_LAYER, HEAD, generation_run
@@ -9,9 +10,9 @@ from tiny_runs import compose_tiny, prepare, prepare_with, weights
 
 from layertune.config import ConfigError
 from layertune.methods import build_method, count
-from layertune.methods.recap import Recap
+from layertune.methods.recap import Recap, scores
 from layertune.methods.recap.prune import positions
-from layertune.methods.recap.scores import taylor
+from layertune.methods.recap.scores import draw_rows, taylor
 from layertune.training import loop, train
 from layertune.training.engagement import Engagement, measured_facts
 
@@ -279,3 +280,16 @@ def test_sub_steps_take_new_scores_and_end_at_the_same_sparsity(prepared, monkey
     assert sizes == [whole, whole - 2 * HEAD_GROUP - 32 * NEURON]
     assert [sum(map(len, pool)) for pool in note["kept"]] == [12, 192]
     assert positions(case.model, case.method.layout, note["kept"]).keys() == note["places"].keys()
+
+
+def test_every_phase_and_every_score_of_it_draws_rows_of_its_own(prepared, monkeypatch):
+    drawn = []
+
+    def noting(num_rows, batch_size, seed):
+        drawn.append(draw_rows(num_rows, batch_size, seed))
+        return drawn[-1]
+
+    monkeypatch.setattr(scores, "draw_rows", noting)
+    train(*prepared("method.rounds=2", "method.prune_steps=2").parts)
+    assert len(drawn) == 3 * (2 + 1)  # phases; Taylor scores before each sub-step, then Fisher scores
+    assert len({np.concatenate(rows).tobytes() for rows in drawn}) == 9

@@ -18,7 +18,13 @@ from layertune.config import ConfigError, TrainSpec
 from layertune.methods import build_method, count
 from layertune.methods.recap.groups import layout_of
 from layertune.methods.recap.mask import highest_rows
-from layertune.methods.recap.prune import everything, pruned_copy, removed_after, without_lowest
+from layertune.methods.recap.prune import (
+    everything,
+    most_of_a_layer,
+    pruned_copy,
+    removed_after,
+    without_lowest,
+)
 from layertune.methods.recap.scores import MINI_BATCHES, draw_rows, fisher, taylor
 from layertune.pipeline import execute
 
@@ -241,6 +247,11 @@ def test_rows_are_drawn_from_the_seed_without_replacement_within_a_mini_batch():
     again, other = draw_rows(40, 8, (3, 1, 0)), draw_rows(40, 8, (3, 2, 0))
     assert np.array_equal(drawn, again) and not np.array_equal(drawn, other)
     assert all(len(rows) == 5 for rows in draw_rows(5, 8, (0, 0, 0)))
+
+
+def test_a_layer_keeps_fifteen_hundredths_of_its_groups():
+    # BERT's 12 heads and 3,072 neurons: 10.2 and 2,611.2 are 85 %
+    assert [most_of_a_layer(size) for size in (12, 20, 100, 3072)] == [10, 17, 85, 2611]
 
 
 def test_more_groups_than_the_cap_lets_go_are_refused_at_the_start(tmp_path):

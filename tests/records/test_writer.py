@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +145,25 @@ def test_the_commit_is_known_inside_a_checkout_only(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "")  # no git program
     assert git_state() == (None, None)
     git_state.cache_clear()
+
+
+def test_code_that_differs_from_its_commit_is_told(tmp_path: Path) -> None:
+    def checkout(name: str, changed: str | None = None) -> Path:
+        root = tmp_path / name
+        for file in ("src/code.py", "configs/task.yaml", "run.py", "results/record.json", "README.md"):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text("first\n")
+        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+            author = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+            subprocess.run(["git", *author, *arguments], cwd=root, check=True)
+        if changed is not None:
+            (root / changed).write_text("second\n")
+        return root
+
+    commit, dirty = git_state(checkout("clean"))
+    assert commit is not None and len(commit) == 40 and dirty is False
+    for number, file in enumerate(("src/code.py", "configs/task.yaml", "run.py", "src/new.py")):
+        assert git_state(checkout(f"code{number}", file))[1] is True
+    for number, file in enumerate(("results/record.json", "README.md", "notes.txt")):
+        assert git_state(checkout(f"other{number}", file))[1] is False
+    assert git_state(tmp_path) == (None, None)

@@ -118,6 +118,13 @@ def test_the_gradient_norm_depends_on_the_loss(key, score, override):
     assert score(method, override)[0].values != score(method)[0].values  # they really differ
 
 
+@pytest.mark.parametrize("other", ["method=high_k", "method=block_high", "method.k=1"])
+def test_scores_on_as_few_examples_as_decide_serve_the_choice_that_they_decided_alone(key, other):
+    adaptive = ("scoring.examples=adaptive", "method.k=2")
+    assert key(*adaptive, other) != key(*adaptive)
+    assert key(*adaptive, "seed=1") == key(*adaptive)
+
+
 def test_which_rows_share_a_batch_enters_no_key(key):
     assert key("method=grad_norm_k", "scoring.batch_size=7") == key("method=grad_norm_k")
 

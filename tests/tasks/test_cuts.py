@@ -42,3 +42,19 @@ def test_a_search_evaluates_on_a_tenth_of_train_that_is_not_trained_on(tmp_path)
 
 def test_rows_cut_to_the_maximum_length_are_counted(tmp_path):
     assert loaded(tmp_path, "protocol=smoke", "task.max_length=8").provenance.truncated_fraction == 1.0
+
+
+def test_a_foreign_task_is_scored_on_its_evaluation_split_and_training_reads_the_own_task_alone(tmp_path):
+    sizes = {"olid": {"train": 12, "test": 5}, "dynahate": {"train": 14, "test": 7}}
+    for task, splits in sizes.items():
+        (tmp_path / task).mkdir()
+        for split, size in splits.items():
+            rows = "".join(f"{task} {split} {i},{i % 2}\n" for i in range(size))
+            (tmp_path / task / f"{split}.csv").write_text(f"sentence,label\n{rows}")
+    for pair, counts in {
+        "olid_dynahate": {"train": 12, "olid": 5, "dynahate": 7},
+        "dynahate_olid": {"train": 14, "dynahate": 7, "olid": 5},
+    }.items():
+        data = loaded(tmp_path, f"task={pair}", f"data_dir={tmp_path}")
+        assert data.provenance.counts == counts
+        assert data.each_epoch == pair.split("_")[0]

@@ -85,6 +85,14 @@ def test_long_rows_are_cut_and_counted(encoder_tokenizer):
     assert store.truncated == 2
 
 
+def test_of_a_long_pair_the_longer_side_is_cut(encoder_tokenizer):
+    long, short = "a b c d e f", "g h"
+    store = encode(rows([long, short], [short, long]), encoder_tokenizer, spec(columns=PAIR, max_length=7))
+    assert example(store, 0) == [2, 4, 5, 3, 10, 11, 3]  # a b, g h
+    assert example(store, 1) == [2, 10, 11, 3, 4, 5, 3]  # g h, a b
+    assert store.truncated == 2
+
+
 def test_an_empty_sentence_is_its_special_tokens(encoder_tokenizer):
     assert example(encode(rows(["", "a"]), encoder_tokenizer, spec()), 0) == [2, 3]
 

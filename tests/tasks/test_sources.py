@@ -249,6 +249,21 @@ def test_a_column_that_is_not_there_is_named(hub):
         read_hub(uncounted("trec"), "test")
 
 
+def test_another_revision_in_the_cache_than_the_pinned_one_is_refused(hub, tmp_path):
+    pinned = task("trec").hub.revision
+    for revision in (pinned, "0" * 40):
+        folder = tmp_path / revision
+        folder.mkdir()
+        table(text=["a"], coarse_label=[0]).save_to_disk(str(folder))
+        (folder / "data-00000-of-00001.arrow").rename(folder / "cached.arrow")
+        hub(test=datasets.Dataset.from_file(str(folder / "cached.arrow")))
+        if revision == pinned:
+            assert len(read_hub(uncounted("trec"), "test")[0]) == 1
+        else:
+            with pytest.raises(DataError, match=f"revision 0{{40}} and {pinned} is pinned"):
+                read_hub(uncounted("trec"), "test")
+
+
 def test_a_hub_out_of_reach_names_the_three_ways_out(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError) as error:

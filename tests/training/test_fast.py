@@ -57,22 +57,28 @@ def test_where_the_embeddings_train_fast_is_published_to_the_bit(prepared, metho
     assert not second.cache.used and "no layer lies below" in second.cache.reason
 
 
-def test_dropout_is_off_below_the_lowest_trained_layer_and_on_above(prepared):
-    case = prepared(*FAST)
-    seen = {}
+@pytest.mark.parametrize(
+    ("options", "lowest", "cached"),
+    [(FAST, 3, True), (("train=fast", "method=bottom_k", "method.k=2"), 1, False)],
+)
+def test_dropout_is_off_below_the_lowest_trained_layer_in_every_epoch(prepared, options, lowest, cached):
+    case = prepared(*options, "train.epochs=3")
+    steps = []
 
     class Looking(type(case.method)):
         def after_backward(self, model, step):
-            seen.update({name: module.training for name, module in model.named_modules()})
+            steps.append({name: module.training for name, module in model.named_modules()})
 
     case.method = Looking(case.run)
-    outcome_of(case)
-    layers = [n for n in seen if n.startswith("backbone.model.encoder.layer.")]
-    assert len(layers) > 40
-    for name in layers:
-        assert seen[name] == (int(name.split(".")[4]) >= 2), name
-    assert not any(on for name, on in seen.items() if name.startswith("backbone.model.embeddings"))
-    assert all(on for name, on in seen.items() if name.startswith("head"))
+    assert outcome_of(case).cache.used is cached
+    assert len(steps) == 12  # 64 rows in batches of 16, three times
+    for seen in steps:
+        layers = [n for n in seen if n.startswith("backbone.model.encoder.layer.")]
+        assert len(layers) > 40
+        for name in layers:
+            assert seen[name] == (int(name.split(".")[4]) + 1 >= lowest), name
+        assert not any(on for name, on in seen.items() if name.startswith("backbone.model.embeddings"))
+        assert all(on for name, on in seen.items() if name.startswith("head"))
 
 
 @pytest.mark.parametrize(

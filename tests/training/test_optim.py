@@ -27,3 +27,8 @@ def test_the_head_may_have_its_own_rate(prepared):
     groups = build_optimizer(case.model, case.run.train).param_groups
     assert {group["name"]: group["lr"] for group in groups} == {"backbone": 1e-4, "head": 1e-3}
     assert {id(p) for p in groups[1]["params"]} == {id(p) for p in case.model.head.parameters()}
+
+
+def test_a_warm_up_that_ends_within_a_step_takes_the_whole_step():
+    factor = rate_factor("linear", 0.3, 5)  # 1.5 steps are two; the three others decay
+    assert [factor(step) for step in range(6)] == pytest.approx([0, 1 / 2, 1, 2 / 3, 1 / 3, 0])

@@ -163,11 +163,11 @@ def _without_folders(override: str) -> str:
 
 
 @cache
-def git_state() -> tuple[str | None, bool | None]:
-    """Return the commit of the code and whether the code differed from it; (None, None) without git."""
+def git_state(root: Path = _ROOT) -> tuple[str | None, bool | None]:
+    """Return the commit of a checkout and whether its code differed from it; (None, None) without git."""
     try:
-        commit = _git(_ROOT, "rev-parse", "HEAD")
-        changes = _git(_ROOT, "status", "--porcelain", "--", *_CODE)
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, bool(changes)
