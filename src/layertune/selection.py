@@ -50,8 +50,8 @@ def block_median(
 ) -> tuple[int, ...]:
     """The layer of median score in each of k blocks (Paper: §7.5).
 
-    Choice: of the two middle layers of an even block, the one of lower score; `block_median_upper` takes
-    the other.
+    Choice: [an even block's median] of the two middle layers the one of lower score; `block_median_upper`
+    takes the other.
     """
     values = _checked(num_layers, k, scores, "block_median")
     return _numbered([_ascending(values, block)[(len(block) - 1) // 2] for block in blocks(num_layers, k)])
@@ -108,7 +108,10 @@ SELECTORS: dict[str, Selector] = {
 
 
 def blocks(num_layers: int, k: int) -> list[range]:
-    """Split the layers 0..L-1 into k contiguous blocks, sizes differing by at most one, larger first."""
+    """Split the layers 0..L-1 into k contiguous blocks.
+
+    Choice: [blocks when k does not divide L] sizes differ by at most one, larger blocks come first.
+    """
     size, larger = divmod(num_layers, k)
     starts = [index * size + min(index, larger) for index in range(k + 1)]
     return [range(start, end) for start, end in pairwise(starts)]

@@ -20,7 +20,8 @@ from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDef
 
 GRIDS = ("fair", "paper", "tuned")
 PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4
-# Choice: four rates per method; most of a model lies still, so they begin where the paper's list ends.
+# Choice: [rates of `grid=tuned`] four per method; most of a model lies still, so they begin where the paper's
+# list ends.
 TUNED_RATES = (5e-5, 1e-4, 2e-4, 5e-4)
 FAIR_HEAD_RATE = 5e-5  # the head is the same for every method, and so is its rate
 

@@ -17,8 +17,8 @@ from layertune.config.recipe import values_of
 from layertune.config.schema import RunConfig, TrainDefaults
 
 # Paper: §4.4 gives AdamW, betas (0.9, 0.99), weight decay 0.01 and grids for rate, epochs and batch size.
-# Choice: within the grids the released code's values: 5 epochs, batch 32, 2e-5; linear decay, no warm-up,
-# no clipping.
+# Choice: [epochs, batch, rate] within the grids the released code's values: 5 epochs, batch 32, 2e-5; linear
+# decay, no warm-up, no clipping.
 BUILT_IN = TrainDefaults(
     epochs=5,
     batch_size=32,

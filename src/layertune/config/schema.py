@@ -84,11 +84,14 @@ class ModelSpec:
     random_config: dict[str, Any] | None = not_identity()  # source "random": the architecture's configuration
     pooler: bool = not_identity(False)  # build the unused pooler, only to match the paper's parameter count
     representative: Literal["first", "last"] | None = None  # None = first for encoders, last for decoders
-    last_layer: Literal["library", "raw"] = "library"  # decoders: last state after | before the norm
+    # Choice: [last layer of decoders] the state after the final norm, as the library returns it | before it.
+    last_layer: Literal["library", "raw"] = "library"
+    # Choice: [decoders that classify] Table 6 does not say how: with the head of the encoders (§4.3).
     head: Literal["concat", "pooled"] = "concat"
     head_dropout: float = 0.3  # Paper: §4.3
     rep_norm: Literal["none", "rms"] = "none"  # parameter-free normalisation of the representative vectors
-    train_final_norm: bool = False  # generation: train the final norm too, as the released code does
+    # Choice: [final norm of decoders] frozen in generation; the released code trains it.
+    train_final_norm: bool = False
 
     @property
     def representative_token(self) -> str:
@@ -156,10 +159,12 @@ class ScoringSpec:
 class CacheSpec:
     """The frozen-prefix cache of train=fast."""
 
+    # Choice: [cached states (`train=fast`)] 16 bits take half the room of 32.
     dtype: Literal["bf16", "fp32", "fp8"] = "bf16"
     layer: int | None = None  # states entering this layer at the latest are kept; None = the run's own lowest
     max_gb: float = not_identity(20.0)  # of all entries together; what was unused for longest goes first
-    place: Literal["auto", "device", "memory", "disk"] = not_identity("auto")  # where it is read from
+    # Choice: [where a cache lies (`train=fast`)] what it is read from; `auto` = the fastest that has room.
+    place: Literal["auto", "device", "memory", "disk"] = not_identity("auto")
 
 
 @dataclass(frozen=True)

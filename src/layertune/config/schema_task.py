@@ -62,12 +62,14 @@ class TaskSpec:
     counts: dict[str, int] = not_identity(factory=dict)  # expected rows per split of the official data
     label_counts: dict[str, dict[str, int]] | None = not_identity()  # split -> label name -> rows
     label_range: tuple[float, ...] = not_identity(())  # regression: lowest and highest gold score
-    max_length: int = 256
+    max_length: int = 256  # Choice: [maximum length] the released code's; 128 for MPQA, TREC and E2E
+    # Choice: [segment ids] zeros for both sentences of a pair, as the released code, which never passes them.
     segment_ids: Literal["zeros", "standard"] = "zeros"
     # Generation only, all five:
     meanings: dict[str, int] = not_identity(factory=dict)  # expected distinct representations per split
     format: Literal["code", "lora"] = "code"  # how representation and reference become one text
-    score_text: Literal["full", "prompt"] = "full"  # what the layers are scored on
+    # Choice: [E2E, scored layers] on pairs, at the end-of-sequence token after the reference | on prompts.
+    score_text: Literal["full", "prompt"] = "full"
     score_examples: int | None = not_identity()  # proposes scoring.examples
     decoding: DecodingSpec = field(default_factory=DecodingSpec)
     foreign: dict[str, TaskSpec] = not_identity(factory=dict)  # cross-domain evaluation; the name says it

@@ -1,6 +1,6 @@
 """Generation: one output per meaning representation by beam search, and how the references fit the model.
 
-Choice: the paper says nothing on decoding; as in the released code 10 beams, length penalty 0.8, early
+Choice: [E2E, decoding] the paper says nothing; as in the released code 10 beams, length penalty 0.8, early
 stopping, at most 64 new tokens.
 Outputs are kept as JSON lines (`mr`, `hypothesis`, `references`) in the scratch folder, so that they can be
 scored again without the model:
@@ -121,8 +121,8 @@ def _settings(decoding: DecodingSpec, ends: list[int], pad: int) -> Any:
 class NoRepeat:
     """Forbid every phrase of `size` tokens that the output holds already.
 
-    Choice: phrases of the prompt may come again, as in LoRA's own decoding; the library's option forbids them
-    too, and the values of a representation could then not be named.
+    Choice: [`task.decoding.no_repeat_ngram`] phrases of the prompt may come again, as in LoRA's own decoding;
+    the library's option forbids them too, and the values of a representation could then not be named.
     """
 
     def __init__(self, size: int, prompt: int) -> None:

@@ -28,8 +28,8 @@ def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
 def f1_macro(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return the unweighted mean of the per-label F1 over the labels that occur on either side.
 
-    Choice: the paper prints an "F1" for MRPC and QQP without saying which; its numbers fit the macro form,
-    while the binary one would put a constant predictor level with full fine-tuning.
+    Choice: [which "F1"] the paper prints one for MRPC and QQP without saying which; its numbers fit the macro
+    form, while the binary one would put a constant predictor level with full fine-tuning.
     """
     matched, predicted, actual = _confusion(predictions, references)
     # Every label counted here occurs on at least one side, so no denominator is zero.

@@ -55,7 +55,8 @@ class Adapters(AddedParameters):
     comes before the adapter, as in the source. Gemma-2 normalises once more before it adds: the adapter comes
     before that norm.
 
-    Choice: GELU; the norms of the blocks train with the adapters, as in the source (`train_norms`).
+    Choice: [adapters] GELU; the norms of the blocks train with the adapters, as in the source
+    (`train_norms`).
     """
 
     def __init__(self, run: RunConfig) -> None:

@@ -1,11 +1,11 @@
 """LIFT (Zhu et al. 2024): one Transformer layer is trained at a time, and over the run all of them are.
 
-Choice: written from its abstract and introduction, its method section and code not being public: the other
-methods' steps are divided equally among the layers, front to end; one schedule spans the run; the head trains
-throughout.
+Choice: [LIFT] written from its abstract and introduction, its method section and code not being public: the
+other methods' steps are divided equally among the layers, front to end; one schedule spans the run; the head
+trains throughout.
 
-Choice: on E2E the schedule warms up over a tenth of the steps, as for all methods, and a twelfth is the first
-layer's: it trains while the rate still rises, and in a run of one step per layer at rate zero.
+Choice: [LIFT on E2E] the schedule warms up over a tenth of the steps, as for all methods, and a twelfth is
+the first layer's: it trains while the rate still rises, and in a run of one step per layer at rate zero.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Lora(AddedParameters):
     """LoRA on query and value of every layer: Wx + (alpha / r)·B·A·dropout(x) (§4.4, §7.6).
 
-    Choice: dropout 0.1 on the input of A, as in the GPT-2 example of the source.
+    Choice: [LoRA] dropout 0.1 on the input of A, as in the GPT-2 example of the source.
     """
 
     def __init__(self, run: RunConfig) -> None:
@@ -69,7 +69,8 @@ class Ia3(AddedParameters):
 
     `targets: original` is the source's form (55,296 numbers on BERT-base). `all` is what the `peft` library
     scales by default (64,512): on BERT also the input of the attention's output projection, on GPT-2 the
-    queries too. Choice: ELECTRA and MPNet, for which the library has no default, are treated like BERT.
+    queries too. Choice: [(IA)³] the source's form; ELECTRA and MPNet, for which the library has no default,
+    are treated like BERT.
     """
 
     def __init__(self, run: RunConfig) -> None:

@@ -34,8 +34,8 @@ class Prefix(AddedParameters):
     Architectures whose attention scores a key by its distance only (DeBERTa, MPNet) have no place for a key
     without a position and are refused.
 
-    Choice: drawn as `peft` draws it, from N(0, 1); no dropout on the prefix. Gemma-2's sliding windows slide
-    over real tokens: every token sees the whole prefix.
+    Choice: [prefix] drawn as `peft` draws it, from N(0, 1); no dropout on the prefix. Gemma-2's sliding
+    windows slide over real tokens: every token sees the whole prefix.
     """
 
     def __init__(self, run: RunConfig) -> None:

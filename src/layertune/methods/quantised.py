@@ -4,7 +4,8 @@ GELU input 4 bits, inputs of the attention products 8, softmax output 8 without 
 linear map of the feed-forward network 8 while that map trains; a frozen LayerNorm keeps the tenth of its
 normalised values that is largest. The forward pass is exact; gradients are slightly perturbed.
 
-Choice: attention is computed in steps, as in the source: a fused kernel has no softmax output to store.
+Choice: [SlimFit, `method.quantise=true`] attention is computed in steps, as in the source: a fused kernel has
+no softmax output to store.
 """
 
 from __future__ import annotations

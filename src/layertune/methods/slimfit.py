@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 UNTRIED = 1e10  # scale of the first draws: far above any update, so that every unit is tried first
 
-# Choice: a number may count for at most a thousand times its own size; 0/0 counts as 0. The released code
-# divides by zero here; the limit is reached only by numbers next to zero.
+# Choice: [SlimFit] a number may count for at most a thousand times its own size; 0/0 counts as 0. The
+# released code divides by zero here; the limit is reached only by numbers next to zero.
 LARGEST_RATIO = 1e3
 
 
@@ -38,8 +38,8 @@ class SlimFit(Method):
     A frozen unit has no gradient: neither momentum nor weight decay moves it. The ranking is read from the
     device once per step, before it; updates are measured there.
 
-    Choice: a step at rate zero (the first of a warm-up, which the source does not have) measures nothing;
-    else what it trained would count as still and never train again.
+    Choice: [SlimFit] a step at rate zero (the first of a warm-up, which the source does not have) measures
+    nothing; else what it trained would count as still and never train again.
 
     Raises:
         ConfigError: the freezing rate is out of range, or `quantise` cannot work here.

@@ -39,9 +39,9 @@ class ConcatHead(nn.Module):
 class PooledHead(nn.Module):
     """The standard classifier on the last layer's vector: Linear(H, H) -> tanh -> dropout -> Linear(H, C).
 
-    Choice: used by `elsa` (Lee et al. 2019). The dense + tanh layer is BERT's pooler, freshly initialised
-    for every model: only BERT comes with a pretrained one, and a comparison across models should not depend
-    on that.
+    Used by `elsa` (Lee et al. 2019). Choice: [pooled head (not the paper's)] the dense + tanh layer is BERT's
+    pooler, freshly initialised for every model: only BERT comes with a pretrained one, and a comparison
+    across models should not depend on that.
     """
 
     def __init__(self, hidden_size: int, num_outputs: int, dropout: float, rms: bool = False) -> None:

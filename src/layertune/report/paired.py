@@ -78,7 +78,8 @@ def signed_rank(differences: Sequence[float]) -> SignedRank:
 
     The distribution is exact given the ranks: every combination of signs is equally likely.
 
-    Choice: differences of zero are left out, as Wilcoxon did, and equal ones share their mean rank.
+    Choice: [tests of claims] differences of zero are left out, as Wilcoxon did; equal ones share their mean
+    rank.
     """
     import numpy as np
 

@@ -1,9 +1,9 @@
 """From the records of a search to `configs/recipe/<model>.yaml`: rate, epochs and batch of a task and method.
 
 Paper: §4.4 takes the optimal values of each data set and does not say on which rows they were compared.
-Choice: the highest mean, over seeds, of the metric a table prints, after the last epoch, on held-out training
-data; ties go to the smaller rate, then to fewer epochs, then to the larger batch. Compared are runs that
-differ from the defaults of a grid in nothing but those three values, on the seeds that all of them have.
+Choice: [search] the highest mean, over seeds, of the metric a table prints, after the last epoch, on held-out
+training data; ties go to the smaller rate, then to fewer epochs, then to the larger batch. Compared are runs
+that differ from the defaults of a grid in nothing but those three values, on the seeds that all of them have.
 Under `grid=tuned` a method gets one choice for all tasks, the highest mean over the tasks that were searched,
 and a best rate at the edge of what was tried is no choice yet: the next rate is to be tried first.
 """

@@ -19,7 +19,8 @@ STRATEGIES = ("high_k", "low_k", "block_high", "block_low")
 DERIVED_ROWS = {
     "ours_best": "best:" + "+".join(STRATEGIES),  # per column: Tables 5, 8, 10
     "ours_mean": "mean:" + "+".join(STRATEGIES),  # Table 4
-    "io": "best:io_low_k+io_high_k",  # Choice: the paper does not say which of the two Table 5 prints
+    # Choice: [Table 5, I/O similarity] the better of the two: the paper does not say which of them it prints.
+    "io": "best:io_low_k+io_high_k",
 }
 
 

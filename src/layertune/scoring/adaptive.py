@@ -1,7 +1,8 @@
 """Adaptive scoring: read as many examples as decide which layers are chosen (`scoring.examples=adaptive`).
 
-The scores of two layers are means over the same examples, so their difference has a tiny spread. They are
-read in one random order, 32 at a time, until every gap that decides the set exceeds 4 of its standard errors.
+The scores of two layers are means over the same examples, so their difference has a tiny spread. Choice:
+[adaptive scoring (`train=fast`)] they are read in one random order, 32 at a time, until every gap that
+decides the set exceeds 4 of its standard errors.
 """
 
 from __future__ import annotations

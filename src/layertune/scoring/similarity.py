@@ -1,8 +1,8 @@
 """Scores that compare hidden states: the paper's cosine (§3.1), Euclidean (§7.3) and input/output
 similarity (§4.2).
 
-All read the model as pretrained: dropout off, no gradients, no labels. Means are taken over examples, in
-float64.
+All read the model as pretrained: no gradients, no labels. Choice: [averaging the scores] dropout is off, and
+means are taken over examples, not over batches, in float64.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def euclidean(model: TaskModel, batches: Iterable[Batch], each: Each | None = No
     """Score each layer by the mean of -‖h^i - h^l‖ over all other layers (§7.3); the closest layers score
     highest.
 
-    Choice: the negative distance, not 1 / (1 + distance), which averaging would reorder.
+    Choice: [Euclidean score] the negative distance, not 1 / (1 + distance), which averaging would reorder.
     """
     return _between_layers("euclidean", _distance_matrix, model, batches, each)
 
@@ -93,9 +93,9 @@ def io_cosine(
     """Score each layer by the cosine similarity of what enters and what leaves it (He et al. 2024, block
     drop).
 
-    Layer 1 receives the embedding output. With `tokens="all"` the mean runs over all real tokens of all
-    examples (std: over the examples' own means); with `representative`, over one token per example. Choice:
-    what leaves the last layer of a decoder follows `model.last_layer`, as for every other score.
+    Layer 1 receives the embedding output. Choice: [I/O similarity] with `tokens="all"` one mean runs over all
+    real tokens of all examples (std: over the examples' own means); with `representative`, over one token per
+    example. What leaves the last layer of a decoder follows `model.last_layer`, as for every other score.
     """
     watch = Stopwatch()
     sums, counts, means = Moments(), Moments(), Moments()

@@ -32,7 +32,7 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     The loss is the one of training, at the pretrained weights, with dropout off. The only score that reads
     labels and runs a backward pass. The model is left exactly as it was.
 
-    Choice: the gradient is that of the mean loss over all examples (in generation over all tokens learnt), so
+    Choice: [gradient norm] that of the mean loss over all examples (in generation over all tokens learnt), so
     that which rows share a batch does not matter; the norm of each batch's own gradient would be large where
     batches are small. The head is drawn from seed 0 whatever the run's seed, so that one selection serves all
     seeds; for generation it is the language model's own.
@@ -71,9 +71,9 @@ def feature_variance(
 ) -> LayerScores:
     """Score each layer by the variance of its features over the examples, averaged over dimensions (§7.4).
 
-    The features are those of the representative token, or with `tokens="all"` of every real token. `std` is
-    the spread over dimensions. The score grows with the scale of the states: pre-norm decoders favour their
-    last layers.
+    Choice: [feature variance] the features are those of the representative token, or with `tokens="all"` of
+    every real token; the variances of the dimensions are averaged. `std` is the spread over dimensions. The
+    score grows with the scale of the states: pre-norm decoders favour their last layers.
     """
     watch = Stopwatch()
     features = Moments()

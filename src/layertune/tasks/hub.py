@@ -21,7 +21,7 @@ from layertune.tasks.rows import DataError, Place, Rows, concatenate, split_off,
 
 log = logging.getLogger(__name__)
 
-REDRAW_SEED = 42  # Choice: of the test part drawn where a data set has no official split
+REDRAW_SEED = 42  # Choice: [tasks without an official split] a test part is drawn once for all runs
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

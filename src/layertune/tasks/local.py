@@ -26,6 +26,7 @@ LABEL = "label"
 UNLISTED = "local"  # status of a file that no manifest vouches for
 _NAMES_SHOWN = 8  # of columns that are not used
 
+# Choice: [E2E, csv files] they are read as the challenge hands them out.
 _OFFICIAL_COLUMNS = ("mr", "ref")  # of the E2E challenge, in the order of `task.columns`
 _REPAIRS = {"Â£": "£", "Ł": "£", "Ã©": "é", "ã©": "é"}  # those of the challenge's own scripts
 

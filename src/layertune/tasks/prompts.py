@@ -1,7 +1,7 @@
 """Meaning representation + reference -> token ids, with the place where the reference begins (E2E, §4.1).
 
-Choice: the paper names no format; `code` is that of the released code, `lora` that of LoRA's own experiments.
-Both sides are tokenised apart, in training and in decoding alike:
+Choice: [E2E, text] the paper names no format; `code` is that of the released code, `lora` that of LoRA's own
+experiments. Both sides are tokenised apart, in training and in decoding alike:
 
     code   representation, space, <eos>, reference, space, <eos>     (each space a token of its own)
     lora   "name : Blue Spice | Type : pub", <eos>, space + reference, <eos>

@@ -1,4 +1,7 @@
-"""The best epoch on the in-domain evaluation split, as the released code chooses it (read-out `best`)."""
+"""The best epoch on the in-domain evaluation split (read-out `best`).
+
+Choice: [which epoch] the released code takes the best one; the last one, fixed in advance, is the headline.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CUDA_MULTIPLE = 8  # of padded lengths: few shapes to capture, and what tensor cores like; a CPU gains nothing
+# Choice: [padding] to a multiple of 8 on a GPU: few shapes to capture, and what tensor cores like; a CPU
+# gains nothing.
+CUDA_MULTIPLE = 8
 
 
 class BatchSource:

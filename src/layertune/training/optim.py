@@ -21,7 +21,7 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Return fused AdamW with one group for the backbone and one for the head.
 
-    Choice: weight decay on every trainable tensor, biases and LayerNorms included, as the released code does.
+    Choice: [weight decay] on every trainable tensor, biases and LayerNorms included, as in the released code.
 
     Args:
         model: says what is head; in generation nothing is, since the head may be the input embedding.

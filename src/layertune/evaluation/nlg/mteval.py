@@ -100,9 +100,10 @@ def nist(counts: Counts, *, mean_reference: bool = False) -> float:
 
     Args:
         counts: of the corpus.
-        mean_reference: which reference length the penalty takes. False: the Perl scorer's (the published
-            numbers of the challenge), all reference tokens divided by the mean number of references. True:
-            that of its `-p` option (the LoRA recipe), the sum over items of the mean reference length.
+        mean_reference: which reference length the penalty takes (Choice: [E2E, NIST] False). False: that of
+            the Perl scorer (the published numbers of the challenge), all reference tokens divided by the mean
+            number of references. True: that of its `-p` option (the LoRA recipe), the sum over items of the
+            mean reference length.
     """
     if not counts.hypothesis_tokens:
         return 0.0

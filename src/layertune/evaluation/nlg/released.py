@@ -14,8 +14,9 @@ from layertune.evaluation.nlg.text import checked
 
 log = logging.getLogger(__name__)
 
-# Choice: nltk's word_tokenize splits sentences with a trained model that has to be downloaded; here a
-# sentence ends at . ! or ? before white space, and the same word tokenizer follows.
+# Choice: [E2E, sentences of the released code's metrics] nltk's word_tokenize splits them with a trained
+# model that has to be downloaded; here a sentence ends at . ! or ? before white space, and the same word
+# tokenizer follows.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What was not updated in a phase decays once, at its end. Choice: the source's betas, whatever the run's are.
+# Choice: [RECAP, moments] what was not updated in a phase decays once, at its end, by the source's betas,
+# whatever the run's are.
 DECAY = {"exp_avg": 0.9, "exp_avg_sq": 0.999}
 
 Places = Mapping[str, tuple[int, Tensor]]  # tensor -> the dimension that is cut, and which entries stayed

@@ -1,9 +1,9 @@
 """RECAP's second step: which rows of the pruned model's matrices train.
 
-Choice: all rows of a pool's matrices are ranked together, by their sums as they are. The source ranks
-globally, attention and feed-forward network apart; that each matrix counts on its own is read to mean that
-the rows which make up one head or neuron are masked one by one: a ranking within each matrix would need no
-pools. Sums are not divided by the length of a row; neither are those by which groups are removed.
+Choice: [RECAP, mask] all rows of a pool's matrices are ranked together, by their sums as they are. The source
+ranks globally, attention and feed-forward network apart; that each matrix counts on its own is read to mean
+that the rows which make up one head or neuron are masked one by one: a ranking within each matrix would need
+no pools. Sums are not divided by the length of a row; neither are those by which groups are removed.
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ class Recap(Method):
     `prune` and `mask` are the shares of groups and of rows that sit out a phase; `prune_steps` removes the
     groups in so many goes, with new scores in between.
 
-    Choice: all phases together take the other methods' steps; `source_budget` trains two epochs in each.
-    Choice: `free_embeddings` null = as in the source (true), but in generation frozen with the language
-    model's head, which most models have in common.
+    Choice: [RECAP] all phases together take the other methods' steps; `source_budget` trains two epochs in
+    each.
+    Choice: [RECAP, embeddings] `free_embeddings` null = as in the source (true), but in generation frozen
+    with the language model's head, which most models have in common.
 
     Raises:
         ConfigError: an option is out of range (`prune` also where a layer would lose too much), weight decay

@@ -1,6 +1,7 @@
 """How sensitive the loss is to groups (Taylor) and to rows (Fisher), from some training rows.
 
-Choice: dropout is off, so that a score depends on the rows drawn alone; nothing is rounded to 16 bits.
+Choice: [RECAP, scores] dropout is off, so that a score depends on the rows drawn alone; nothing is rounded to
+16 bits.
 """
 
 from __future__ import annotations
