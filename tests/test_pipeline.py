@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import signal
+import sys
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from layertune.config.compose import compose_run
 from layertune.models import load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.records.writer import RunFailed
+from layertune.records.record import ChecksRecord
+from layertune.records.writer import RecordDraft, RunFailed
 from layertune.tasks import DataError
+from layertune.training import loop
 
 
 @pytest.fixture
@@ -146,14 +149,87 @@ def test_a_full_disk_loses_no_earlier_record(request_run, store, monkeypatch):
     execute(run, store)
     before = store.path(run).read_bytes()
 
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("layertune.config.files.os.fsync", full)
+    fills_up_at_the_record(monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         execute(request_run("force=true", "method=low_k"), store)
     assert store.path(run).read_bytes() == before
     assert [path.name for path in store.path(run).parent.iterdir()] == [store.path(run).name]
+
+
+def fills_up_at_the_record(monkeypatch):
+    """Let the disk be full once training has ended."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def conclude(draft):
+        monkeypatch.setattr("layertune.config.files.os.fsync", full)
+        return real(draft)
+
+    real = RecordDraft.conclude
+    monkeypatch.setattr(RecordDraft, "conclude", conclude)
+
+
+def checkpoints(run):
+    return sorted((run.cache_dir.parent / "checkpoints").glob("*"))
+
+
+def test_a_record_that_could_not_be_written_costs_no_training(request_run, store, monkeypatch):
+    run = request_run("checkpoint.every_steps=100", "train.epochs=2")
+    whole = execute(request_run("train.epochs=2"), store)
+    store.path(run).unlink()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        fills_up_at_the_record(patch)
+        execute(run, store)
+    assert len(checkpoints(run)) == 1 and not store.path(run).exists()
+
+    monkeypatch.setattr(loop._Loop, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    record = execute(run, store)
+    assert (record.metrics, record.checks, record.model) == (whole.metrics, whole.checks, whole.model)
+    assert read_record(store.path(run)) == record and checkpoints(run) == []
+
+
+def test_a_checkpoint_goes_when_its_record_is_there_done_or_failed(request_run, store, monkeypatch):
+    kept = "checkpoint.every_steps=100"
+    run = request_run(kept)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(pipeline, "remove_checkpoint", lambda _: sys.exit())  # killed between the two
+        execute(run, store)
+    assert len(checkpoints(run)) == 1 and store.find(run) is not None
+    execute(run, store)  # is done
+    assert checkpoints(run) == []
+
+    false = ChecksRecord(False, True, True, True, None)
+    monkeypatch.setattr(pipeline.Engagement, "check", lambda *_: false)
+    with pytest.raises(RunFailed, match="frozen_unchanged"):
+        execute(request_run(kept, "seed=1"), store)
+    assert checkpoints(run) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "protocol"), [("results_dir", "paper"), ("outputs_dir", "paper"), ("outputs_dir", "quick")]
+)
+def test_folders_that_cannot_be_written_to_are_refused_before_any_work(
+    request_run, tmp_path, place, protocol, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "prepare_runtime", lambda run: pytest.fail("worked"))
+    (tmp_path / "file").write_text("in the way")
+    run = request_run(f"protocol={protocol}", f"{place}={tmp_path}/file/x")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/file/x") as refused:
+        execute(run, Store(run.results_dir, run.outputs_dir))
+    assert "Not a directory" in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left of the attempt
+
+
+def test_a_full_disk_is_noticed_before_any_work(request_run, store, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "prepare_runtime", lambda run: pytest.fail("worked"))
+    monkeypatch.setattr("layertune.config.files.os.fsync", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        execute(request_run(), store)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scoring_alone_trains_nothing_and_is_another_run(request_run, store):

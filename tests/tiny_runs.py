@@ -124,9 +124,10 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], atol:
 
 def assert_resumes_exactly(prepared: Callable[..., Prepared], monkeypatch: Any, *options: str) -> None:
     """A run stopped after its fifth step and taken up after the third ends as one that was never stopped."""
-    options = (*options, "train.epochs=2", "checkpoint.every_steps=3")
+    options = (*options, "train.epochs=2")
     whole = prepared(*options)
     train(*whole.parts)
+    options += ("checkpoint.every_steps=3",)
     steps = iter(range(100))
 
     def stop(self: object, *_: object) -> None:

@@ -16,7 +16,7 @@ from layertune.records.writer import open_record
 from layertune.report.figures import plot_record
 from layertune.tasks import load_task
 from layertune.training import prepare_runtime, train
-from layertune.training.checkpoint import stopping_at_once
+from layertune.training.checkpoint import remove_checkpoint, stopping_at_once
 from layertune.training.engagement import Engagement, measured_facts, parameter_facts
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,13 @@ def execute(run: RunConfig, store: Store) -> Record:
     """Run a configuration and return its record; a run that is already done is not repeated.
 
     Raises:
-        ConfigError: the request cannot be met (data, weights, device); no record is written.
+        ConfigError: the request cannot be met (data, weights, device, folders); no record is written.
         RunFailed: the run failed; its record says why.
         Interruption: the run was asked to stop and can be resumed.
     """
     if not run.force and (done := store.find(run)) is not None:
         log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
+        remove_checkpoint(run)  # of a process that was killed when it had written the record
         return done
     with open_record(run, store) as draft, stopping_at_once():
         method = build_method(run)
@@ -51,6 +52,7 @@ def execute(run: RunConfig, store: Store) -> Record:
         proof = Engagement(model)
         with Tracker(run) as track:
             outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
+            draft.once_written = partial(remove_checkpoint, run)
             draft.put(
                 model=of_model(measured_facts(model, prep, outcome)),
                 training=say.training_section(run, outcome),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import dataclasses
+import math
+import random
+import shutil
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -14,6 +18,7 @@ from tiny_runs import assert_same, prepare, timeless, weights, with_foreign
 from layertune.config import ConfigError
 from layertune.training import Interruption, checkpoint, loop, train
 from layertune.training.checkpoint import CheckpointError
+from layertune.training.saved_state import read_state
 
 # 64 rows in batches of 16, twice: steps 1-4 and 5-8; dropout is on, so the random state matters.
 OPTIONS = ("train.epochs=2", "train.learning_rate=1e-3")
@@ -82,24 +87,26 @@ def test_a_stopped_run_goes_on_bit_for_bit(prepared, stop_at, falling_scores, st
     assert outcome.best["epoch"] == 1 and outcome.best["other"] != outcome.last["other"]
     assert outcome.phases == expected.phases
     assert len(resumed.track.entries) + len(stopped.track.entries) == 2  # no epoch twice, none lost
-    assert checkpoints(resumed) == []
 
 
-def test_the_state_is_written_at_every_multiple_of_the_steps_asked_for(prepared, monkeypatch):
+def test_the_state_is_written_at_every_multiple_of_the_steps_asked_for_and_at_the_end(prepared, monkeypatch):
     written = []
-    real = checkpoint.write_atomic
+    real = checkpoint.write_state
     monkeypatch.setattr(
-        checkpoint, "write_atomic", lambda path, content: written.append(path) or real(path, content)
+        checkpoint, "write_state", lambda folder, *what: written.append(folder) or real(folder, *what)
     )
     case = prepared(*OPTIONS, EVERY)
     train(*case.parts)
-    assert [path.name for path in written] == [f"{case.run.run_id}.pt"] * 2  # after steps 3 and 6 of 8
+    (folder,) = checkpoints(case)  # it stays until there is a record
+    assert folder.name == case.run.run_id
+    assert written == [folder] * 3  # after steps 3, 6 and 8
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetensors"]
+
+
+def test_without_checkpoints_nothing_is_written(prepared):
+    case = prepared(*OPTIONS)
+    train(*case.parts)
     assert checkpoints(case) == []
-
-
-def test_without_checkpoints_nothing_is_written(prepared, monkeypatch):
-    monkeypatch.setattr(checkpoint, "write_atomic", lambda *_: pytest.fail("written"))
-    train(*prepared(*OPTIONS).parts)
 
 
 def test_a_failure_after_the_last_step_keeps_the_checkpoint(prepared, monkeypatch):
@@ -113,35 +120,174 @@ def test_a_failure_after_the_last_step_keeps_the_checkpoint(prepared, monkeypatc
     assert len(checkpoints(case)) == 1
 
 
-def damaged(content: bytes) -> list[bytes]:
-    return [b"", b"not a checkpoint", content[: len(content) // 2], pickle.dumps({"progress": {}})]
-
-
-def test_a_damaged_checkpoint_is_one_sentence_that_names_the_file(prepared, stop_at):
+@pytest.fixture
+def stopped(prepared, stop_at):
+    """Stop a run after its second step."""
     stop_at(2)
-    stopped = prepared(*OPTIONS, EVERY)
+    case = prepared(*OPTIONS, EVERY)
     with pytest.raises(Interruption):
-        train(*stopped.parts)
+        train(*case.parts)
     stop_at(None)
-    (path,) = checkpoints(stopped)
-    for content in damaged(path.read_bytes()):
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError) as found:
-            train(*prepared(*OPTIONS, EVERY).parts)
-        sentence = str(found.value)
-        assert str(path) in sentence and sentence.endswith("delete it, and the run starts anew.")
-        assert "\n" not in sentence
-        assert isinstance(found.value, ConfigError)  # no record, exit code 2
-    path.unlink()
+    return case
+
+
+def refused(prepared, *options):
+    """Train where the checkpoint cannot be used; return the sentence that says why."""
+    with pytest.raises(CheckpointError) as found:
+        train(*prepared(*OPTIONS, EVERY, *options).parts)
+    assert isinstance(found.value, ConfigError)  # no record, exit code 2
+    return str(found.value)
+
+
+def test_a_damaged_checkpoint_is_one_sentence_that_says_what_to_do(prepared, stopped):
+    (folder,) = checkpoints(stopped)
+    for path in sorted(folder.iterdir()):
+        intact = path.read_bytes()
+        path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+        sentence = refused(prepared)
+        assert str(folder) in sentence and path.name in sentence and "\n" not in sentence
+        assert sentence.endswith("delete it or say force=true, and the run starts anew.")
+        path.write_bytes(intact)
+    shutil.rmtree(folder)
     assert train(*prepared(*OPTIONS, EVERY).parts).steps == 8
 
 
-def test_the_state_of_older_versions_is_left_aside(prepared, stop_at, caplog):
+@pytest.mark.parametrize("other", ["seed=1", "train.learning_rate=2e-3", "train.head_learning_rate=1e-4"])
+def test_the_checkpoint_of_another_run_under_this_one_s_name_is_refused(prepared, stopped, other):
+    (folder,) = checkpoints(stopped)
+    here = prepared(*OPTIONS, EVERY, other)
+    folder.rename(folder.with_name(here.run.run_id))
+    assert "not of this run and configuration" in refused(prepared, other)
+
+
+def test_a_checkpoint_of_other_rows_or_another_device_is_refused(prepared, stopped, monkeypatch):
+    case = prepared(*OPTIONS, EVERY)
+    store = dataclasses.replace(case.data.train.store, ids=case.data.train.store.ids + 1)
+    split = dataclasses.replace(case.data.train, store=store)
+    case.data = dataclasses.replace(case.data, train=split)
+    with pytest.raises(CheckpointError, match="not of this data"):
+        train(*case.parts)
+    a_checkpoint = checkpoint.Checkpoint(case.run, stopped.data, torch.device("cuda"))
+    with pytest.raises(CheckpointError, match="not of this device"):
+        a_checkpoint.resume(lambda _: pytest.fail("taken up"))
+
+
+def test_a_checkpoint_of_other_trained_tensors_is_refused(prepared, stop_at):
+    options = ("method=layers", "method.layers=[1,2]", EVERY)
     stop_at(2)
-    stopped = prepared(*OPTIONS, EVERY)
     with pytest.raises(Interruption):
-        train(*stopped.parts)
+        train(*prepared(*options).parts)
     stop_at(None)
+    case = prepared(*options)
+    moved = {1: 3, 2: 4}
+    for old, new in moved.items():  # as if scores had come out otherwise
+        case.model.backbone.layers[old - 1].requires_grad_(False)
+        case.model.backbone.layers[new - 1].requires_grad_(True)
+    with pytest.raises(CheckpointError, match="other tensors"):
+        train(*case.parts)
+
+
+def test_force_starts_over_and_goes_on_from_what_was_forced(prepared, stopped, stop_at, caplog):
+    (folder,) = checkpoints(stopped)
+    caplog.set_level("INFO")
+    stop_at(5)
+    with pytest.raises(Interruption):  # after step 5 of its own
+        train(*prepared(*OPTIONS, EVERY, "force=true").parts)
+    assert "starts anew" in caplog.text and "resuming" not in caplog.text
+    stop_at(None)
+    case = prepared(*OPTIONS, EVERY, "force=true")
+    train(*case.parts)
+    assert "resuming" in caplog.text
+    assert [entry["epoch"] for entry in case.track.entries] == [2]
+    (folder / "state.json").write_bytes(b"{}")
+    assert train(*prepared(*OPTIONS, EVERY, "force=true").parts).steps == 8
+    assert "cannot be used" in caplog.text
+
+
+def cost(outcome):
+    names = ("seconds", "cpu_seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes")
+    return {name: getattr(outcome, name) for name in names}
+
+
+def test_a_run_whose_training_had_ended_trains_and_evaluates_nothing_again(prepared, monkeypatch):
+    options = ("method=recap", "method.rounds=1", *OPTIONS, EVERY)
+    first = with_foreign(prepared(*options))
+    expected = train(*first.parts)
+    for name in ("_train_epoch", "_close_epoch", "_score_rest"):
+        monkeypatch.setattr(loop._Loop, name, lambda *_, name=name: pytest.fail(name))
+    again = with_foreign(prepared(*options))
+    outcome = train(*again.parts)
+    assert_same(weights(first.model), weights(again.model))
+    assert outcome.peak_memory_bytes >= expected.peak_memory_bytes > 0
+    assert {**vars(outcome), **cost(expected)} == vars(expected)
+    assert outcome.seconds == pytest.approx(expected.seconds, rel=0.1)  # writing back is done again
+
+
+def test_what_waited_is_scored_by_a_run_that_was_killed_meanwhile(prepared, monkeypatch):
+    """The weights of the last and the best epoch are there; with `fast` also how the last layer runs."""
+    options = ("method=low_k", "method.k=1", "train=fast", *OPTIONS, EVERY)
+    expected = train(*with_foreign(prepared(*options[:-1])).parts)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(loop._Loop, "_score_rest", lambda *_: sys.exit())
+        train(*with_foreign(prepared(*options)).parts)
+    monkeypatch.setattr(loop._Loop, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    outcome = train(*with_foreign(prepared(*options)).parts)
+    assert (outcome.last, outcome.best) == (expected.last, expected.best)
+    assert (outcome.cache.used, outcome.cache.layer) == (expected.cache.used, expected.cache.layer)
+
+
+def test_a_loss_that_is_not_finite_ends_a_resumed_run_as_any_other(prepared, monkeypatch):
+    real = loop._Loop._step
+
+    def diverges(self, indices):
+        loss = real(self, indices)
+        return loss * math.nan if self.step >= 2 else loss
+
+    monkeypatch.setattr(loop._Loop, "_step", diverges)
+    expected = train(*prepared(*OPTIONS).parts)
+
+    def stops(self, indices):
+        if self.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return diverges(self, indices)
+
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr(loop._Loop, "_step", stops)
+        train(*prepared(*OPTIONS, EVERY).parts)
+    for _ in range(2):  # in the middle of its epoch, then when all is over
+        outcome = train(*prepared(*OPTIONS, EVERY).parts)
+        assert (outcome.loss_finite, outcome.steps, outcome.last) == (False, 4, {})
+        assert [entry["steps"] for entry in outcome.history] == [4]
+        assert math.isnan(outcome.history[0]["loss"]) and math.isnan(expected.history[0]["loss"])
+
+
+def test_the_random_state_is_that_of_the_run_s_device_alone(prepared, monkeypatch):
+    """Of all devices that were visible another one may be missing when the run goes on."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or torch.ones(16))
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: asked.append((state.sum(), device))
+    )
+    case = prepared(*OPTIONS, EVERY)
+    for device in (torch.device("cuda", 1), torch.device("cuda", 0)):
+        a_checkpoint = checkpoint.Checkpoint(case.run, case.data, device)
+        a_checkpoint.resume(lambda _: None)
+        a_checkpoint.save({})
+    assert asked == [torch.device("cuda", 1), (16, torch.device("cuda", 0)), torch.device("cuda", 0)]
+
+
+def test_every_random_generator_goes_on_where_it_was(prepared):
+    case = prepared(*OPTIONS, EVERY)
+    a_checkpoint = checkpoint.Checkpoint(case.run, case.data, case.runtime.device)
+    np.random.normal()  # the second of a pair waits
+    a_checkpoint.save({})
+    draws = [(random.random(), np.random.normal(), float(torch.rand(1)))]
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    a_checkpoint.resume(lambda _: None)
+    assert draws == [(random.random(), np.random.normal(), float(torch.rand(1)))]
+
+
+def test_the_state_of_older_versions_is_left_aside(prepared, stopped, caplog):
     newer = prepared(*OPTIONS, EVERY, "method.version=2")
     assert newer.run.run_id == stopped.run.run_id
     outcome = train(*newer.parts)
@@ -183,7 +329,7 @@ def test_only_trained_weights_are_kept(prepared):
     a_loop = loop._Loop(*case.parts)
     a_loop._step(np.arange(16))
     a_loop.checkpoint.save(a_loop._progress())
-    (path,) = checkpoints(case)
-    state = torch.load(path, weights_only=False)["progress"]["phases"]
+    (folder,) = checkpoints(case)
+    state = read_state(folder)[1]["progress"]["phases"]
     assert set(state["model"]) == {n for n, p in case.model.named_parameters() if p.requires_grad}
     assert state["trained"] == {}  # no other model than that of the run

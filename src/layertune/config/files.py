@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from layertune.config.schema import ConfigError, ProtocolSpec, TaskSpec
@@ -64,7 +65,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed.
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed there.
 
     Raises:
         OSError: the file cannot be written (no space left, no permission); nothing half-written stays behind.
@@ -82,4 +83,27 @@ def write_atomic(path: Path, content: bytes) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    with suppress(OSError):  # not every file system flushes folders
+        os.fsync(folder)
+    os.close(folder)
     return path
+
+
+def require_writable(folder: Path) -> None:
+    """Try to write below a folder, which need not be there; nothing stays behind.
+
+    Raises:
+        ConfigError: it is not possible: a full disk, no permission, a file in the way.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=there) as stream:
+            stream.write(bytes(1 << 16))  # as much as a record
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise ConfigError(
+            f"Nothing can be written to {folder} ({error.strerror}): make room there, or name other folders "
+            "with results_dir and outputs_dir."
+        ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from layertune.config.compose import group_file
+from layertune.config.files import require_writable
 from layertune.config.schema import RunConfig
 from layertune.records.record import SCHEMA, Record, RecordError, VersionsRecord, read_record
 
@@ -78,6 +79,15 @@ class Store:
         """Return where the record of a run belongs."""
         tracked, scratch = self.folders
         return (tracked if run.protocol.tracked and run.stage == "run" else scratch) / f"{run.run_id}.json"
+
+    def require_writable(self, run: RunConfig) -> None:
+        """Try to write where the record of a run belongs and where its scratch does, before hours of work.
+
+        Raises:
+            ConfigError: it is not possible.
+        """
+        for folder in (self.path(run).parent, run.cache_dir):
+            require_writable(folder)
 
     def read(self, run: RunConfig) -> Record | None:
         """Return the record of a run, finished or not, or None.

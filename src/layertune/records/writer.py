@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -36,7 +36,12 @@ class RunFailed(RuntimeError):  # noqa: N818 - reads as a statement where it is 
 
 
 class RecordDraft:
-    """A record while its run is going on: sections are put in as they become known."""
+    """A record while its run is going on: sections are put in as they become known.
+
+    Attributes:
+        once_written: is called when a run has come to its end and its record, done or failed by its checks,
+            is on disk.
+    """
 
     def __init__(self, run: RunConfig) -> None:
         self.run = run
@@ -51,6 +56,8 @@ class RecordDraft:
             config=printable_config(run),
             identity=IdentityRecord(run.config_sha256, *git_state()),
         )
+
+        self.once_written: Callable[[], None] = lambda: None
 
     def put(self, **sections: Any) -> None:
         """Put sections into the record."""
@@ -67,7 +74,7 @@ class RecordDraft:
 
 @contextmanager
 def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
-    """Open the record of a run and write it when the block ends.
+    """Open the record of a run and write it when the block ends; that this is possible is tried first.
 
     A wrong request (ConfigError) leaves no record. Any other failure becomes a record with its reason; it
     never replaces a finished record (`force=true` repeats one).
@@ -75,6 +82,7 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
     Raises:
         RunFailed: the block failed, or a check that proves the method's work is false.
     """
+    store.require_writable(run)
     draft = RecordDraft(run)
     try:
         yield draft
@@ -89,8 +97,10 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
         raise
     if draft.conclude().status == "failed":
         _save_failure(draft, store)
+        draft.once_written()
         raise RunFailed(f"{run.run_id}: failed: {draft.record.error}")
     log.info("record: %s", store.save(draft.record, run))
+    draft.once_written()
 
 
 def _save_failure(draft: RecordDraft, store: Store) -> None:

@@ -1,27 +1,31 @@
-"""Exact resume of a run: trained weights, optimiser, schedule, random state and progress in one file.
+"""Exact resume of a run: trained weights, optimiser, schedule, random state and progress in one folder.
 
-A checkpoint is written whole or not at all and removed when the run is done. On SIGTERM or Ctrl-C a run with
-`checkpoint.every_steps` saves its state at the end of the step and stops; a run without it stops at once.
+A checkpoint lies in `<outputs_dir>/checkpoints/<run_id>` until the record of the run is on disk. On SIGTERM
+or Ctrl-C a run with `checkpoint.every_steps` saves its state at the end of the step and stops; a run without
+it stops at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import random
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from layertune.config import ConfigError, RunConfig
-from layertune.config.files import write_atomic
 from layertune.records.store import versions_of
+from layertune.tasks import TaskData
+from layertune.training.saved_state import has_state, read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +35,34 @@ class Interruption(KeyboardInterrupt):
 
 
 class CheckpointError(ConfigError):
-    """A checkpoint that cannot be read; nothing has been computed yet."""
+    """A checkpoint that this run cannot go on from; nothing has been computed yet."""
+
+
+def checkpoint_folder(run: RunConfig) -> Path:
+    """Return where the checkpoint of a run lies."""
+    return run.cache_dir.parent / "checkpoints" / run.run_id
+
+
+def remove_checkpoint(run: RunConfig) -> None:
+    """Delete the checkpoint of a run whose record is on disk."""
+    shutil.rmtree(checkpoint_folder(run), ignore_errors=True)
 
 
 class Checkpoint:
-    """The checkpoint of one run, which names the file and says how often it is written."""
+    """The checkpoint of one run, which names the folder and says how often it is written.
 
-    def __init__(self, run: RunConfig) -> None:
-        self.run = run
+    `force=true` starts a run over and goes on from what a forced run left alone.
+
+    Args:
+        run: what is asked.
+        data: the rows, which the state belongs to.
+        device: where the run computes: its random state is part of the state, no other device's is.
+    """
+
+    def __init__(self, run: RunConfig, data: TaskData, device: torch.device) -> None:
+        self.run, self.data, self.device = run, data, device
         self.every = run.checkpoint.every_steps
-        self.path = run.cache_dir.parent / "checkpoints" / f"{run.run_id}.pt"
+        self.folder = checkpoint_folder(run)
         self._stop_asked = False
 
     def due(self, step: int) -> bool:
@@ -48,52 +70,66 @@ class Checkpoint:
         return self.every is not None and (self._stop_asked or step % self.every == 0)
 
     def save(self, progress: dict[str, Any]) -> None:
-        """Write the state of the run and of all random generators.
+        """Write the state of the run and of all random generators it draws from.
 
         Raises:
             Interruption: the run was asked to stop; the state is on disk.
         """
-        state = {
-            "versions": dataclasses.asdict(versions_of(self.run)),
-            "progress": progress,
-            "random": {
-                "python": random.getstate(),
-                "numpy": np.random.get_state(),
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            },
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self.path, buffer.getvalue())
+        facts = {"of": self._of, "versions": self._versions, "forced": self.run.force}
+        write_state(self.folder, facts, {"progress": progress, "random": _random_state(self.device)})
         if self._stop_asked:
-            raise Interruption(f"stopped after a step; the same command goes on from {self.path}")
+            raise Interruption(f"stopped after a step; the same command goes on from {self.folder}")
 
     def resume(self, take_up: Callable[[dict[str, Any]], None]) -> None:
         """Hand what was saved to `take_up`, if there is a state of the versions in force.
 
         Raises:
-            CheckpointError: the file is damaged, or holds the state of another model.
+            CheckpointError: the state is damaged, or that of another run.
         """
-        if self.every is None or not self.path.is_file():
+        if self.every is None or not has_state(self.folder):
             return
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=False)  # our own file
-            if state["versions"] != dataclasses.asdict(versions_of(self.run)):
-                log.warning("%s is of older versions: the run starts anew", self.path)
-                return
-            take_up(state["progress"])
-            _restore_random(state["random"])
-        except Exception as error:  # a damaged pickle raises nearly anything
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise CheckpointError(
-                f"the checkpoint {self.path} cannot be read ({reason}): delete it, and the run starts anew."
-            ) from error
-        log.info("resuming from %s", self.path)
+            facts, state = read_state(self.folder)
+            if others := [name for name, value in self._of.items() if facts["of"][name] != value]:
+                raise ValueError(f"it is not of this {' and '.join(others)}")
+            current, forced = facts["versions"] == self._versions, facts["forced"]
+        except Exception as error:  # there may be anything
+            if not self.run.force:
+                raise self._unusable(error) from error
+            log.warning("force=true: the run starts anew; %s cannot be used (%s)", self.folder, error)
+            return
+        if not current:
+            log.warning("%s is of older versions: the run starts anew", self.folder)
+        elif self.run.force and not forced:
+            log.info("force=true: the run starts anew; %s was not forced", self.folder)
+        else:
+            try:
+                take_up(state["progress"])
+                _restore_random(state["random"], self.device)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                raise self._unusable(error) from error
+            log.info("resuming from %s", self.folder)
 
-    def remove(self) -> None:
-        """Delete the file: the run is done."""
-        self.path.unlink(missing_ok=True)
+    @cached_property
+    def _of(self) -> dict[str, Any]:
+        """What the state belongs to."""
+        return {
+            "run": self.run.run_id,
+            "configuration": self.run.config_sha256,
+            "data": [self.data.provenance.fingerprint_sha256, self.data.train.store.content_sha256()],
+            "device": self.device.type,
+        }
+
+    @property
+    def _versions(self) -> dict[str, Any]:
+        return dataclasses.asdict(versions_of(self.run))
+
+    def _unusable(self, error: Exception) -> CheckpointError:
+        reason = str(error) or type(error).__name__
+        return CheckpointError(
+            f"the checkpoint {self.folder} cannot be used ({reason}): delete it or say force=true, and the "
+            "run starts anew."
+        )
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -132,12 +168,23 @@ def _on_stop_signals(handler: Callable[..., None]) -> Iterator[bool]:
             signal.signal(number, former)
 
 
-def _restore_random(kept: dict[str, Any]) -> None:
+def _random_state(device: torch.device) -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _restore_random(kept: dict[str, Any], device: torch.device) -> None:
     random.setstate(kept["python"])
-    np.random.set_state(kept["numpy"])
+    kind, keys, *rest = kept["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(kept["torch"])
-    if kept["cuda"]:
-        torch.cuda.set_rng_state_all(kept["cuda"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(kept["device"], device)
 
 
 def _stop_now(*_: object) -> None:

@@ -7,8 +7,9 @@ nothing lies below it, `fast` is `published`.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -96,6 +97,14 @@ class BatchSource:
             self._shorten(model, lowest)
             self._graphs = self._capturing(phases)
         self._phase = phases.index
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: a run that had ended opens no cache again to know its cost."""
+        return dataclasses.asdict(self.cost)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        self.cost = CacheRecord(**state)
 
     def close(self, model: TaskModel) -> None:
         """Leave the model as it was; let go of cache and graphs, which hold memory of the device."""

@@ -68,7 +68,7 @@ class _Loop:
         self.watch = Stopwatch(runtime.device)
         self.phases = Phases(run, model, method, self.total_steps, self.watch)
         self.source = BatchSource(run, data, runtime)
-        self.checkpoint = Checkpoint(run)
+        self.checkpoint = Checkpoint(run, data, runtime.device)
         self.memory = PeakMemory(runtime.device)
         self.waiting = waiting_splits(run, data)
         self.best = BestEpoch(run.task, keep_weights=bool(self.waiting))
@@ -76,6 +76,7 @@ class _Loop:
         self.epoch, self.done = 1, 0  # epoch in progress, its finished steps
         self.step = 0  # all finished steps
         self.loss_sum = 0.0  # over the finished steps of the epoch
+        self.read_outs: tuple[dict[str, Scores], dict[str, Any]] | None = None  # once training has ended
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the batches of an epoch (1-based); `timing` repeats the first epoch's to its step count."""
@@ -96,14 +97,25 @@ class _Loop:
         """Run all epochs that are left; stop early only where the loss is no longer finite."""
         self.checkpoint.resume(self._take_up)
         with self.checkpoint.listening(), self._bar() as bar:
-            while self.epoch <= self.epochs and math.isfinite(self.loss_sum):
+            while not self._is_over():
                 self._train_epoch(bar)
                 self._close_epoch()
-                if math.isfinite(self.loss_sum):
-                    self.epoch, self.done, self.loss_sum = self.epoch + 1, 0, 0.0
-            outcome = self._outcome()
-        self.checkpoint.remove()
-        return outcome
+            if self.read_outs is None:
+                if self.waiting:  # what waited takes its time
+                    self._keep()
+                self.source.follow(self.phases, new_epoch=True)  # a run that was resumed here has not yet
+                self.read_outs = self._read_outs()
+                self._keep()
+        return self._outcome()
+
+    def _is_over(self) -> bool:
+        """Whether all epochs are closed, or one whose loss is no longer finite."""
+        return self.epoch > self.epochs or not all(math.isfinite(entry["loss"]) for entry in self.history)
+
+    def _keep(self) -> None:
+        """Save the state, where checkpoints are wanted."""
+        if self.checkpoint.every is not None:
+            self.checkpoint.save(self._progress())
 
     def _train_epoch(self, bar: tqdm[Any]) -> None:
         batches = self.batches(self.epoch)
@@ -192,6 +204,8 @@ class _Loop:
             shown or "not evaluated",
             entry["seconds"],
         )
+        if math.isfinite(self.loss_sum):
+            self.epoch, self.done, self.loss_sum = self.epoch + 1, 0, 0.0
 
     def _read_outs(self) -> tuple[dict[str, Scores], dict[str, Any]]:
         """Return the scores after the last and at the best epoch, with the splits that waited for them."""
@@ -222,7 +236,8 @@ class _Loop:
         return score_rest(self.run, self.method.eval_model(trained), self.data, self.runtime, epoch)
 
     def _outcome(self) -> TrainOutcome:
-        last, best = self._read_outs()
+        assert self.read_outs is not None
+        last, best = self.read_outs
         self.phases.finish()
         self.source.close(self.model)
         watch = self.watch
@@ -246,15 +261,17 @@ class _Loop:
         )
 
     def _progress(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in ("history", "epoch", "done", "step", "loss_sum")}
-        parts = {name: getattr(self, name).state() for name in ("phases", "watch", "best")}
-        return kept | parts
+        kept = {name: getattr(self, name) for name in self._NUMBERS}
+        return kept | {name: getattr(self, name).state() for name in self._PARTS}
 
     def _take_up(self, progress: dict[str, Any]) -> None:
-        for name in ("phases", "watch", "best"):  # the watch after the phases, which count on it
-            getattr(self, name).load(progress.pop(name))
-        for name, value in progress.items():
-            setattr(self, name, value)
+        for name in self._PARTS:
+            getattr(self, name).load(progress[name])
+        for name in self._NUMBERS:
+            setattr(self, name, progress[name])
+
+    _NUMBERS = ("history", "epoch", "done", "step", "loss_sum", "read_outs")
+    _PARTS = ("phases", "watch", "best", "memory", "source")  # the watch after the phases, which count on it
 
     def _bar(self) -> tqdm[Any]:
         return tqdm(

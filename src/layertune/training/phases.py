@@ -6,6 +6,7 @@ dropped at its end, unless the method carries it over.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
@@ -154,22 +155,29 @@ class Phases:
         names = {name for report in self.reports if report.own for name in report.touched}
         return {
             "index": self.index,
-            "reports": self.reports,
+            "reports": [dataclasses.asdict(report) for report in self.reports],
             "witness": self.witness.state(),
             "method": self.method.state_dict(),
             "model": _values(self.model, names | (set(self.held) if self.own else set())),
+            "held": list(self.held),
             "trained": {} if self.own else _values(self.trained, set(self.held)),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint: the phase that was in progress goes on."""
-        self.index, self.reports = state["index"], list(state["reports"])
+        """Take up the state of a checkpoint: the phase that was in progress goes on.
+
+        Raises:
+            ValueError: it trained other tensors than this run would.
+        """
+        self.index, self.reports = state["index"], [PhaseReport(**report) for report in state["reports"]]
         _put(self.model, state["model"])
         self.method.load_state_dict(state["method"])
         assert self.index is not None
         self._adopt(self.method.resume_phase(self.model, self.index))
+        if state["held"] != list(self.held):  # the optimiser knows them by their place alone
+            raise ValueError("it trains other tensors than this run")
         _put(self.trained, state["trained"])
         self.witness = self._witness(state["witness"]["before"])
         self.witness.load(state["witness"])

@@ -235,11 +235,12 @@ class PeakMemory:
     """Peak memory from its making on: allocated on a CUDA device, resident of the process on a CPU.
 
     On a CPU the kernel's high-water mark is reset first; where that is not possible the peak is that of the
-    whole process so far.
+    whole process so far. A resumed run's peak is the highest of all its parts.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._before = 0  # of the parts that ended
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
@@ -250,6 +251,17 @@ class PeakMemory:
 
     def read(self) -> int:
         """Return the peak in bytes."""
+        return max(self._before, self._now())
+
+    def state(self) -> int:
+        """Return what a checkpoint keeps."""
+        return self.read()
+
+    def load(self, state: int) -> None:
+        """Take up the state of a checkpoint."""
+        self._before = state
+
+    def _now(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         for line in _lines("/proc/self/status"):
