@@ -44,6 +44,10 @@ def command(repo, tmp_path):
         (["method.k=0"], ["method.k=0 is out of range", "between 1 and 3"]),
         (["task=trec", "data_dir=nowhere"], ["data_dir=nowhere is not a folder"]),
         (["model=gte_small", "model.path=nowhere"], ["nowhere"]),
+        (["--foo"], ["--foo"]),
+        (["-m", "--cfg", "job"], ["Only one"]),
+        (["+model.random_config.num_attention_heads=0"], ["num_attention_heads=0"]),
+        (["train.num_threads=100000"], ["train.num_threads"]),
         (["model=deberta", "model.path=.", "train.precision=bf16"], ["train.precision=bf16", "fp32"]),
     ],
 )

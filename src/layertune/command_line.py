@@ -7,8 +7,9 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
-from layertune.config.hydra_errors import request_error
+from layertune.config.hydra_errors import check_overrides, request_error
 from layertune.config.schema import ConfigError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,10 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
         return DONE
     sweep = any(argument in ("-m", "--multirun") or argument.startswith("sweep=") for argument in arguments)
     _job_errors.clear()
+    try:
+        _check_arguments(arguments)
+    except ConfigError as error:
+        return _say(str(error), WRONG_REQUEST)
     try:
         main()
         if _job_errors:
@@ -44,6 +49,18 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
             return _say(f"the record or a cache could not be written: {error}", FAILED)
         raise
     return DONE
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Read a command line as Hydra will; what it cannot read is a ConfigError instead of a usage page."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message} (options such as -m stand before or behind all key=value words).")
+
+    parser = get_args_parser()
+    parser.error = refuse
+    check_overrides(parser.parse_args(list(arguments)).overrides)
 
 
 _job_errors: list[Exception] = []

@@ -16,8 +16,10 @@ from layertune.config.files import resolved_data_dir
 
 Build = Callable[..., RunConfig]
 
+NAN, INF = float("nan"), float("inf")
 HUB = {"task.source": "hub", "task.hub": {"id": "someone/demo", "revision": "abc"}}
-FOREIGN = {"name": "other", "source": "hub", "hub": {"id": "someone/other"}, "eval_split": "test"}
+LABELS = {"labels": ["no", "yes"]}
+FOREIGN = {"name": "other", "hub": {"id": "someone/other"}, "eval_split": "test", **LABELS}
 
 
 def refused(build: Build, changes: dict[str, Any], sentence: str) -> None:
@@ -50,7 +52,7 @@ def test_a_model_that_does_not_say_its_layers_is_refused(build: Build) -> None:
 
 
 def test_an_encoder_does_not_generate(build: Build) -> None:
-    generation = {"task.kind": "generation"}
+    generation = {"task.kind": "generation", "task.metric": "bleu", "task.metrics": []}
     refused(
         build,
         generation,
@@ -60,57 +62,100 @@ def test_an_encoder_does_not_generate(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    "key",
+    ("key", "allowed", "refused_values"),
     [
-        "train.epochs",
-        "train.batch_size",
-        "train.micro_batch",
-        "train.eval_batch_size",
-        "train.num_threads",
-        "checkpoint.every_steps",
-        "scoring.batch_size",
-        "scoring.examples",
-        "task.max_length",
-        "protocol.train_examples",
-        "protocol.eval_examples",
-        "protocol.holdout",
-        "protocol.max_steps",
+        *[
+            (key, [1, 1000], [0, -1, 10**10, 10**30])
+            for key in (
+                "train.epochs",
+                "train.batch_size",
+                "train.eval_batch_size",
+                "train.num_threads",
+                "checkpoint.every_steps",
+                "scoring.batch_size",
+                "scoring.examples",
+                "protocol.train_examples",
+                "protocol.eval_examples",
+                "protocol.holdout",
+                "protocol.max_steps",
+                "task.decoding.num_beams",
+                "task.decoding.max_new_tokens",
+            )
+        ],
+        ("train.micro_batch", [1, 8], [0, -1, 10**10]),
+        ("train.num_threads", [64], [100_000]),
+        ("protocol.warmup_steps", [0, 20], [-1]),
+        ("task.decoding.no_repeat_ngram", [0], [-1]),
+        ("task.max_length", [8, 512], [1, 7]),
+        ("seed", [0, 2**32 - 1], [-1, 2**32]),
+        ("train.learning_rate", [1e-5, 0.5], [0.0, -1e-5, 1.0, 20.0, NAN]),
+        ("train.head_learning_rate", [1e-5], [0.0, 1.0, NAN]),
+        ("train.warmup_ratio", [0.0, 0.1], [-0.1, 1.0, NAN]),
+        ("train.weight_decay", [0.0, 0.1], [-0.1, 1.0, INF]),
+        ("train.label_smoothing", [0.0], [-0.1, 1.0, NAN]),
+        ("model.head_dropout", [0.0], [-0.1, 1.0, NAN]),
+        ("train.betas", [[0.9, 0.99]], [[0.9], [0.9, 1.0], [0.9, NAN], [0.9, 0.99, 0.9]]),
+        ("train.clip_norm", [None, 1, 0.5], [0, -1.0, NAN, INF]),
+        ("cache.max_gb", [0, 20], [-1, NAN, INF]),
+        ("task.decoding.length_penalty", [0.8, -1.0], [NAN, INF, 1e300]),
+        ("task.label_range", [[0, 5], []], [[5, 0], [0], [0, NAN]]),
+        ("model.precisions", [["fp32"]], [[], ["fp64"]]),
+        ("task.metric", ["accuracy"], ["nope", "bleu", ""]),
+        ("task.best_by", [None, "accuracy"], ["nope", "pearson", "mcc"]),
+        ("task.labels", [["no", "yes"]], [[], ["yes"], ["yes", "yes"], ["", "yes"]]),
+        ("task.columns", [["text"]], [[], ["a", "a"], ["a", "b", "c"]]),
+        *[
+            (f"{group}.name", ["a", "x-1.b_c"], ["a/b", "..", ".", "a b", "ü", "a\nb", "x" * 300, "-x"])
+            for group in ("model", "task", "method", "protocol")
+        ],
+        ("task.data", ["sst2", None], ["../x", ""]),
+        ("task.eval_split", ["validation"], ["../validation", ""]),
+        ("tracking.project", ["layertune"], ["a/b", "", "x" * 300]),
+        ("model.title", ["BERT ü", "two\nlines"], ["", "  ", "\x07", "\udcff"]),
+        ("results_dir", ["results", "/tmp/a b/ü"], ["", "a\0b", "\udcff", "a\nb"]),
+        ("outputs_dir", ["outputs"], ["", "x" * 5000]),
     ],
 )
-def test_a_count_is_at_least_one(build: Build, key: str) -> None:
-    refused(build, {key: 0}, f"{key}=0 is not allowed: it is at least 1.")
-    build({key: 1})
+def test_each_field_says_what_it_takes(
+    build: Build, key: str, allowed: list[Any], refused_values: list[Any]
+) -> None:
+    for value in allowed:
+        build({key: value})
+    for value in refused_values:
+        refused(build, {key: value}, key)
 
 
-@pytest.mark.parametrize("key", ["train.learning_rate", "train.head_learning_rate"])
-@pytest.mark.parametrize("rate", [0.0, -1e-5, 1.0, 20.0, float("nan")])
-def test_a_rate_lies_between_zero_and_one(build: Build, key: str, rate: float) -> None:
-    refused(build, {key: rate}, f"{key}={rate} is not allowed: it lies between 0 and 1.")
+@pytest.mark.parametrize("group", ["model", "task", "method"])
+def test_a_group_without_a_name_was_not_given(build: Build, group: str) -> None:
+    refused(build, {f"{group}.name": ""}, f"No {group} given")
 
 
-@pytest.mark.parametrize(
-    "key", ["train.warmup_ratio", "train.weight_decay", "train.label_smoothing", "model.head_dropout"]
-)
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_is_at_least_zero_and_below_one(build: Build, key: str, share: float) -> None:
-    refused(build, {key: share}, f"{key}={share} is not allowed: it is at least 0 and below 1.")
-    build({key: 0.0})
-
-
-def test_betas_are_two_numbers_below_one(build: Build) -> None:
-    refused(build, {"train.betas": [0.9]}, "train.betas=[0.9] is not allowed: AdamW takes two.")
+def test_what_a_field_takes_is_said_in_words(build: Build) -> None:
+    refused(build, {"train.epochs": 0}, "train.epochs takes an integer from 1 to 1,000,000,000")
+    refused(build, {"train.learning_rate": 1.0}, "takes a number above 0 and below 1")
+    refused(build, {"train.weight_decay": 1.0}, "takes a number from 0 to below 1")
     refused(build, {"train.betas": [0.9, 1.0]}, "train.betas[1]=1.0 is not allowed")
+    refused(build, {"model.name": "a/b"}, "letters, digits")
 
 
-def test_clipping_takes_a_positive_norm_or_null(build: Build) -> None:
-    refused(build, {"train.clip_norm": 0}, "train.clip_norm=0.0 is not allowed: it is above 0, or null.")
-    assert build({"train.clip_norm": None}).train.clip_norm is None
+def test_numbers_that_no_type_holds_are_refused_wherever_they_stand(build: Build) -> None:
+    for value in (NAN, INF, 10**30):
+        refused(build, {"model.random_config": {"model_type": "bert", "hidden_size": value}}, "hidden_size")
+        refused(build, {"task.counts": {"train": value}}, "task.counts.train")
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_fits_thirty_two_bits(build: Build, seed: int) -> None:
-    refused(build, {"seed": seed}, f"seed={seed} is not allowed: it lies between 0 and 4294967295.")
-    build({"seed": 2**32 - 1})
+def test_a_foreign_task_has_as_many_labels(build: Build) -> None:
+    three = {**FOREIGN, "labels": ["a", "b", "c"]}
+    refused(build, {"task.foreign": {"other": three}}, "2 against 3 labels")
+    build({"task.foreign": {"other": FOREIGN}})
+
+
+def test_metrics_are_those_of_the_kind_of_task(build: Build) -> None:
+    refused(build, {"task.metrics": ["accuracy", "pearson"]}, "pearson")
+    refused(build, {"task.labels": ["a", "b", "c"], "task.metrics": ["f1_binary"]}, "f1_binary")
+    refused(build, {"task.kind": "regression"}, "accuracy")
+    scores = {"task.kind": "regression", "task.metric": "pearson", "task.metrics": []}
+    assert build(scores).task.metric == "pearson"
 
 
 def test_a_micro_batch_divides_the_batch(build: Build) -> None:

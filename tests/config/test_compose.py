@@ -22,7 +22,6 @@ from layertune.config.compose import (
     compose_tree,
     group_file,
     group_names,
-    schema_keys,
 )
 
 Tree = dict[str, Any]
@@ -234,7 +233,25 @@ BASE = ("model=tiny_bert", "task=cr", "method=low_k")
             (*BASE, "method.k=4"),
             r"method\.k=4 is out of range: tiny_bert has 4 layers, so k is between 1 and 3",
         ),
-        ((*BASE, "method.k=[1"), r"no viable alternative at input"),
+        ((*BASE, "method.k=[1"), r"method\.k=\[1.*two quotes"),
+        ((*BASE, "data_dir=/a=b"), r"data_dir=/a=b.*'data_dir=\"/a=b\"'"),
+        ((*BASE, "data_dir=a(b"), r"data_dir=a\(b.*'data_dir=\"a\(b\"'"),
+        ((*BASE, "data_dir=ü"), "data_dir=ü.*two quotes"),
+        ((*BASE, "data_dir=\udcff"), r"data_dir=\\udcff"),
+        ((*BASE, "seed"), "'seed' is no override"),
+        ((*BASE, "=1"), "'=1' is no override"),
+        (("model=7", *BASE[1:]), "model=7 is not allowed: model takes a name.*tiny_bert"),
+        (("model=null", *BASE[1:]), "model=null is not allowed"),
+        (("model=[tiny_bert]", *BASE[1:]), "model=.*takes a name"),
+        (("model=${..}", *BASE[1:]), "takes a name"),
+        (("model=a/b", *BASE[1:]), "model=a/b does not exist.*tiny_bert"),
+        ((*BASE, "protocol=1.5"), "protocol=1.5 is not allowed.*smoke"),
+        ((*BASE, "hydra/launcher=7"), "hydra/launcher=7 is not allowed"),
+        ((*BASE, "task.counts.x=3"), r"to add it, say \+task\.counts\.x="),
+        ((*BASE, "train.epochs.x=3"), r"train\.epochs is null"),
+        ((*BASE, "seed.x=3"), "seed is one value"),
+        ((*BASE, "+origin={a:b}"), "origin does not exist"),
+        ((*BASE, "~method"), "No method given"),
         (
             (*BASE, "hydra/launcher=nosuch"),
             r"^hydra/launcher=nosuch does not exist; allowed here: basic(, [a-z_]+)*\.$",
@@ -250,13 +267,9 @@ def test_a_wrong_override_is_a_config_error_of_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_the_keys_of_the_schema_can_be_listed() -> None:
-    assert schema_keys("tracking") == ["entity", "mode", "project"]
-    assert schema_keys("task.train") == sorted(schema_keys("protocol.train") or [])
-    assert schema_keys("tracking.mode") is None and schema_keys("nowhere") is None
-    top = schema_keys("") or []
-    assert {"model", "seed", "recipe", "study"} <= set(top) and "origin" not in top
-    assert "options" not in (schema_keys("method") or [])
+def test_a_long_value_that_cannot_be_read_leaves_room_for_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"seed=.*cannot be read.*two quotes"):
+        compose_run(*BASE, "seed=" + "[" * 3000)
 
 
 def test_group_names_are_the_files() -> None:

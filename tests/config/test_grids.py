@@ -78,7 +78,13 @@ def test_a_rate_for_a_task_serves_tasks_that_read_its_rows(build: Build) -> None
 
 
 def test_a_language_model_s_own_head_follows_the_backbone_under_every_grid(build: Build) -> None:
-    generation = {"task.kind": "generation", "model.family": "decoder", "task.max_length": 32}
+    generation = {
+        "task.kind": "generation",
+        "task.metric": "bleu",
+        "task.metrics": [],
+        "model.family": "decoder",
+        "task.max_length": 32,
+    }
     assert rates(build({**generation, "grid": "fair"})) == (2e-5, None)
 
 
@@ -111,11 +117,11 @@ def test_the_next_rate_is_that_of_the_series_1_2_5(rate: float, up: bool, expect
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method.grids": {"fare": [1e-4]}}, r"method\.grids\.fare .*fair, paper, tuned"),
-        ({"method.grid_rates": {"fare": 1e-4}}, r"method\.grid_rates\.fare .*fair, paper, tuned"),
-        ({"method.head_rates": {"fare": 1e-4}}, r"method\.head_rates\.fare .*fair, paper, tuned"),
-        ({"method.grids": {"fair": []}}, r"method\.grids\.fair is empty"),
-        ({"method.grids": {"fair": [2.0, 3.0]}}, r"method\.grids\.fair=\[2\.0, 3\.0\] .*between 0 and 1"),
+        ({"method.grids": {"fare": [1e-4]}}, r"method\.grids='fare' .*paper, fair, tuned"),
+        ({"method.grid_rates": {"fare": 1e-4}}, r"method\.grid_rates='fare' .*paper, fair, tuned"),
+        ({"method.head_rates": {"fare": 1e-4}}, r"method\.head_rates='fare' .*paper, fair, tuned"),
+        ({"method.grids": {"fair": []}}, r"method\.grids\.fair=\[\] .*at least one"),
+        ({"method.grids": {"fair": [2.0, 3.0]}}, r"method\.grids\.fair\[0\]=2\.0 .*below 1"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(build: Build, changes: dict[str, Any], words: str) -> None:

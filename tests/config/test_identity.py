@@ -142,7 +142,12 @@ def test_an_option_that_the_scorer_does_not_read_is_left_out(build: Build) -> No
 def test_only_generation_counts_meaning_representations(build: Build) -> None:
     sizes = {"protocol.eval_meanings": 8, "protocol.dev_meanings": 4}
     assert build(sizes).identity() == build().identity()
-    with_kind = {"task.kind": "generation", "model.family": "decoder"}
+    with_kind = {
+        "task.kind": "generation",
+        "task.metric": "bleu",
+        "task.metrics": [],
+        "model.family": "decoder",
+    }
     assert build({**with_kind, **sizes}).identity()["protocol"] == {
         "dev_meanings": 4,
         "eval_meanings": 8,

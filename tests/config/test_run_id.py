@@ -54,7 +54,7 @@ def test_data_keys_name_the_hub_at_its_revision(build: Build) -> None:
     assert data_key(build(HUB)) == "hub:stanfordnlp/sst2/default@8d51e7e"
     unpinned = {"task.source": "hub", "task.hub": {"id": "nyu-mll/glue", "config": "rte"}}
     assert data_key(build(unpinned)) == "hub:nyu-mll/glue/rte@main"
-    foreign = {"name": "imdb", "source": "hub", "hub": {"id": "stanfordnlp/imdb", "revision": "e6"}}
+    foreign = {"name": "imdb", "hub": {"id": "stanfordnlp/imdb", "revision": "e6"}, "labels": ["no", "yes"]}
     pair = build({**HUB, "task.foreign": {"imdb": foreign}})
     assert data_key(pair) == "hub:stanfordnlp/sst2/default@8d51e7e,hub:stanfordnlp/imdb/default@e6"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import Part, data
+from . import Part, data, requests
 
 PARTS: dict[str, Part] = {
+    "requests": Part(requests.run, cases=4000, share=25),
     "data": Part(data.run, cases=2000, share=60),
 }

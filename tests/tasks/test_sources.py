@@ -260,7 +260,7 @@ def test_another_revision_in_the_cache_than_the_pinned_one_is_refused(hub, tmp_p
         if revision == pinned:
             assert len(read_hub(uncounted("trec"), "test")[0]) == 1
         else:
-            with pytest.raises(DataError, match=f"revision 0{{40}} and {pinned} is pinned"):
+            with pytest.raises(DataError, match=f"0{{40}} and {pinned} is pinned"):
                 read_hub(uncounted("trec"), "test")
 
 

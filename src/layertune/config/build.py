@@ -11,12 +11,14 @@ import dataclasses
 import difflib
 import logging
 import types
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig
+from layertune.config.schema_base import Allowed, Name
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +28,14 @@ _EXTRA_KEYS = {"recipe", "study"}  # composed beside the run, consumed while bui
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
 def describe(annotation: Any) -> str:
     """Say in words which values an annotation allows."""
     origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join([describe(args[0]), *(rule.words for rule in args[1:] if isinstance(rule, Allowed))])
     if origin in (Union, types.UnionType):
         return " or ".join("null" if arg is type(None) else describe(arg) for arg in args)
     if origin is Literal:
@@ -49,10 +53,14 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or raise a ConfigError with the place and what is allowed."""
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation is Any:
-        return _freeze(value)
-    if origin in (Union, types.UnionType):
+        return _freeze(value, where)
+    if origin is Annotated:
+        converted = convert(args[0], value, where)
+        if all(rule.holds(converted) for rule in args[1:] if isinstance(rule, Allowed)):
+            return converted
+    elif origin in (Union, types.UnionType):
         return _convert_union(args, annotation, value, where)
-    if origin is Literal:
+    elif origin is Literal:
         if value in args and type(value) in {type(arg) for arg in args}:
             return value
     elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
@@ -63,11 +71,14 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
             return tuple(convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     elif origin is dict:
         if isinstance(value, Mapping):
-            return {str(key): convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+            return {
+                convert(args[0], str(key), f"the key of {where}"): convert(args[1], item, f"{where}.{key}")
+                for key, item in value.items()
+            }
     elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(_freeze(value, where))
     elif type(value) is annotation:
-        return value
+        return _freeze(value, where)
     raise ConfigError(f"{where}={value!r} is not allowed: {where} takes {describe(annotation)}.")
 
 
@@ -85,12 +96,26 @@ def _convert_union(args: tuple[Any, ...], annotation: Any, value: Any, where: st
     raise ConfigError(f"{where}={value!r} is not allowed: {where} takes {describe(annotation)}.")
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: Any, where: str) -> Any:
+    """Return a value without types of its own: lists become tuples, and what no field takes is refused."""
     if isinstance(value, Mapping):
-        return {str(key): _freeze(item) for key, item in value.items()}
+        return {_freeze(str(key), where): _freeze(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_freeze(item) for item in value)
+        return tuple(_freeze(item, where) for item in value)
+    if isinstance(value, int | float) and not abs(value) < _BEYOND:  # NaN too
+        raise ConfigError(f"{where}={value!r} is not allowed: numbers are finite and below 2^63.")
+    if isinstance(value, str) and any(_is_control(character) for character in value):
+        raise ConfigError(
+            f"{where}={value!r} is not allowed: it holds control characters or half a character."
+        )
     return value
+
+
+_BEYOND = 2**63  # whole numbers of the libraries end here
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\r\t"
 
 
 def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
@@ -100,7 +125,8 @@ def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
         ConfigError: an unknown key (the message lists the allowed ones and the nearest) or a wrong type.
     """
     hints = _hints(cls)
-    allowed = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    given = [field.name for field in dataclasses.fields(cls) if not field.metadata.get("derived")]
+    allowed = {name: hints[name] for name in given}
     for key in mapping:
         if key not in allowed:
             raise unknown_key(f"{where}.{key}" if where else str(key), str(key), list(allowed))
@@ -139,14 +165,15 @@ def build_method(mapping: Mapping[str, Any], declared: Mapping[str, Any] | None 
 
 
 def _option(key: str, value: Any, example: Any) -> Any:
+    where = f"method.{key}"
+    frozen = _freeze(value, where)
     if example is None or value is None:
-        return _freeze(value)
-    kind = type(_freeze(example))
+        return frozen
+    kind = type(_freeze(example, where))
     if kind is float:
-        return convert(float, value, f"method.{key}")
-    frozen = _freeze(value)
+        return convert(float, value, where)
     if type(frozen) is not kind:
-        raise ConfigError(f"method.{key}={value!r} is not allowed: method.{key} takes {describe(kind)}.")
+        raise ConfigError(f"{where}={value!r} is not allowed: {where} takes {describe(kind)}.")
     if kind is tuple and len({type(item) for item in example}) == 1:  # each element as in the YAML
         return tuple(_option(f"{key}[{i}]", item, example[0]) for i, item in enumerate(frozen))
     return frozen
@@ -170,14 +197,12 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     if "table" in tree:
         raise ConfigError("table=<name> is for sweeps: python run.py -m hydra/sweeper=table table=<name>.")
     method = tree.pop("method", None)
-    for group in ("model", "task"):
-        if not isinstance(tree.get(group), Mapping):
-            raise ConfigError(
-                f"No {group} given: say {group}=<name>, for example {group}={_EXAMPLES[group]}."
-            )
-    if not isinstance(method, Mapping):
-        raise ConfigError("No method given: say method=<name>, for example method=low_k.")
-    overrides = tuple(tree.pop("overrides", None) or (() if _is_plain(cfg) else _command_line()))
+    for group, example in _EXAMPLES.items():
+        chosen = method if group == "method" else tree.get(group)
+        if not isinstance(chosen, Mapping) or chosen.get("name") in (None, ""):
+            raise ConfigError(f"No {group} given: say {group}=<name>, for example {group}={example}.")
+    assert isinstance(method, Mapping)
+    overrides = tuple(tree.pop("overrides", ())) if _is_plain(cfg) else tuple(_command_line())
     declared = _declared_method(method, () if _is_plain(cfg) else _config_dirs())
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
     spec = _without_inert_k(build_method(method, declared), declared)
@@ -198,7 +223,7 @@ def _without_inert_k(method: MethodSpec, declared: Mapping[str, Any] | None) -> 
     return dataclasses.replace(method, k=None)
 
 
-_EXAMPLES = {"model": "bert", "task": "sst2"}
+_EXAMPLES = {"model": "bert", "task": "sst2", "method": "low_k"}
 
 
 def _is_plain(cfg: Any) -> bool:
@@ -227,7 +252,8 @@ def _declared_method(method: Mapping[str, Any], folders: Sequence[Path]) -> Mapp
     """Return the content of a method's own YAML: in configs/, else in the folders given, else None."""
     from layertune.config.compose import group_file
 
-    found = (group_file("method", str(method.get("name", "")), folder) for folder in (None, *folders))
+    name = convert(Name, method["name"], "method.name")
+    found = (group_file("method", name, folder) for folder in (None, *folders))
     return next((content for content in found if content is not None), None)
 
 

@@ -7,12 +7,12 @@ written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from layertune.config.files import local_split_file, resolved_data_dir, splits_needed
-from layertune.config.grids import GRIDS
 from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, TOKEN_SCORERS, can_be_adaptive
 from layertune.config.schema import CacheSpec, ConfigError, RunConfig
+from layertune.config.schema_task import METRICS
 from layertune.config.weights import weights_folder
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ def _check_k(run: RunConfig) -> None:
         )
 
 
+def _check_random_model(run: RunConfig) -> None:
+    for key, value in (run.model.random_config or {}).items():
+        if isinstance(value, int) and not isinstance(value, bool) and not key.endswith("_id") and value < 1:
+            raise ConfigError(f"model.random_config.{key}={value} is not allowed: sizes are at least 1.")
+
+
 def _check_task_fits_model(run: RunConfig) -> None:
     if run.task.kind == "generation" and run.model.family == "encoder":
         raise ConfigError(
@@ -48,77 +54,48 @@ def _check_task_fits_model(run: RunConfig) -> None:
         )
 
 
-def _check_ranges(run: RunConfig) -> None:
+def _check_task(run: RunConfig) -> None:
+    for task in (run.task, *run.task.foreign.values()):
+        if task.kind == "classification" and len(task.labels) < 2:
+            raise ConfigError(
+                f"task.labels={list(task.labels)} is not allowed: task={task.name} tells classes apart and "
+                "needs at least two labels."
+            )
+        for key, metric in [("metric", task.metric), *(("metrics", name) for name in task.metrics)]:
+            if metric not in METRICS[task.kind]:
+                raise ConfigError(
+                    f"task.{key}={metric} is not allowed: task={task.name} is a {task.kind}, "
+                    f"whose metrics are {', '.join(METRICS[task.kind])}."
+                )
+            if metric == "f1_binary" and len(task.labels) != 2:
+                raise ConfigError(
+                    f"task.{key}={metric} is for two labels and task={task.name} has {len(task.labels)}: "
+                    "say f1_macro."
+                )
+        if task.best_by not in (None, task.metric, *task.metrics):
+            raise ConfigError(
+                f"task.best_by={task.best_by} is not computed for task={task.name}: "
+                f"allowed {', '.join(dict.fromkeys((task.metric, *task.metrics)))}."
+            )
+
+
+def _check_foreign(run: RunConfig) -> None:
+    """Foreign labels are mapped by position, so both tasks need the same number of them."""
+    task = run.task
+    for name, foreign in task.foreign.items():
+        if (foreign.kind, len(foreign.labels)) != (task.kind, len(task.labels)):
+            raise ConfigError(
+                f"task {task.name} cannot be evaluated on {name}: {len(task.labels)} against "
+                f"{len(foreign.labels)} labels; labels are matched by position."
+            )
+
+
+def _check_micro_batch(run: RunConfig) -> None:
     train = run.train
-    positive: dict[str, int | None] = {
-        "train.epochs": train.epochs,
-        "train.batch_size": train.batch_size,
-        "train.micro_batch": train.micro_batch,
-        "train.eval_batch_size": train.eval_batch_size,
-        "train.num_threads": train.num_threads,
-        "checkpoint.every_steps": run.checkpoint.every_steps,
-        "scoring.batch_size": run.scoring.batch_size,
-        "scoring.examples": run.scoring.examples if isinstance(run.scoring.examples, int) else None,
-        "task.max_length": run.task.max_length,
-        "task.score_examples": run.task.score_examples,
-        "task.decoding.num_beams": run.task.decoding.num_beams,
-        "task.decoding.max_new_tokens": run.task.decoding.max_new_tokens,
-        "task.decoding.batch_size": run.task.decoding.batch_size,
-        "protocol.train_examples": run.protocol.train_examples,
-        "protocol.eval_examples": run.protocol.eval_examples,
-        "protocol.eval_meanings": run.protocol.eval_meanings,
-        "protocol.dev_meanings": run.protocol.dev_meanings,
-        "protocol.holdout": run.protocol.holdout,
-        "protocol.max_steps": run.protocol.max_steps,
-    }
-    for name, value in positive.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value} is not allowed: it is at least 1.")
-    if train.betas is not None and len(train.betas) != 2:
-        raise ConfigError(f"train.betas={list(train.betas)} is not allowed: AdamW takes two.")
-    inside = {
-        "train.learning_rate": train.learning_rate,
-        "train.head_learning_rate": train.head_learning_rate,
-    }
-    for name, rate in inside.items():
-        if rate is not None and not 0 < rate < 1:
-            raise ConfigError(f"{name}={rate} is not allowed: it lies between 0 and 1.")
-    from_zero: dict[str, float | None] = {
-        "train.warmup_ratio": train.warmup_ratio,
-        "train.weight_decay": train.weight_decay,
-        "train.label_smoothing": train.label_smoothing,
-        "model.head_dropout": run.model.head_dropout,
-        **{f"train.betas[{i}]": beta for i, beta in enumerate(train.betas or ())},
-    }
-    for name, share in from_zero.items():
-        if share is not None and not 0 <= share < 1:
-            raise ConfigError(f"{name}={share} is not allowed: it is at least 0 and below 1.")
-    if train.clip_norm is not None and train.clip_norm <= 0:
-        raise ConfigError(f"train.clip_norm={train.clip_norm} is not allowed: it is above 0, or null.")
-    if not 0 <= run.seed < 2**32:
-        raise ConfigError(f"seed={run.seed} is not allowed: it lies between 0 and {2**32 - 1}.")
     if train.micro_batch and train.batch_size and train.batch_size % train.micro_batch:
         raise ConfigError(
             f"train.micro_batch={train.micro_batch} does not divide train.batch_size={train.batch_size}."
         )
-
-
-def _check_grids(run: RunConfig) -> None:
-    method = run.method
-    tables: dict[str, Mapping[str, object]] = {
-        "grids": method.grids,
-        "grid_rates": method.grid_rates,
-        "head_rates": method.head_rates,
-    }
-    for table, entries in tables.items():
-        for grid in entries:
-            if grid not in GRIDS:
-                raise ConfigError(f"method.{table}.{grid} does not exist; allowed here: {', '.join(GRIDS)}.")
-    for grid, rates in method.grids.items():
-        if not rates:
-            raise ConfigError(f"method.grids.{grid} is empty: it lists at least one rate.")
-        if not all(0 < rate < 1 for rate in rates):
-            raise ConfigError(f"method.grids.{grid}={list(rates)} is not allowed: rates lie between 0 and 1.")
 
 
 def _check_precision(run: RunConfig) -> None:
@@ -146,13 +123,11 @@ def _check_length(run: RunConfig) -> None:
 
 
 def _check_generation(run: RunConfig) -> None:
-    task, decoding = run.task, run.task.decoding
+    task = run.task
     if task.kind != "generation":
         if run.eval_generation != "every":
             log.warning("eval_generation=%s has no effect: task=%s is not generated.", "last", task.name)
         return
-    if decoding.no_repeat_ngram < 0:
-        raise ConfigError(f"task.decoding.no_repeat_ngram={decoding.no_repeat_ngram}: it is at least 0.")
     if task.score_text == "prompt" and run.method.scorer == "gradient_norm":
         raise ConfigError(
             f"task.score_text=prompt leaves no reference to take a loss on, and method={run.method.name} "
@@ -185,10 +160,6 @@ def _check_fast(run: RunConfig) -> None:
     if run.cache.layer is not None and not 2 <= run.cache.layer <= run.model.num_layers:
         raise ConfigError(
             f"cache.layer={run.cache.layer} is not allowed: it lies between 2 and {run.model.num_layers}."
-        )
-    if run.cache.max_gb < 0:
-        raise ConfigError(
-            f"cache.max_gb={run.cache.max_gb} is not allowed: it is at least 0 (nothing is kept)."
         )
     if run.train.mode == "published" and run.cache != CacheSpec():
         log.warning("cache.* has no effect: train=published uses no cache; say train=fast.")
@@ -226,9 +197,11 @@ def _check_data_exist(run: RunConfig) -> None:
 
 _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_k,
+    _check_random_model,
     _check_task_fits_model,
-    _check_ranges,
-    _check_grids,
+    _check_task,
+    _check_foreign,
+    _check_micro_batch,
     _check_precision,
     _check_length,
     _check_stage,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -51,15 +51,15 @@ def register_schema() -> None:
 def base_tree() -> dict[str, Any]:
     """Return the schema's defaults as nested plain values: what every composition starts from."""
     base: dict[str, Any] = {name: _defaults(cls) for name, cls in _NODES.items()}
-    base.update(_defaults(RunConfig, leave_out={*_NODES, "origin", "overrides"}))
+    base.update(_defaults(RunConfig, leave_out=_NODES))
     base["method"].pop("options")
     return base
 
 
-def _defaults(cls: Any, leave_out: Sequence[str] | set[str] = ()) -> dict[str, Any]:
+def _defaults(cls: Any, leave_out: Container[str] = ()) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if field.name in leave_out:
+        if field.name in leave_out or field.metadata.get("derived"):
             continue
         default: Any = field.default
         if default is dataclasses.MISSING:
@@ -122,8 +122,9 @@ def compose_tree(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> dic
     from hydra import compose
     from omegaconf import OmegaConf
 
-    from layertune.config.hydra_errors import request_error
+    from layertune.config.hydra_errors import check_overrides, request_error
 
+    check_overrides(overrides)
     try:
         with _hydra(config_dir):
             tree = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
@@ -142,15 +143,3 @@ def compose_run(*overrides: str, config_dir: Path = CONFIG_DIR) -> RunConfig:
         ConfigError: the request is wrong.
     """
     return RunConfig.from_hydra(compose_tree(overrides, config_dir) | {"overrides": list(overrides)})
-
-
-def schema_keys(parent: str) -> list[str] | None:
-    """List the keys below a dotted path of the configuration ("" = the top); None for a path without keys."""
-    if parent == "":
-        own = _defaults(RunConfig, leave_out={*_NODES, "origin", "overrides"})
-        return sorted({*_NODES, *own, "recipe", "study"})
-    group, _, rest = parent.partition(".")
-    tree: Any = _defaults(_NODES[group], leave_out={"options"}) if group in _NODES else None
-    for key in rest.split(".") if rest else []:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return sorted(tree) if isinstance(tree, dict) else None

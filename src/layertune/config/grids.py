@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
+from layertune.config.schema_base import Grid
 
-GRIDS = ("fair", "paper", "tuned")
+GRIDS = tuple(sorted(get_args(Grid)))
 PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4
 # Choice: [rates of `grid=tuned`] four per method; most of a model lies still, so they begin where the paper's
 # list ends.

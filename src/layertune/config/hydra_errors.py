@@ -3,42 +3,108 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from layertune.config.build import unknown_key
+from layertune.config.compose import CONFIG_DIR, base_tree, group_names
+from layertune.config.schema_base import ConfigError, one_line
+
+_LONG_VALUE = 300  # characters of a value that a sentence shows
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Read overrides as Hydra will.
+
+    Raises:
+        ConfigError: Hydra cannot read one of them, or a group is given something else than a name; the
+            sentence names it.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, groups = OverridesParser.create(), {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except (HydraException, RecursionError) as error:
+            raise ConfigError(_unreadable(text)) from error
+        group = override.key_or_group
+        if not group:
+            raise ConfigError(_unreadable(text))
+        if override.is_delete() or not (group in groups or group.startswith("hydra/")):
+            continue
+        if not all(isinstance(name, str) and name and "${" not in name for name in _names_given(override)):
+            raise ConfigError(f"{text} is not allowed: {group} takes a name{_one_of(group)}.")
+
+
+def _unreadable(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[~+]*[\w.@/:-]+", key, re.ASCII):
+        return f"{text!r} is no override: it reads key=value, for example seed=1."
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"') if len(value) < _LONG_VALUE else "…"
+    return (
+        f"{key}={value[:_LONG_VALUE]} cannot be read: a value with other signs than letters and digits "
+        f"stands in two quotes, Hydra's inside the shell's: '{key}=\"{quoted}\"'."
+    )
+
+
+def _one_of(group: str) -> str:
+    names = group_names(group)
+    return f", one of {', '.join(names)}" if names else ""
+
+
+def _names_given(override: Any) -> list[Any]:
+    """Return the names that an override gives a group: one, or those of a sweep."""
+    value = override.value()
+    choices = getattr(value, "list", None)  # of a sweep over choices
+    return list(choices) if choices is not None else [value]
 
 
 def request_error(error: Exception) -> str | None:
     """Turn an error of Hydra or OmegaConf into one sentence with what is allowed; None for other errors."""
-    module = type(error).__module__
-    if not module.startswith(("hydra", "omegaconf")):
+    if not _is_of_hydra(error):
         return None
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_override(found[1], text)
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if found := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'", text):
         return _unknown_choice(found[1], found[2], text)
     if found := re.match(r"ConfigError raised while resolving interpolation: (.+)", text):
         return found[1]  # ours, from a resolver
     if found := re.search(r"You must specify '([^']+)'", text):
         group = found[1]
-        return f"No {group} given: say {group}=<name>; allowed: {_choices(group)}."
-    return " ".join(text.split())
+        return f"No {group} given: say {group}=<name>; allowed: {', '.join(group_names(group))}."
+    return one_line(text) or f"the request cannot be composed ({type(error).__name__})."
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether an error is one of Hydra or OmegaConf, or a built-in one that their code raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return any(name.split(".")[0] in ("hydra", "omegaconf") for name in (type(error).__module__, raised_in))
 
 
 def _unknown_override(key: str, text: str) -> str:
-    from layertune.config.compose import schema_keys
-
-    parent, _, leaf = key.rpartition(".")
-    allowed = schema_keys(parent)
-    if allowed is None or leaf in allowed:
-        return " ".join(text.split())
-    return str(unknown_key(key, leaf, allowed))
+    """Return the sentence for a key that does not exist: what stands at the first part that is wrong."""
+    tree: Any = base_tree() | {"recipe": {}, "study": {}}
+    path = ""
+    for part in key.split("."):
+        full = f"{path}.{part}" if path else part
+        if not isinstance(tree, dict):
+            return f"{key} does not exist: {path} is {'null' if tree is None else 'one value'} here."
+        if not tree:  # a mapping without keys of its own
+            return f"{full} does not exist yet: to add it, say +{key}=<value>."
+        if part not in tree and not key.startswith("hydra"):
+            return str(unknown_key(full, part, list(tree)))
+        tree, path = tree.get(part), full
+    return one_line(text)
 
 
 def _unknown_choice(group: str, name: str, text: str) -> str:
     """Return the sentence for a choice that does not exist; Hydra lists those it found, wherever they lie."""
-    from layertune.config.compose import group_names
-
     listed = text.partition(f"Available options in '{group}':")[2].partition("Config search path")[0]
     sentence = str(unknown_key(f"{group}={name}", name, listed.split() or group_names(group)))
     if group.startswith("hydra/") and name in _EXTRAS:
@@ -52,9 +118,3 @@ _EXTRAS = {
     "submitit_local": "launchers",
     "submitit_slurm": "launchers",
 }
-
-
-def _choices(group: str) -> str:
-    from layertune.config.compose import group_names
-
-    return ", ".join(group_names(group))

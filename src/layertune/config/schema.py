@@ -8,12 +8,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from layertune.config.schema_base import (
+    Amount,
+    Betas,
     ConfigError,
+    Count,
+    Folder,
+    Grid,
+    GridName,
+    Line,
+    Name,
+    Norm,
+    Project,
+    Rate,
+    Rates,
+    Seed,
+    Share,
+    Text,
+    Threads,
     TrainDefaults,
+    Whole,
     always_identity,
+    derived,
+    listing,
     not_identity,
     resolved_later,
 )
@@ -40,47 +59,50 @@ __all__ = [
 ]
 
 
+Precisions = Annotated[tuple[Literal["fp32", "bf16"], ...], listing(1, 2, "(at least one)")]
+
+
 @dataclass(frozen=True)
 class TrainSpec:
     """How the loop trains. The command line may leave a value None; `resolve_training` fills it."""
 
     mode: Literal["published", "fast"] = "published"  # identity: `fast` changes numbers
     version: int = not_identity(1)  # of the mode: raised when training of every method gives other numbers
-    epochs: int | None = None
-    batch_size: int | None = None  # the effective batch: micro_batch only splits it
-    learning_rate: float | None = None
-    head_learning_rate: float | None = None  # None = the backbone's rate
-    betas: tuple[float, ...] | None = None
-    weight_decay: float | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None  # the effective batch: micro_batch only splits it
+    learning_rate: Rate | None = None
+    head_learning_rate: Rate | None = None  # None = the backbone's rate
+    betas: Betas | None = None
+    weight_decay: Share | None = None
     schedule: Literal["linear", "cosine", "constant"] | None = None
-    warmup_ratio: float | None = None
-    clip_norm: float | None = None  # None = no clipping
-    label_smoothing: float | None = None
+    warmup_ratio: Share | None = None
+    clip_norm: Norm | None = None  # None = no clipping
+    label_smoothing: Share | None = None
     precision: Literal["fp32", "bf16"] | None = None
-    micro_batch: int | None = not_identity()  # examples per forward pass; None = batch_size
-    eval_batch_size: int = not_identity(64)
+    micro_batch: Count | None = not_identity()  # examples per forward pass; None = batch_size
+    eval_batch_size: Count = not_identity(64)
     deterministic: bool = not_identity(False)  # an error where an operation has no deterministic form
     activation_checkpointing: bool = not_identity(False)
     device: Literal["auto", "cpu", "cuda"] = not_identity("auto")
-    num_threads: int | None = not_identity()  # CPU threads; None = torch's default
+    num_threads: Threads | None = not_identity()  # CPU threads; None = torch's default
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """One pretrained language model (configs/model)."""
 
-    name: str = always_identity("")
-    title: str = not_identity("")
-    version: int = not_identity(1)
+    name: Name = always_identity("")
+    title: Text = not_identity("")
+    version: Count = not_identity(1)
     family: Literal["encoder", "decoder"] = not_identity("encoder")
-    source: str = not_identity("")  # hub id | "package:<import name>:<folder>" | "random"
-    revision: str | None = not_identity()
-    path: str | None = not_identity()  # a local folder that holds the same weights
-    num_layers: int = not_identity(0)  # verified when the weights are loaded
-    max_positions: int | None = not_identity()  # longest input, special tokens included
-    layers: str | None = not_identity()  # dotted path of the block list, where finding it by structure fails
-    attention: str | None = not_identity()  # attn_implementation; None = sdpa where it exists, else eager
-    precisions: tuple[str, ...] = not_identity(("fp32", "bf16"))
+    source: Line = not_identity("")  # hub id | "package:<import name>:<folder>" | "random"
+    revision: Line | None = not_identity()
+    path: Folder | None = not_identity()  # a local folder that holds the same weights
+    num_layers: Whole = not_identity(0)  # verified when the weights are loaded
+    max_positions: Count | None = not_identity()  # longest input, special tokens included
+    layers: Line | None = not_identity()  # dotted path of the block list, where finding it by structure fails
+    attention: Line | None = not_identity()  # attn_implementation; None = sdpa where it exists, else eager
+    precisions: Precisions = not_identity(("fp32", "bf16"))
     random_config: dict[str, Any] | None = not_identity()  # source "random": the architecture's configuration
     pooler: bool = not_identity(False)  # build the unused pooler, only to match the paper's parameter count
     representative: Literal["first", "last"] | None = None  # None = first for encoders, last for decoders
@@ -88,7 +110,7 @@ class ModelSpec:
     last_layer: Literal["library", "raw"] = "library"
     # Choice: [decoders that classify] Table 6 does not say how: with the head of the encoders (§4.3).
     head: Literal["concat", "pooled"] = "concat"
-    head_dropout: float = 0.3  # Paper: §4.3
+    head_dropout: Share = 0.3  # Paper: §4.3
     rep_norm: Literal["none", "rms"] = "none"  # parameter-free normalisation of the representative vectors
     # Choice: [final norm of decoders] frozen in generation; the released code trains it.
     train_final_norm: bool = False
@@ -107,21 +129,21 @@ class MethodSpec:
     or false is neutral and stays out of the identity.
     """
 
-    name: str = always_identity("")
-    title: str = not_identity("")
-    version: int = not_identity(1)
-    kind: str = not_identity("")  # key of METHODS, or a dotted path
-    scorer: str | None = None  # key of SCORERS, or a dotted path
-    selector: str | None = None  # key of SELECTORS, or a dotted path
+    name: Name = always_identity("")
+    title: Text = not_identity("")
+    version: Count = not_identity(1)
+    kind: Line = not_identity("")  # key of METHODS, or a dotted path
+    scorer: Line | None = None  # key of SCORERS, or a dotted path
+    selector: Line | None = None  # key of SELECTORS, or a dotted path
     k: int | None = None
     head: Literal["concat", "pooled"] | None = None  # overrides the model's head
     options: dict[str, Any] = field(default_factory=dict)
     # Rates where they differ from what layertune.config.grids gives every method:
-    grids: dict[str, tuple[float, ...]] = not_identity(factory=dict)  # grid -> rates for a search
-    grid_rates: dict[str, float] = not_identity(factory=dict)  # grid -> rate without a search
-    task_rates: dict[str, float] = not_identity(factory=dict)  # task -> the same, under grid=fair
-    head_rates: dict[str, float] = not_identity(factory=dict)  # grid -> the head's rate, if another
-    recipe_of: str | None = not_identity()  # the method whose recipe holds where this one has none
+    grids: dict[GridName, Rates] = not_identity(factory=dict)  # grid -> rates for a search
+    grid_rates: dict[GridName, Rate] = not_identity(factory=dict)  # grid -> rate without a search
+    task_rates: dict[Name, Rate] = not_identity(factory=dict)  # task -> the same, under grid=fair
+    head_rates: dict[GridName, Rate] = not_identity(factory=dict)  # grid -> the head's rate, if another
+    recipe_of: Name | None = not_identity()  # the method whose recipe holds where this one has none
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 
 
@@ -129,15 +151,15 @@ class MethodSpec:
 class ProtocolSpec:
     """How much data, which split, and where the record goes (configs/protocol)."""
 
-    name: str = always_identity("paper")
-    title: str = not_identity("")
-    train_examples: int | None = None  # at most so many training rows (seeded, stratified where labels allow)
-    eval_examples: int | None = None
-    eval_meanings: int | None = None  # generation, in place of eval_examples: the first distinct ones
-    dev_meanings: int | None = None  # the same for the split scored after each epoch
-    holdout: int | None = None  # evaluate on a held-out tenth of train, at most so many rows
-    warmup_steps: int | None = None  # timing: untimed steps first
-    max_steps: int | None = None  # timing: then so many timed steps on fixed batches
+    name: Name = always_identity("paper")
+    title: Text = not_identity("")
+    train_examples: Count | None = None  # at most so many training rows (seeded, stratified by label)
+    eval_examples: Count | None = None
+    eval_meanings: Count | None = None  # generation, in place of eval_examples: the first distinct ones
+    dev_meanings: Count | None = None  # the same for the split scored after each epoch
+    holdout: Count | None = None  # evaluate on a held-out tenth of train, at most so many rows
+    warmup_steps: Whole | None = None  # timing: untimed steps first
+    max_steps: Count | None = None  # timing: then so many timed steps on fixed batches
     evaluate: bool = True  # timing: no evaluation
     tracked: bool = not_identity(True)  # results/runs (tracked by git) or outputs/records (scratch)
     train: TrainDefaults = not_identity(factory=TrainDefaults)
@@ -149,8 +171,8 @@ class ScoringSpec:
 
     # Rows of the training split that are scored; None = what the task proposes, else all, as in the paper.
     # adaptive (what None means with train=fast): as few as decide the set of layers.
-    examples: int | Literal["all", "adaptive"] | None = resolved_later("all")
-    batch_size: int = not_identity(64)
+    examples: Count | Literal["all", "adaptive"] | None = resolved_later("all")
+    batch_size: Count = not_identity(64)
     # Which tokens I/O similarity (None = all) and feature variance (None = representative) read.
     tokens: Literal["all", "representative"] | None = None
 
@@ -161,8 +183,8 @@ class CacheSpec:
 
     # Choice: [cached states (`train=fast`)] 16 bits take half the room of 32.
     dtype: Literal["bf16", "fp32", "fp8"] = "bf16"
-    layer: int | None = None  # states entering this layer at the latest are kept; None = the run's own lowest
-    max_gb: float = not_identity(20.0)  # of all entries together; what was unused for longest goes first
+    layer: Count | None = None  # states entering it at the latest are kept; None = the run's own lowest
+    max_gb: Amount = not_identity(20.0)  # of all entries together; what was unused for longest goes first
     # Choice: [where a cache lies (`train=fast`)] what it is read from; `auto` = the fastest that has room.
     place: Literal["auto", "device", "memory", "disk"] = not_identity("auto")
 
@@ -172,15 +194,15 @@ class TrackingSpec:
     """Where Weights & Biases mirrors the run (configs/tracking)."""
 
     mode: Literal["online", "offline", "disabled"] = "offline"
-    project: str = "layertune"
-    entity: str | None = None
+    project: Project = "layertune"
+    entity: Project | None = None
 
 
 @dataclass(frozen=True)
 class CheckpointSpec:
     """Resumable state of a run."""
 
-    every_steps: int | None = None  # None = no checkpoint
+    every_steps: Count | None = None  # None = no checkpoint
 
 
 @dataclass(frozen=True)
@@ -194,21 +216,19 @@ class RunConfig:
     train: TrainSpec
     scoring: ScoringSpec = field(default_factory=ScoringSpec)
     cache: CacheSpec = field(default_factory=CacheSpec)
-    grid: Literal["paper", "fair", "tuned"] = not_identity(
-        "paper"
-    )  # identity holds the rates that follow from it
-    seed: int = always_identity(0)
+    grid: Grid = not_identity("paper")  # identity holds the rates that follow from it
+    seed: Seed = always_identity(0)
     stage: Literal["run", "score"] = "run"
     # Generation: outputs of the dev split after each epoch, or outputs at the end only (and no best epoch).
     eval_generation: Literal["every", "last"] = not_identity("every")
     tracking: TrackingSpec = not_identity(factory=TrackingSpec)
     checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
     force: bool = not_identity(False)
-    data_dir: str | None = not_identity()
-    results_dir: str = not_identity("results")
-    outputs_dir: str = not_identity("outputs")
-    origin: dict[str, str] = not_identity(factory=dict)  # train.* value -> where it came from
-    overrides: tuple[str, ...] = not_identity(())  # the command line, for reading
+    data_dir: Folder | None = not_identity()
+    results_dir: Folder = not_identity("results")
+    outputs_dir: Folder = not_identity("outputs")
+    origin: dict[str, str] = derived(dict)  # train.* value -> where it came from
+    overrides: tuple[str, ...] = derived(tuple)  # the command line, for reading
 
     @classmethod
     def from_hydra(cls, cfg: Any) -> RunConfig:

@@ -100,12 +100,14 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
         if model.source == "random" and model.path is None:
             if not model.random_config or "model_type" not in model.random_config:
                 raise ModelError(f"model={model.name} is random: random_config must name its model_type.")
-            config = AutoConfig.for_model(**model.random_config)
+            with _from_random_config(model):
+                config = AutoConfig.for_model(**model.random_config)
         else:
             config = _read(model, "configuration", AutoConfig.from_pretrained)
         options = _options(model, config, MODEL_MAPPING[type(config)], causal_lm)
         if model.source == "random" and model.path is None:
-            loaded = kind.from_config(config, **options)
+            with _from_random_config(model):
+                loaded = kind.from_config(config, **options)
         else:
             loaded = _fetch_weights(model, kind, config=config, **options)
     if model.num_layers and config.num_hidden_layers != model.num_layers:
@@ -113,9 +115,26 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
             f"model={model.name} has {config.num_hidden_layers} layers and its configuration says "
             f"num_layers={model.num_layers}: correct configs/model/{model.name}.yaml or model.path."
         )
+    positions = getattr(config, "max_position_embeddings", None)
+    if model.max_positions and positions and model.max_positions > positions:
+        raise ModelError(
+            f"model={model.name} has {positions} positions and its configuration says "
+            f"max_positions={model.max_positions}: say model.max_positions={positions}."
+        )
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id
     return loaded.eval()
+
+
+@contextmanager
+def _from_random_config(model: ModelSpec) -> Iterator[None]:
+    """Name the setting at fault: the library raises whatever its values lead to (no heads: a division)."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"random_config of model={model.name} makes no model ({type(error).__name__}): {error}"
+        ) from error
 
 
 def _options(model: ModelSpec, config: Any, headless: type[nn.Module], causal_lm: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from layertune.config import ConfigError, RunConfig, TaskSpec
+from layertune.config import RunConfig, TaskSpec
 from layertune.config.files import resolved_data_dir
 from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
@@ -106,11 +106,10 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
         tokenizer_key: sha256 of its content.
 
     Raises:
-        ConfigError: a local file does not exist, or the foreign tasks do not fit.
+        ConfigError: a local file does not exist.
         DataError: rows cannot be had or are not what was announced.
     """
     task = run.task
-    _check_foreign(task)
     parts = _protocol_parts(run)
     fingerprints = [part.rows.fingerprint() for part in parts]
     splits: list[Split] = []
@@ -193,13 +192,3 @@ def _read(run: RunConfig, spec: TaskSpec, split: str) -> _Part:
 
 def _joined(values: Iterable[str]) -> str:
     return " + ".join(dict.fromkeys(values))
-
-
-def _check_foreign(task: TaskSpec) -> None:
-    """Foreign labels are mapped by position, so both tasks need the same number of them."""
-    for name, foreign in task.foreign.items():
-        if (foreign.kind, len(foreign.labels)) != (task.kind, len(task.labels)):
-            raise ConfigError(
-                f"task {task.name} cannot be evaluated on {name}: {len(task.labels)} against "
-                f"{len(foreign.labels)} labels; labels are matched by position."
-            )
