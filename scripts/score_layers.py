@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from layertune.config import ConfigError, ModelSpec
+from layertune.config.files import expanded
 
 
 def main(args: argparse.Namespace) -> None:
@@ -21,7 +22,7 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError(f"--texts {args.texts} is missing or empty: name a file with one text per line.")
     if args.out and not (args.out.parent.is_dir() and args.out.suffix in (".png", ".pdf", ".svg")):
         raise ConfigError(f"--out {args.out}: name a .png, .pdf or .svg file in a folder that exists.")
-    folder = Path(args.model).expanduser()
+    folder = expanded(args.model)
     if args.model.startswith((".", "/", "~")) and not folder.is_dir():
         raise ConfigError(f"--model {args.model}: there is no such folder.")
 

@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import sys
+import weakref
 
 import pytest
 import torch
@@ -104,6 +105,22 @@ def test_running_out_of_memory_is_a_status_of_its_own(request_run, store, monkey
     with pytest.raises(RunFailed):
         execute(request_run(), store)
     assert store.status(request_run()) == "oom"
+
+
+def test_after_a_failed_job_none_of_its_memory_is_held(request_run, store, monkeypatch):
+    alive, real = [], torch.optim.AdamW.step
+
+    def failing(optimizer, *args):
+        alive.append(weakref.ref(optimizer))
+        alive.extend(weakref.ref(weight) for group in optimizer.param_groups for weight in group["params"])
+        real(optimizer, *args)
+        raise ArithmeticError("on purpose") from KeyError("a cause")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    with pytest.raises(RunFailed) as held:  # as Hydra holds it to the end of a sweep
+        execute(request_run(), store)
+    assert len(alive) > 10 and [found for found in alive if found() is not None] == []
+    assert "on purpose" in str(held.value) and "on purpose" in store.read(request_run()).error
 
 
 def test_ctrl_c_leaves_an_interrupted_record(request_run, store, monkeypatch):

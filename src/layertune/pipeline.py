@@ -12,12 +12,13 @@ from layertune.models import build_model, load_tokenizer
 from layertune.records import Record, Store
 from layertune.records import sections as say
 from layertune.records.tracking import Tracker
-from layertune.records.writer import open_record
+from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record
 from layertune.tasks import load_task
 from layertune.training import prepare_runtime, train
 from layertune.training.checkpoint import remove_checkpoint, stopping_at_once
 from layertune.training.engagement import Engagement, measured_facts, parameter_facts
+from layertune.training.runtime import freeing_memory
 
 log = logging.getLogger(__name__)
 
@@ -34,33 +35,38 @@ def execute(run: RunConfig, store: Store) -> Record:
         log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
         remove_checkpoint(run)  # of a process that was killed when it had written the record
         return done
-    with open_record(run, store) as draft, stopping_at_once():
-        method = build_method(run)
-        runtime = prepare_runtime(run)
-        tokenizer, tokenizer_key = load_tokenizer(run.model)
-        data = load_task(run, tokenizer, tokenizer_key)
-        model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
-        draft.put(env=runtime.env, data=say.data_section(data.provenance))
-
-        prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
-        facts = parameter_facts(model, prep)
-        of_model = partial(say.model_section, run, tokenizer_key, model.backbone.commit)
-        draft.put(selection=say.selection_section(run, prep), model=of_model(facts))
-        if run.stage == "score":
-            return draft.record
-
-        proof = Engagement(model)
-        with Tracker(run) as track:
-            outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
-            draft.once_written = partial(remove_checkpoint, run)
-            draft.put(
-                model=of_model(measured_facts(model, prep, outcome)),
-                training=say.training_section(run, outcome),
-                metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
-                checks=proof.check(run, model, data, prep, outcome),
-                tracking=track.facts,
-            )
-            if prep.scores is not None:
-                track.log_figure("layer similarity", partial(plot_record, draft.record))
-            track.finish(draft.conclude())
+    with open_record(run, store) as draft, stopping_at_once(), freeing_memory():
+        _train_and_measure(run, draft)
     return draft.record
+
+
+def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
+    """Score, select, freeze, train, evaluate; what becomes known goes into the record."""
+    method = build_method(run)
+    runtime = prepare_runtime(run)
+    tokenizer, tokenizer_key = load_tokenizer(run.model)
+    data = load_task(run, tokenizer, tokenizer_key)
+    model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
+    draft.put(env=runtime.env, data=say.data_section(data.provenance))
+
+    prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
+    facts = parameter_facts(model, prep)
+    of_model = partial(say.model_section, run, tokenizer_key, model.backbone.commit)
+    draft.put(selection=say.selection_section(run, prep), model=of_model(facts))
+    if run.stage == "score":
+        return
+
+    proof = Engagement(model)
+    with Tracker(run) as track:
+        outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
+        draft.once_written = partial(remove_checkpoint, run)
+        draft.put(
+            model=of_model(measured_facts(model, prep, outcome)),
+            training=say.training_section(run, outcome),
+            metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
+            checks=proof.check(run, model, data, prep, outcome),
+            tracking=track.facts,
+        )
+        if prep.scores is not None:
+            track.log_figure("layer similarity", partial(plot_record, draft.record))
+        track.finish(draft.conclude())

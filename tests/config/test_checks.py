@@ -264,6 +264,11 @@ def test_the_folder_on_the_command_line_goes_before_that_of_the_environment(
     assert resolved_data_dir(None) == tmp_path / "environment"
 
 
+def test_a_home_folder_that_is_not_there_is_no_folder(build: Build) -> None:
+    refused(build, {**HUB, "data_dir": "~nobody-here/data"}, "data_dir=~nobody-here/data is not a folder")
+    refused(build, {"model.path": "~nobody-here/bert"}, "model.path=~nobody-here/bert is not a folder")
+
+
 def test_a_data_folder_holds_the_splits_that_the_run_reads(build: Build, tmp_path: Path) -> None:
     run = {**HUB, "data_dir": str(tmp_path)}
     refused(

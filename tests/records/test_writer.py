@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from layertune.config import ConfigError, RunConfig
 from layertune.records import Record, Store, read_record
@@ -67,17 +71,113 @@ def test_a_traceback_names_files_from_the_checkout_down(store: Store, make_run: 
     assert str(Path(__file__).parents[2]) not in record.error
 
 
-def test_out_of_memory_and_interruption_have_their_own_status(store: Store, make_run: MakeRun) -> None:
+def cuda_is_full() -> None:
     class OutOfMemoryError(RuntimeError):  # as torch names it
         pass
 
+    raise OutOfMemoryError
+
+
+def library_of_cuda_is_full() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def cpu_is_full() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def numpy_is_full() -> None:
+    np.empty(1 << 60, dtype=np.uint8)
+
+
+def system_is_full() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def cause_is_full() -> None:
+    try:
+        cpu_is_full()
+    except RuntimeError as error:
+        raise ValueError("the batch cannot be made") from error
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [cuda_is_full, library_of_cuda_is_full, cpu_is_full, numpy_is_full, system_is_full, cause_is_full],
+)
+def test_out_of_memory_has_a_status_of_its_own(
+    store: Store, make_run: MakeRun, fill: Callable[[], None]
+) -> None:
     run = make_run()
     with pytest.raises(RunFailed, match="oom"), open_record(run, store):
-        raise OutOfMemoryError
+        fill()
     assert store.status(run) == "oom"
+
+
+def test_a_full_disk_is_no_lack_of_memory(store: Store, make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(RunFailed), open_record(run, store):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert store.status(run) == "failed"
+
+
+def test_an_interruption_has_a_status_of_its_own(store: Store, make_run: MakeRun) -> None:
+    run = make_run()
     with pytest.raises(KeyboardInterrupt), open_record(run, store):
         raise KeyboardInterrupt
     assert store.status(run) == "interrupted"
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("how", ["error", "false check"])
+def test_a_record_that_cannot_be_written_hides_no_failure(
+    store: Store,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    with pytest.raises(RunFailed) as failed, open_record(make_run(), store) as draft:
+        monkeypatch.setattr(Store, "save", refuse)
+        if how == "error":
+            raise ZeroDivisionError("by zero")
+        draft.put(checks=BAD)
+    assert "No space left" in str(failed.value)
+    own = "by zero" if how == "error" else "frozen_unchanged"
+    assert own in str(failed.value) and own in caplog.text  # what the record would have said
+
+
+def test_a_record_that_cannot_be_written_hides_no_interruption(
+    store: Store, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "save", refuse)
+    with pytest.raises(KeyboardInterrupt), open_record(make_run(), store):
+        raise KeyboardInterrupt
+
+
+def test_a_failure_is_recorded_where_there_is_no_home_folder(
+    store: Store, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    run = make_run()
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(RunFailed, match="by zero"), open_record(run, store):
+        raise ZeroDivisionError("by zero")
+    assert store.status(run) == "failed"
+
+
+def test_an_error_in_broken_unicode_is_recorded(store: Store, make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(RunFailed), open_record(run, store):
+        raise ValueError("no such file: \udcff.csv")  # a file name that is not UTF-8
+    record = store.read(run)
+    assert record is not None and record.error is not None and "udcff.csv" in record.error
 
 
 def test_a_wrong_request_leaves_no_record(store: Store, make_run: MakeRun, tmp_path: Path) -> None:

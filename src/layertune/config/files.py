@@ -13,6 +13,11 @@ from layertune.config.schema import ConfigError, ProtocolSpec, TaskSpec
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
+def expanded(name: str | Path) -> Path:
+    """Return a path with `~` as the home folder; as it is where there is no such home."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - Path.expanduser raises then
+
+
 def resolved_data_dir(data_dir: str | None) -> Path | None:
     """Return the local data folder: `data_dir`, else the variable LAYERTUNE_DATA, else None (the hub).
 
@@ -22,7 +27,7 @@ def resolved_data_dir(data_dir: str | None) -> Path | None:
     name = data_dir or os.environ.get("LAYERTUNE_DATA")
     if not name:
         return None
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir():
         source = "data_dir" if data_dir else "LAYERTUNE_DATA"
         raise ConfigError(

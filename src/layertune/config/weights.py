@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from layertune.config.files import expanded
 from layertune.config.schema import ConfigError, ModelSpec
 
 PACKAGE = "package:"
@@ -44,7 +45,7 @@ def weights_folder(model: ModelSpec) -> Path | None:
         ConfigError: the folder or the package that carries it is missing, or is incomplete.
     """
     if model.path is not None:
-        folder = Path(model.path).expanduser()
+        folder = expanded(model.path)
         advice = "give model.path a folder written by save_pretrained"
         if not folder.is_dir():
             raise ConfigError(f"model.path={model.path} is not a folder: {advice}.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
+import os
 import subprocess
 import sys
 import traceback
@@ -14,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from layertune.config.files import expanded
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.records.record import (
     SCHEMA,
@@ -92,43 +95,62 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
     except BaseException as error:
         status = _status_of(error)
         draft.put(status=status, error=_traceback(error))
-        _save_failure(draft, store)
-        if isinstance(error, Exception) and status != "interrupted":
-            raise RunFailed(f"{run.run_id}: {status}: {_last_line(error)}") from error
+        unwritten = _save_failure(draft, store)
+        if isinstance(error, Exception):
+            raise RunFailed(f"{run.run_id}: {status}: {_last_line(error)}{unwritten}") from error
         raise
     if draft.conclude().status == "failed":
-        _save_failure(draft, store)
-        draft.once_written()
-        raise RunFailed(f"{run.run_id}: failed: {draft.record.error}")
+        unwritten = _save_failure(draft, store)
+        if not unwritten:
+            draft.once_written()
+        raise RunFailed(f"{run.run_id}: failed: {draft.record.error}{unwritten}")
     log.info("record: %s", store.save(draft.record, run))
     draft.once_written()
 
 
-def _save_failure(draft: RecordDraft, store: Store) -> None:
+def _save_failure(draft: RecordDraft, store: Store) -> str:
+    """Write the record of a failure; what hinders that is returned, to be said after the failure itself."""
     try:
-        finished = store.find(draft.run) is not None
-    except RecordError:  # a damaged file is no finished record
-        finished = False
-    if finished:
-        log.warning("%s: the finished record stays as it is", store.path(draft.run))
-    else:
-        log.info("record: %s", store.save(draft.record, draft.run))
+        try:
+            finished = store.find(draft.run) is not None
+        except RecordError:  # a damaged file is no finished record
+            finished = False
+        if finished:
+            log.warning("%s: the finished record stays as it is", store.path(draft.run))
+        else:
+            log.info("record: %s", store.save(draft.record, draft.run))
+    except Exception as hindrance:  # whatever it is, it must not hide why the run failed
+        log.error("%s", draft.record.error)
+        return f"; and its record could not be written: {_last_line(hindrance)}"
+    return ""
 
 
 def _status_of(error: BaseException) -> Status:
-    if isinstance(error, KeyboardInterrupt | SystemExit) or type(error).__name__ == "Interruption":
+    if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "oom"
+    cause: BaseException | None = error
+    while cause is not None:
+        if _is_lack_of_memory(cause):
+            return "oom"
+        cause = cause.__cause__
     return "failed"
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch says so of a CPU in the words of a RuntimeError."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", os.strerror(errno.ENOMEM), "ALLOC_FAILED", "bad_alloc")
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _traceback(error: BaseException) -> str:
     """Return the traceback without the folders of this machine: records are shared."""
     text = "".join(traceback.format_exception(error))
-    for folder, shown in ((_ROOT, ""), (Path(sys.prefix), ""), (Path.home(), "~/")):
+    for folder, shown in ((_ROOT, ""), (Path(sys.prefix), ""), (expanded("~"), "~/")):
         text = text.replace(f"{folder}/", shown)
-    return text
+    return text.encode("utf-8", "backslashreplace").decode()  # half a character is no JSON
 
 
 def _last_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -9,6 +10,7 @@ import random
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +89,35 @@ def prepare_runtime(run: RunConfig) -> Runtime:
         num_threads=torch.get_num_threads(),
     )
     return Runtime(accelerator, device, precision, env)
+
+
+@contextmanager
+def freeing_memory() -> Iterator[None]:
+    """Let an error go on up without what it holds: the frames of its traceback keep the model alive.
+
+    A sweep keeps the errors of its jobs to the end, and the next job needs the memory.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for each in _with_causes(error):
+            traceback.clear_frames(each.__traceback__)
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        raise
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """Return an error and all that led to it, each once."""
+    found: list[BaseException] = []
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        each = ahead.pop()
+        if each is not None and each not in found:
+            found.append(each)
+            ahead += [each.__cause__, each.__context__]
+    return found
 
 
 @cache
