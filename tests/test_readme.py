@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands compose, its targets exist, its script runs."""
+"""The documents tell the truth: their commands compose, their targets exist, their scripts run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ from layertune.training import train
 
 
 @pytest.fixture(scope="module")
-def readme(repo):
-    return (repo / "README.md").read_text(encoding="utf-8")
+def documents(repo):
+    """README, CONTRIBUTING and docs/: path -> text."""
+    paths = [repo / "README.md", repo / "CONTRIBUTING.md", *sorted((repo / "docs").glob("*.md"))]
+    return {path: path.read_text(encoding="utf-8") for path in paths}
+
+
+@pytest.fixture(scope="module")
+def words(documents):
+    return "\n".join(documents.values())
 
 
 def expanded(argument):
@@ -34,8 +41,8 @@ def expanded(argument):
     return [argument] if value.startswith("[") else [f"{key}={one}" for one in value.split(",")]
 
 
-def test_every_run_of_the_readme_composes(readme):
-    commands = re.findall(r"^python run\.py (.+)$", readme, flags=re.M)
+def test_every_run_of_the_documents_composes(words):
+    commands = re.findall(r"^python run\.py (.+)$", words, flags=re.M)
     assert len(commands) >= 5
     for command in commands:
         words = [word for word in shlex.split(command, comments=True) if word not in ("-m", "--cfg", "job")]
@@ -51,29 +58,37 @@ def test_every_run_of_the_readme_composes(readme):
         assert all(one for one in product(*choices))
 
 
-def test_every_make_target_of_the_readme_exists(readme, repo):
+def test_every_make_target_of_the_documents_exists(words, repo):
     targets = set(re.findall(r"^([a-z-]+):", (repo / "Makefile").read_text(), flags=re.M))
-    named = set(re.findall(r"make ([a-z-]+)", readme))
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", words, flags=re.M))
+    named = {name for pair in named for name in pair if name}
     assert named and named <= targets
 
 
-def test_every_file_of_the_readme_exists(readme, repo):
-    linked = set(re.findall(r"\]\(([^)#]+)\)", readme)) | set(re.findall(r"python (scripts/\S+\.py)", readme))
-    assert linked and all((repo / name).exists() for name in linked)
+def test_every_file_of_the_documents_exists(documents, repo):
+    for path, text in documents.items():
+        linked = {path.parent / name for name in re.findall(r"\]\(([^)#:]+)\)", text)}
+        named = {repo / name for name in re.findall(r"python (scripts/\S+\.py)", text)}
+        missing = [name for name in linked | named if not name.exists()]
+        assert not missing, f"{path.name}: {missing}"
 
 
-def test_the_table_is_what_the_records_say(readme, repo):
-    for name, task in (("README.md", "trec"), ("results/README.md", "trec"), ("results/README.md", "cr")):
+def test_the_readme_is_short_enough_to_be_read(repo):
+    assert (repo / "README.md").stat().st_size < 9_000
+
+
+def test_the_tables_of_the_results_are_what_the_records_say(repo):
+    for name, task in (("results/README.md", "trec"), ("results/README.md", "cr")):
         records = [
             read_record(path) for path in sorted((repo / "results/runs").glob(f"gte_small-{task}-*.json"))
         ]
         assert compare_means(records) in (repo / name).read_text(encoding="utf-8")
 
 
-def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(readme, repo):
-    """The code says `Choice: [name] what and why`; the README has a row of that name."""
-    section = readme.split("## Where the paper is silent")[1].split("\n## ")[0]
-    (_, _, *rows) = re.findall(r"^\| (.+?) \| .+ \|$|^\|---\|---\|$", section, flags=re.M)
+def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(words, repo):
+    """The code says `Choice: [name] what and why`; docs/methods.md has a row of that name."""
+    section = words.split("## Where the paper is silent")[1].split("\n## ")[0]
+    rows = [name for name in re.findall(r"^\| (.+?) \| .+ \|$", section, flags=re.M) if name != "question"]
     found: dict[str, str] = {}
     for path in [*(repo / "src").rglob("*.py"), *(repo / "configs").rglob("*.yaml")]:
         for choice in re.findall(r"Choice:(?:\s+\[(.+?)\])?", path.read_text(encoding="utf-8")):
@@ -85,7 +100,7 @@ def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(re
 
 
 @pytest.mark.slow
-def test_the_script_of_the_readme_runs(readme, tmp_path):
+def test_the_script_of_the_readme_runs(words, tmp_path):
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     folder = tmp_path / "model"
@@ -98,7 +113,7 @@ def test_the_script_of_the_readme_runs(readme, tmp_path):
         vocab_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    scripts = re.findall(r"```python\n(.+?)```", readme, flags=re.S)
+    scripts = re.findall(r"```python\n(.+?)```", words, flags=re.S)
     (script,) = [script for script in scripts if "freeze_all_but" in script]
     script = script.replace("google-bert/bert-base-uncased", str(folder))
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
@@ -110,9 +125,9 @@ def test_the_script_of_the_readme_runs(readme, tmp_path):
 
 
 @pytest.fixture
-def example(readme, tmp_path, monkeypatch):
-    """Write the files of the example where the README says, and return its section."""
-    section = readme.split("## Adding things")[1].split("\n## ")[0]
+def example(documents, repo, tmp_path, monkeypatch):
+    """Write the files of the example where docs/extend.md says, and return that document."""
+    section = documents[repo / "docs" / "extend.md"]
     files = dict(re.findall(r"`(mine/[a-z/_.]+)`.*?:\n\n```[a-z]+\n(.+?)```", section, flags=re.S))
     assert set(files) == {"mine/bitfit.py", "mine/method/bitfit.yaml"}
     assert all(content.count("\n") < 60 for content in files.values())
