@@ -113,7 +113,8 @@ def test_an_encoder_does_not_generate(build: Build) -> None:
         ("tracking.project", ["layertune"], ["a/b", "", "x" * 300]),
         ("model.title", ["BERT ü", "two\nlines"], ["", "  ", "\x07", "\udcff"]),
         ("results_dir", ["results", "/tmp/a b/ü"], ["", "a\0b", "\udcff", "a\nb"]),
-        ("outputs_dir", ["outputs"], ["", "x" * 5000]),
+        ("outputs_dir", ["outputs", "/", "a/" * 50], ["", "x" * 5000, "x" * 256, "/a/" + "ü" * 128]),
+        ("model.source", ["gpt2", "org/name", "random"], ["/home/me/bert", "../bert", "a/b/c", ""]),
     ],
 )
 def test_each_field_says_what_it_takes(
@@ -231,6 +232,11 @@ def test_a_folder_of_weights_exists_and_is_complete(build: Build, tmp_path: Path
     refused(build, path, f"{folder} holds no weights (model.safetensors or pytorch_model.bin)")
     (folder / "model.safetensors").write_bytes(b"x")
     assert build(path).model.path == str(folder)
+
+
+@pytest.mark.parametrize("key", ["model.path", "data_dir"])
+def test_a_home_folder_that_does_not_exist_is_named(build: Build, key: str) -> None:
+    refused(build, {key: "~nobody-of-this-name/x"}, key)
 
 
 def test_a_package_that_carries_weights_is_installed(build: Build) -> None:

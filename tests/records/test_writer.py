@@ -240,6 +240,25 @@ def test_the_command_line_is_kept_without_folders(store: Store, make_run: MakeRu
     assert spec.overrides == ("data_dir=data", "model.path=bert", "train.epochs=2", "seed=0")
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("+model.path=/home/me/bert", "+model.path=bert"),
+        ("++data_dir=/home/me/data", "++data_dir=data"),
+        ('data_dir="/home/me/date=1/d"', "data_dir=d"),
+        ("model.path=~/weights/bert", "model.path=bert"),
+        ("outputs_dir=../me/outputs", "outputs_dir=outputs"),
+        ("+model={path:/home/me/bert,version:1}", "+model={path:bert,version:1}"),
+        ("hydra.run.dir=/home/me/runs", "hydra.run.dir=runs"),
+        ("method.list=[/home/me/a,~me/b/c]", "method.list=[a,c]"),
+        ("model.source=org/name", "model.source=org/name"),
+        ("task.hub.id=https://hub.example/a/b", "task.hub.id=https://hub.example/a/b"),
+    ],
+)
+def test_no_folder_of_an_override_enters_the_record(make_run: MakeRun, given: str, kept: str) -> None:
+    assert RecordDraft(make_run(overrides=[given])).record.spec.overrides == (kept,)
+
+
 def test_the_commit_is_known_inside_a_checkout_only(monkeypatch: pytest.MonkeyPatch) -> None:
     git_state.cache_clear()
     monkeypatch.setenv("PATH", "")  # no git program

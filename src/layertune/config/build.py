@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig
-from layertune.config.schema_base import Allowed, Name
+from layertune.config.schema_base import Allowed, IsPath, Name
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +135,21 @@ def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
         for key, value in mapping.items()
     }
     return cls(**values)
+
+
+@cache
+def path_keys(cls: Any = RunConfig, where: str = "") -> tuple[str, ...]:
+    """List the keys whose value is a file or folder of this machine, dotted."""
+    found: list[str] = []
+    for name, annotation in _hints(cls).items():
+        in_union = get_origin(annotation) in (Union, types.UnionType)
+        options = get_args(annotation) if in_union else (annotation,)
+        if any(isinstance(mark, IsPath) for option in options for mark in get_args(option)):
+            found.append(where + name)
+        for group in options:
+            if isinstance(group, type) and dataclasses.is_dataclass(group):
+                found += path_keys(group, f"{where}{name}.")
+    return tuple(found)
 
 
 def unknown_key(full: str, key: str, allowed: Sequence[str]) -> ConfigError:

@@ -26,6 +26,7 @@ from layertune.config.schema_base import (
     Rates,
     Seed,
     Share,
+    Source,
     Text,
     Threads,
     TrainDefaults,
@@ -95,7 +96,7 @@ class ModelSpec:
     title: Text = not_identity("")
     version: Count = not_identity(1)
     family: Literal["encoder", "decoder"] = not_identity("encoder")
-    source: Line = not_identity("")  # hub id | "package:<import name>:<folder>" | "random"
+    source: Source = not_identity("")  # hub id | "package:<import name>:<folder>" | "random"
     revision: Line | None = not_identity()
     path: Folder | None = not_identity()  # a local folder that holds the same weights
     num_layers: Whole = not_identity(0)  # verified when the weights are loaded

@@ -114,6 +114,10 @@ Betas = Annotated[tuple[Share, ...], Allowed(lambda betas: len(betas) == 2, "(Ad
 Name = Annotated[str, matching(r"[A-Za-z0-9_][\w.-]{0,59}", "of at most 60 letters, digits and _ . -")]
 Text = Annotated[str, matching(r"(?s:.*\S.*)", "that is not empty")]
 Line = Annotated[str, matching(r"[^\n\r\t]{1,300}", "on one line, of at most 300 characters")]
+Source = Annotated[
+    str,
+    matching(r"(?s:package:.*)|\w[\w.-]*(/\w[\w.-]*)?", "naming a model on the hub (a folder is model.path)"),
+]
 Project = Annotated[str, matching(r"[^/\\#?%:\s]{1,128}", "without spaces and / \\ # ? % :")]  # W&B's rule
 
 
@@ -122,7 +126,14 @@ class IsPath:
     """Marks a text that names a file or folder of this machine: records keep its last component alone."""
 
 
-Folder = Annotated[str, matching(r"[^\n\r\t]{1,4000}", "naming a folder"), IsPath()]
+def _can_be_path(text: str) -> bool:
+    longest = max(len(part.encode()) for part in text.split("/"))
+    return 0 < len(text) < 4000 and longest <= 255 and not {"\n", "\r", "\t"} & set(text)
+
+
+Folder = Annotated[
+    str, Allowed(_can_be_path, "naming a folder on one line, at most 255 bytes a part"), IsPath()
+]
 
 Grid = Literal["paper", "fair", "tuned"]
 GridName = Annotated[str, one_of(*get_args(Grid))]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import operator
 import os
+import re
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
+from layertune.config.build import path_keys
 from layertune.config.files import expanded
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.records.record import (
@@ -172,15 +175,13 @@ def _spec(run: RunConfig) -> SpecRecord:
     )
 
 
-_PATHS = ("data_dir", "results_dir", "outputs_dir")
-
-
 def printable_config(run: RunConfig) -> dict[str, Any]:
     """Return the full configuration as plain values, local paths cut to their last component."""
     tree = dataclasses.asdict(run)
-    for key in _PATHS:
-        tree[key] = _last(tree[key])
-    tree["model"]["path"] = _last(tree["model"]["path"])
+    for key in path_keys():
+        *groups, leaf = key.split(".")
+        node = reduce(operator.getitem, groups, tree)
+        node[leaf] = _last(node[leaf])
     tree.pop("overrides")  # they are in `spec`
     return tree
 
@@ -189,9 +190,16 @@ def _last(path: str | None) -> str | None:
     return Path(path).name if path else path
 
 
+_QUOTES = "'" + '"'
+# Folders of an absolute path, wherever it stands: {path: /home/me/bert}, hydra.run.dir=/home/me/runs.
+_FOLDERS = re.compile(r"(?<![\w./~-])(?:~[\w.-]*)?/(?!/)(?:[^/,\]}'\"]+/)*")
+
+
 def _without_folders(override: str) -> str:
-    key, equals, value = override.partition("=")
-    return f"{key}={_last(value)}" if equals and key in {*_PATHS, "model.path"} else override
+    key, _, value = override.partition("=")
+    if key.lstrip("+") in path_keys():
+        return f"{key}={_last(value.strip(_QUOTES))}"
+    return _FOLDERS.sub("", override)
 
 
 @cache
