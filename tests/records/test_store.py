@@ -11,6 +11,7 @@ import pytest
 from layertune.config import RunConfig
 from layertune.config.build import build_dataclass
 from layertune.records import Record, RecordError, Store, versions_of
+from layertune.records.store import read_folders
 
 MakeRun = Callable[..., RunConfig]
 MakeRecord = Callable[..., Record]
@@ -109,9 +110,9 @@ def test_all_records_are_read_in_the_order_of_their_names(
     scratch = make_run(protocol={"name": "smoke", "tracked": False})
     for run in (scratch, *runs):
         store.save(make_record(run), run)
-    found = [record.spec.seed for _, record in store.records()]
-    assert found == [0, 1, 2, 0]  # results/runs by name, then outputs/records
-    assert all(path.stem == record.run_id for path, record in store.records())
+    records, damaged = read_folders(*store.folders)
+    assert [record.spec.seed for record in records.values()] == [0, 1, 2, 0]  # results/runs, outputs/records
+    assert all(path.stem == record.run_id for path, record in records.items()) and damaged == {}
 
 
 def test_a_damaged_record_is_an_error_that_names_the_file_not_a_missing_run(
@@ -127,15 +128,15 @@ def test_a_damaged_record_is_an_error_that_names_the_file_not_a_missing_run(
 
 
 def test_an_empty_store_holds_no_records(store: Store) -> None:
-    assert list(store.records()) == []
+    assert read_folders(*store.folders) == ({}, {})
 
 
 def test_every_tracked_record_has_the_identity_of_its_configuration(repo: Path) -> None:
     # Tables find records by this hash: a record whose configuration no longer makes it is lost evidence.
-    records = list(Store(repo / "results", repo / "no outputs").records())
-    assert records, "results/runs holds the evidence of this repository"
-    for path, record in records:
+    records, damaged = read_folders(repo / "results" / "runs", repo / "results" / "scores")
+    assert records and damaged == {}, "results/runs holds the evidence of this repository"
+    for path, record in records.items():
         run: RunConfig = build_dataclass(RunConfig, record.config, "")
-        assert run.config_sha256 == record.identity.config_sha256, path.name
+        assert run == record.run and run.config_sha256 == record.identity.config_sha256, path.name
         assert path.stem == record.run_id
         assert f"{repo}/" not in path.read_text(encoding="utf-8"), f"{path.name} names a folder"

@@ -7,8 +7,6 @@ test. Numbers are in printed units; rivals stand at 50, and what should be bette
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from made_records import made
@@ -16,7 +14,6 @@ from made_records import made
 from layertune.config import RunConfig
 from layertune.records import Record
 from layertune.report.cells import Cell
-from layertune.report.index import RecordIndex, RunRecord
 from layertune.report.paper_claims import Claim
 from layertune.report.render.request import Request
 from layertune.report.verdicts import Column
@@ -85,25 +82,6 @@ class World:
                 yield run, {"metrics": known}
         if column.metric == "speedup" and cell.reference is not None:
             yield from ((run, {"step": 1.0}) for run in cell.reference.own_runs())
-
-
-def index_of(*records: Record) -> RecordIndex:
-    """Return records as an index has them after reading their files."""
-    found = []
-    for record in records:
-        sections = {name: vars(getattr(record, name) or NOTHING) for name in SECTIONS}
-        sections["training"] = dict(sections["training"], cache={})
-        own = (record.run_id, record.status, record.created_at, record.error)
-        config = record.identity.config_sha256
-        path = Path(f"{record.run_id}.json")
-        checks = vars(record.checks or NOTHING)
-        own = (*own, config, record.spec.seed, record.versions)
-        found.append(RunRecord(path, *own, sections, checks))
-    return RecordIndex(found)
-
-
-NOTHING = SimpleNamespace()
-SECTIONS = ("spec", "identity", "env", "data", "model", "selection", "training", "metrics")
 
 
 def rows_of(claim: Claim) -> list[str]:

@@ -22,6 +22,7 @@ from layertune.records.record import (
     TrainingRecord,
     VersionsRecord,
 )
+from layertune.records.writer import printable_config
 from layertune.report.aggregate import CellValue
 
 Says = Callable[..., CellValue]  # (cell, *records, readout="last") -> what the cell says of them
@@ -97,7 +98,7 @@ def made(
         error=error,
         spec=SpecRecord(*spec, run.train.mode, run.grid, run.stage),
         versions=versions or versions_of(run),
-        config={},
+        config=printable_config(run),
         identity=IdentityRecord(run.config_sha256, commit, dirty),
         env=EnvRecord(
             "3.12",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from claim_worlds import PARTS, World, index_of, rows_of, world_of
+from claim_worlds import PARTS, World, rows_of, world_of
 
 from layertune.config.compose import CONFIG_DIR
 from layertune.records import Record
 from layertune.report.claims import Judged, judge_all
+from layertune.report.index import RecordIndex
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import load_claims
 from layertune.report.render.request import Request
@@ -20,7 +21,7 @@ BERT = Request()
 
 
 def judged(name: str, paper: PaperTables, *records: Record, request: Request = BERT) -> Judged:
-    (one,) = judge_all([CLAIMS[name]], paper, request, index_of(*records))
+    (one,) = judge_all([CLAIMS[name]], paper, request, RecordIndex(records))
     return one
 
 
@@ -234,7 +235,7 @@ def test_what_is_no_comparison_has_no_test_and_says_why(paper: PaperTables, name
 def test_without_records_every_claim_is_open_and_the_paper_keeps_its_verdicts(
     paper: PaperTables,
 ) -> None:
-    found = judge_all(CLAIMS.values(), paper, BERT, index_of())
+    found = judge_all(CLAIMS.values(), paper, BERT, RecordIndex(()))
     assert {one.ours.status for one in found} == {"not_enough_runs"}
     assert {one.evidence.runs[0] for one in found} == {0}
     statuses = [one.paper.status for one in found]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from claim_worlds import World, index_of, world_of
+from claim_worlds import World, world_of
 from made_records import write
 from programs import program
 
@@ -17,6 +17,7 @@ from layertune.config.compose import CONFIG_DIR
 from layertune.records import Record
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import section_of, to_json, to_text
+from layertune.report.index import RecordIndex
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import Claim, load_claims
 from layertune.report.render.request import Request
@@ -29,7 +30,7 @@ def text_of(
     paper: PaperTables, name: str, *records: Record, request: Request = GTE, claim: Claim | None = None
 ) -> list[str]:
     """Return the lines that one claim gets."""
-    judged = judge_all([claim or CLAIMS[name]], paper, request, index_of(*records))
+    judged = judge_all([claim or CLAIMS[name]], paper, request, RecordIndex(records))
     lines = to_text(judged, request).splitlines()
     start = next(index for index, line in enumerate(lines) if f"(`{name}`, " in line)
     return lines[start : lines.index("", start)]
@@ -115,7 +116,7 @@ def test_every_claim_stands_in_the_section_that_makes_it_first() -> None:
 
 
 def test_the_listing_counts_verdicts_and_states_its_assumptions(paper: PaperTables) -> None:
-    text = to_text(judge_all(CLAIMS.values(), paper, GTE, index_of()), GTE)
+    text = to_text(judge_all(CLAIMS.values(), paper, GTE, RecordIndex(())), GTE)
     lines = text.splitlines()
     assert lines[0] == "# The paper's claims, asked of GTE-small"
     assert lines[2].startswith("56 claims; written by `make claims MODEL=gte_small SET=train.epochs=3`.")
@@ -129,7 +130,7 @@ def test_the_listing_counts_verdicts_and_states_its_assumptions(paper: PaperTabl
 def test_json_has_every_number_test_and_run_id(paper: PaperTables) -> None:
     claim = CLAIMS["mr_wants_high"]
     records = world_of(claim, holds=True).records(GTE)
-    (judged,) = judge_all([claim], paper, GTE, index_of(*records))
+    (judged,) = judge_all([claim], paper, GTE, RecordIndex(records))
     tree = json.loads(to_json([judged], GTE))
     assert tree["summary"]["records"] == {"holds": 1, "does_not_hold": 0, "not_enough_runs": 0}
     (one,) = tree["claims"]

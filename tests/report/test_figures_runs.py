@@ -28,7 +28,12 @@ def records_of(cell, score=0.5, seeds=None, **kept):
     """Records of a cell's own runs, scores a hundredth apart."""
     runs = [run for run in cell.own_runs() if seeds is None or run.seed in seeds]
     return [
-        made(run, score + 0.01 * n, run_id=f"{cell.row.key}-{cell.column.key}-{run.seed}", **kept)
+        made(
+            run,
+            score + 0.01 * n,
+            run_id=f"{cell.row.key}-{cell.column.key}-{run.seed}".replace("@", "-"),
+            **kept,
+        )
         for n, run in enumerate(runs)
     ]
 

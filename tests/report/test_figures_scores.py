@@ -81,9 +81,9 @@ def test_scores_of_another_question_are_left_out(index, change):
     assert model_scores(index(record), "tiny_bert").by_task == {}
 
 
-def test_a_record_whose_configuration_is_not_its_command_is_left_out(index):
+def test_a_record_whose_configuration_is_not_the_one_of_its_hash_is_left_out(index):
     record = scored("sst2", UP)
-    forged = replace(record, spec=replace(record.spec, overrides=(*record.spec.overrides, "seed=5")))
+    forged = replace(record, config=record.config | {"seed": 5})
     assert model_scores(index(forged), "tiny_bert").by_task == {}
 
 

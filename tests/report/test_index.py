@@ -11,7 +11,7 @@ from made_records import PROVEN, made, write
 
 from layertune.config import RunConfig
 from layertune.config.plain import plain_run
-from layertune.records import read_record, versions_of
+from layertune.records import versions_of
 from layertune.report.index import RecordIndex
 
 
@@ -25,12 +25,13 @@ def test_a_record_is_found_by_its_configuration(tmp_path: Path) -> None:
     found = index.find(run)
     assert found.state == "done" and found.record is not None and not found.twice and found.notes == ()
     record = found.record
-    assert (record.run_id, record.seed, record.device) == ("bert-sst2-low_k-s42", 42, "GPU A")
+    assert (record.run_id, record.spec.seed, record.device) == ("bert-sst2-low_k-s42", 42, "GPU A")
     assert record.metric("last", "sst2", "accuracy") == 0.75
     assert record.metric("best", "sst2", "accuracy") == 0.875
     assert record.metric("last", "sst2", "mcc") is None
     assert record.metric("last", "imdb", "accuracy") is None
-    assert read_record(record.path) == made(run, 0.75, best=0.875)  # what is made here is a real record
+    assert record == made(run, 0.75, best=0.875)  # what is made here is a real record
+    assert record.run == dataclasses.replace(run, overrides=())  # which stand in `spec`
 
 
 @pytest.mark.parametrize("other", ["seed=0", "method.k=4", "train.epochs=3", "train=fast", "protocol=study"])
@@ -143,9 +144,28 @@ def test_damaged_files_are_listed_and_the_others_read(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"schema": 1, "run_id": "x"')
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "bare.json").write_text(json.dumps({"run_id": "x", "status": "done"}))
+    (tmp_path / "folder.json").mkdir()
     index = RecordIndex.read(tmp_path)
     assert len(index.records) == 1
-    assert sorted(path.name for path in index.damaged) == ["bare.json", "cut.json", "list.json"]
+    assert [name for name, _ in index.damaged] == ["bare.json", "cut.json", "folder.json", "list.json"]
+
+
+def test_of_two_files_of_one_run_the_one_named_after_it_is_used_and_the_other_listed(tmp_path: Path) -> None:
+    run = asked()
+    write(tmp_path, made(run, 0.25))
+    made(run, 0.75).write(tmp_path / "a-copy.json")
+    index = RecordIndex.read(tmp_path)
+    record = index.find(run).record
+    assert record is not None and record.metric("last", "sst2", "accuracy") == 0.25
+    ((name, reason),) = index.damaged
+    assert name == "a-copy.json" and "second" in reason and "bert-sst2-low_k-s0.json" in reason
+
+
+def test_a_record_says_its_run_only_where_its_configuration_is_the_one_of_its_hash(tmp_path: Path) -> None:
+    record = made(asked())
+    for config in ({}, {**record.config, "seed": 5}, {**record.config, "gone": 1}):
+        assert dataclasses.replace(record, config=config).run is None
+    assert dataclasses.replace(record, config={**record.config, "results_dir": "elsewhere"}).run is not None
 
 
 def test_folders_are_read_in_order_and_a_missing_one_is_empty(tmp_path: Path) -> None:
@@ -160,9 +180,9 @@ def test_folders_are_read_in_order_and_a_missing_one_is_empty(tmp_path: Path) ->
 
 def test_the_committed_records_are_readable_and_current(repo: Path) -> None:
     index = RecordIndex.read(repo / "results" / "runs")
-    assert index.damaged == {} and len(index.records) >= 22
+    assert index.damaged == [] and len(index.records) >= 22
     for record in index.records:
-        assert record.config_sha256 and record.versions.schema == 1
+        assert record.run is not None and record.versions.schema == 1
 
 
 def test_a_record_that_counts_no_version_of_training_is_of_the_first(tmp_path: Path) -> None:

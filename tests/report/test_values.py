@@ -113,7 +113,7 @@ def test_a_column_all_of_the_same_other_data_is_ranked(tmp_path: Path) -> None:
 def timing(table: TableSpec, rows: dict[str, str]) -> list[Record]:
     """Return timing records of rows of Figure 4, each on a device."""
     return [
-        made(run, device=device, run_id=f"{row}-s{run.seed}")
+        made(run, device=device, run_id=f"{row.replace('@', '-')}-s{run.seed}")
         for row, device in rows.items()
         for run in table.cell(row, "speedup").own_runs()
     ]
@@ -126,7 +126,7 @@ def test_rows_of_another_device_than_full_fine_tuning_are_refused(tmp_path: Path
     )
     assert values.cell("low_k@1", "speedup").state == "done"
     assert values.cell("low_k@2", "speedup").state == "refused"
-    assert any("low_k@2-s0 ran on GPU B, full-s0 on GPU A" in n for n in values.notes)
+    assert any("low_k-2-s0 ran on GPU B, full-s0 on GPU A" in n for n in values.notes)
     assert values.devices == ("GPU A", "GPU B")
 
 

@@ -12,19 +12,21 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
 
 from layertune.config.files import write_atomic
+from layertune.config.schema import RunConfig
 from layertune.config.schema_base import one_line
 
 SCHEMA = 1
 LARGEST = 10**18  # no number of a run is larger: such a one is damage when read, and null when written
 OPEN_METRICS = ("loss", "perplexity", "nist", "nist_mean_reference", "nltk_nist", "cider")  # no fractions
 CORRELATIONS = ("mcc", "pearson", "spearman")  # -1..1
+OFFICIAL = "official"  # status of data: the rows that the paper's numbers are of
 _ROUNDING = 1e-9  # by which a fraction may leave its range
 
 Status = Literal["done", "failed", "oom", "interrupted"]
@@ -270,6 +272,11 @@ class MetricsRecord:
     # one of the first records.
     outputs: dict[str, str | None] | None = None
 
+    def at(self, readout: str) -> dict[str, dict[str, float | str | None]]:
+        """Return task -> metric -> value at the read-out `last` or `best`; the task's own split is first."""
+        found = self.last if readout == "last" else self.best or {}
+        return {task: scores for task, scores in found.items() if task != "epoch"}
+
 
 @dataclass(frozen=True)
 class ChecksRecord:
@@ -320,6 +327,87 @@ class Record:
     checks: ChecksRecord | None = None
     tracking: TrackingRecord | None = None
 
+    @cached_property
+    def run(self) -> RunConfig | None:
+        """The run that made it, rebuilt from its configuration.
+
+        None where this version has no such configuration, or where it is not the one of `identity`.
+        """
+        try:
+            run = _adapter(RunConfig).validate_json(json.dumps(self.config), strict=True, extra="forbid")
+        except ValidationError:
+            return None
+        return run if run.config_sha256 == self.identity.config_sha256 else None
+
+    @property
+    def data_status(self) -> str:
+        """Whose rows: official, subset, own-split ..."""
+        return "unknown" if self.data is None else self.data.status
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the rows are those of the official data."""
+        return self.data_status == OFFICIAL
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows used; "" where the run ended before they were read."""
+        return "" if self.data is None else self.data.fingerprint_sha256
+
+    @property
+    def weights(self) -> str:
+        """Which weights: a hub id at its revision, or the hash of local files; "" where none were loaded."""
+        return "" if self.model is None else self.model.weights
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether it ran without a device that has memory of its own."""
+        return self.env is None or self.env.device_memory_bytes is None
+
+    @property
+    def device(self) -> str:
+        """Name of the device; of a CPU with the number of threads, which decides its speed."""
+        if self.env is None:
+            return "unknown"
+        threads = f", {self.env.num_threads} thread{'' if self.env.num_threads == 1 else 's'}"
+        return f"{self.env.device_name}{threads if self.is_on_cpu else ''}"
+
+    @property
+    def failed_checks(self) -> list[str]:
+        """Names of the checks that prove the method's work and are false."""
+        return [] if self.checks is None else self.checks.failures()
+
+    @property
+    def is_below_majority(self) -> bool:
+        """Whether the score is at or below always answering the most frequent class."""
+        return self.checks is not None and self.checks.beats_majority is False
+
+    @property
+    def has_no_best(self) -> bool:
+        """Whether the run was evaluated and no epoch could be best."""
+        return self.metrics is not None and not self.metrics.best
+
+    def metric(self, readout: str, evaluation: str, name: str) -> float | None:
+        """Return one metric on an evaluation set as a fraction, None where there is none."""
+        value = self._scores(readout, evaluation).get(name)
+        return value if isinstance(value, float) else None
+
+    def reason(self, readout: str, evaluation: str, name: str) -> str | None:
+        """Return why a metric is null, where the record says so."""
+        value = self._scores(readout, evaluation).get(f"{name}_reason")
+        return value if isinstance(value, str) else None
+
+    def headline(self, readout: str = "last") -> tuple[str, float | None]:
+        """Return name and value of the task's own split's first metric; "" and None where there is none."""
+        found = {} if self.metrics is None else self.metrics.at(readout)
+        in_domain = next(iter(found.values()), {})
+        name = next(iter(in_domain), "")
+        value = in_domain.get(name)
+        return name, value if isinstance(value, float) else None
+
+    def _scores(self, readout: str, evaluation: str) -> dict[str, float | str | None]:
+        return {} if self.metrics is None else self.metrics.at(readout).get(evaluation, {})
+
     def to_json(self) -> str:
         """Return the record as JSON; numbers that are not finite, or beyond LARGEST, become null."""
         tree = jsonable(dataclasses.asdict(self))
@@ -347,14 +435,18 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise RecordError(path, f"cannot be read ({error.strerror})") from error
     try:
-        return _adapter().validate_json(content, strict=True, extra="forbid")
+        record: Record = _adapter(Record).validate_json(content, strict=True, extra="forbid")
     except ValidationError as error:
         raise RecordError(path, _reason(error)) from error
+    return record
+
+
+Read = TypeVar("Read", Record, RunConfig)
 
 
 @cache
-def _adapter() -> TypeAdapter[Record]:
-    return TypeAdapter(Record)
+def _adapter(kind: type[Read]) -> TypeAdapter[Read]:
+    return TypeAdapter(kind)
 
 
 def _reason(error: ValidationError) -> str:

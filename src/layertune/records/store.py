@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 from layertune.config.compose import group_file
 from layertune.config.files import require_writable
 from layertune.config.schema import RunConfig
-from layertune.records.record import SCHEMA, Record, SpecRecord, VersionsRecord, read_record
+from layertune.records.record import SCHEMA, Record, RecordError, VersionsRecord, read_record
 
 State = Literal["done", "failed", "oom", "interrupted", "stale", "missing"]
 
@@ -21,19 +20,19 @@ def versions_of(run: RunConfig) -> VersionsRecord:
     return VersionsRecord(SCHEMA, run.model.version, run.task.version, run.method.version, trained)
 
 
-def is_stale(versions: VersionsRecord, spec: SpecRecord, trained: bool = True) -> bool:
+def is_stale(record: Record, trained: bool = True) -> bool:
     """Whether a record is of other versions than those in force for what it names.
 
     Args:
-        versions: of the record.
-        spec: of the record.
+        record: of any run.
         trained: False asks of what was known before training, such as layer scores.
     """
+    spec = record.spec
     groups = {"model": spec.model, "task": spec.task, "method": spec.method}
     if trained and spec.stage == "run":
         groups["train"] = spec.train
     in_force = {group: _version(group, name) for group, name in groups.items()} | {"schema": SCHEMA}
-    return any(getattr(versions, group) != version for group, version in in_force.items())
+    return any(getattr(record.versions, group) != version for group, version in in_force.items())
 
 
 @cache
@@ -41,6 +40,28 @@ def _version(group: str, name: str) -> int:
     """Return the version in a group's file, 0 where there is no such file any more."""
     file = group_file(group, name)
     return int(file.get("version", 1)) if file else 0
+
+
+def read_folders(*folders: str | Path) -> tuple[dict[Path, Record], dict[Path, str]]:
+    """Read all records in some folders, those of a missing folder being none.
+
+    Returns:
+        The records by their files, in the order of folders and names; and why every other file is none. Of
+        several files with one run id the one that is named after it is the record, else the first.
+    """
+    records: dict[Path, Record] = {}
+    damaged: dict[Path, str] = {}
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*.json")):
+            try:
+                records[path] = read_record(path)
+            except RecordError as error:
+                damaged[path] = error.reason
+    files: dict[str, Path] = {}
+    for path, record in sorted(records.items(), key=lambda one: one[0].stem != one[1].run_id):
+        if (first := files.setdefault(record.run_id, path)) != path:
+            damaged[path] = f"is a second file of the run {record.run_id}; {first} is used"
+    return {path: record for path, record in records.items() if path not in damaged}, damaged
 
 
 class Store:
@@ -72,10 +93,10 @@ class Store:
         """Return the record of a run, finished or not, or None.
 
         Raises:
-            RecordError: there is a file and it is not a complete record.
+            RecordError: something lies there and it is not a complete record.
         """
         path = self.path(run)
-        return read_record(path) if path.is_file() else None
+        return read_record(path) if path.exists() else None
 
     def find(self, run: RunConfig) -> Record | None:
         """Return the finished, current record of a run, or None."""
@@ -90,12 +111,6 @@ class Store:
     def save(self, record: Record, run: RunConfig) -> Path:
         """Write the record of a run, atomically; return its path."""
         return record.write(self.path(run))
-
-    def records(self) -> Iterator[tuple[Path, Record]]:
-        """Read all records, in order of their file names."""
-        for folder in self.folders:
-            for path in sorted(folder.glob("*.json")):
-                yield path, read_record(path)
 
     @staticmethod
     def _state(record: Record, run: RunConfig) -> State:

@@ -71,8 +71,7 @@ class RecordDraft:
 
     def conclude(self) -> Record:
         """Set the status that follows from the checks, done or failed, and return the record."""
-        failures = self.record.checks.failures() if self.record.checks is not None else []
-        if failures:
+        if failures := self.record.failed_checks:
             self.put(status="failed", error=f"checks are false: {', '.join(failures)}")
         else:
             self.put(status="done")

@@ -123,8 +123,8 @@ class OurNumbers:
         for run_id in run_ids:
             record = index.by_id[run_id]
             if not record.is_official:
-                others.setdefault(record.data_status, set()).add(str(record.sections["spec"].get("task")))
-        tasks = [str(index.by_id[run_id].sections["spec"].get("task")) for run_id in run_ids]
+                others.setdefault(record.data_status, set()).add(record.spec.task)
+        tasks = [index.by_id[run_id].spec.task for run_id in run_ids]
         wanted = {run.config_sha256 for cell in cells for run in cell.cell.own_runs()}
         return Evidence(
             states={state: states.count(state) for state in STATES if state in states},

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from layertune.config.plain import group_choice
+from layertune.config.compose import group_file
 from layertune.config.schema import ModelSpec, RunConfig, TaskSpec
 
 ASSUMED_DEVICE = "a GPU (assumed)"
@@ -54,10 +54,10 @@ _SHAPES = {
 
 
 def shape_of(model: str) -> Shape | None:
-    """Return the sizes of a model by its name; None where they are not known without its weights."""
+    """Return the sizes of a model by its name; None where nothing in this repository says them."""
     if model in _SHAPES:
         return _SHAPES[model]
-    random: Mapping[str, Any] = group_choice("model", model).get("random_config") or {}
+    random: Mapping[str, Any] = (group_file("model", model) or {}).get("random_config") or {}
     hidden = random.get("hidden_size", random.get("n_embd"))
     if hidden is None:
         return None

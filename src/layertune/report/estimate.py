@@ -6,12 +6,11 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
-from layertune.config.plain import plain_run
 from layertune.config.schema import ConfigError, RunConfig
+from layertune.records.record import Record, TrainingRecord
 from layertune.report import cost
-from layertune.report.index import RecordIndex, RunRecord
+from layertune.report.index import RecordIndex
 
 ADAPTIVE_ROWS = 256
 NO_DEVICE = "none"  # asks for the assumption, whatever is recorded
@@ -42,7 +41,7 @@ class Estimator:
         usable = [record for record in index.records if _is_usable(record)]
         self.device = _device(usable, set(models), device)
         self.records = [record for record in usable if record.device == self.device]
-        names = sorted({str(_spec(record, "model")) for record in self.records})
+        names = sorted({record.spec.model for record in self.records})
         self._models = {name: _named(self.records, model=name) for name in names}
         self._paid: set[tuple[object, ...]] = (
             set()
@@ -72,20 +71,21 @@ class Estimator:
             work += _scored_rows(run) * scoring
         return Estimate(per_unit * tokens * work, memory, basis)
 
-    def _comparable(self, run: RunConfig, records: Sequence[RunRecord]) -> list[RunRecord]:
+    def _comparable(self, run: RunConfig, records: Sequence[Record]) -> list[Record]:
         """Return the records of the same precision; those of a few rows measure start-up, and count among
         themselves only."""
         precision = run.train.precision or "fp32"
         return [
             record
             for record in records
-            if record.sections["env"].get("precision") == precision
-            and (_spec(record, "protocol") == "smoke") == (run.protocol.name == "smoke")
+            if record.env is not None
+            and record.env.precision == precision
+            and (record.spec.protocol == "smoke") == (run.protocol.name == "smoke")
         ]
 
     def _per_unit(
-        self, run: RunConfig, own: Sequence[RunRecord], units: float
-    ) -> tuple[float | None, str, Sequence[RunRecord]]:
+        self, run: RunConfig, own: Sequence[Record], units: float
+    ) -> tuple[float | None, str, Sequence[Record]]:
         """Return seconds per unit of the cost model, from where, and the records of the same method."""
         same = _named(own, method=run.method.name, k=run.method.k, train=run.train.mode)
         here = _named(same, task=run.task.name)
@@ -115,7 +115,7 @@ class Estimator:
                 found += [seconds / shape.layer_parameters for seconds in known]
         return found
 
-    def _lowest(self, run: RunConfig, own: Sequence[RunRecord]) -> float | None:
+    def _lowest(self, run: RunConfig, own: Sequence[Record]) -> float | None:
         """Return the lowest trained layer that the same selection had: on this task, else on others."""
         same = _named(own, method=run.method.name, k=run.method.k)
         for records in (_named(same, task=run.task.name), same):
@@ -130,7 +130,7 @@ class Estimator:
         return statistics.median(found) if found else cost.tokens_per_example(run.task)
 
     def _memory(
-        self, run: RunConfig, own: Sequence[RunRecord], nearest: Sequence[RunRecord], lowest: float | None
+        self, run: RunConfig, own: Sequence[Record], nearest: Sequence[Record], lowest: float | None
     ) -> float | None:
         """Return the largest peak of the nearest records; else the modelled one, scaled by the others."""
         if peaks := _known(_peak(record) for record in nearest):
@@ -160,8 +160,8 @@ def assumption() -> str:
     return f"{cost.ASSUMED_FLOPS / 1e12:g} TFLOP/s sustained"
 
 
-def _device(records: Sequence[RunRecord], models: set[str], wanted: str | None) -> str:
-    names = Counter(record.device for record in records if _spec(record, "model") in models)
+def _device(records: Sequence[Record], models: set[str], wanted: str | None) -> str:
+    names = Counter(record.device for record in records if record.spec.model in models)
     if wanted == NO_DEVICE:
         return cost.ASSUMED_DEVICE
     if wanted is not None:
@@ -173,63 +173,49 @@ def _device(records: Sequence[RunRecord], models: set[str], wanted: str | None) 
     return max(sorted(names), key=lambda name: names[name]) if names else cost.ASSUMED_DEVICE
 
 
-def _is_usable(record: RunRecord) -> bool:
-    training = record.sections["training"]
-    return record.status == "done" and bool(training.get("tokens_per_second")) and bool(training.get("steps"))
+def _is_usable(record: Record) -> bool:
+    training = record.training
+    return (
+        record.status == "done"
+        and training is not None
+        and min(training.tokens_per_second, training.examples_per_second, training.steps) > 0
+    )
 
 
-def _spec(record: RunRecord, key: str) -> object:
-    return record.sections["spec"].get(key)
-
-
-def _named(records: Iterable[RunRecord], **spec: object) -> list[RunRecord]:
-    return [r for r in records if all(_spec(r, key) == value for key, value in spec.items())]
+def _named(records: Iterable[Record], **spec: object) -> list[Record]:
+    return [r for r in records if all(getattr(r.spec, key) == value for key, value in spec.items())]
 
 
 def _counted(number: int, words: str) -> str:
     return f"{number} record{'' if number == 1 else 's'} of {words}"
 
 
-def _rate(record: RunRecord) -> float:
+def _trained(record: Record) -> TrainingRecord:
+    assert record.training is not None, "a usable record has trained"
+    return record.training
+
+
+def _rate(record: Record) -> float:
     """Return tokens per second of training."""
-    return float(record.sections["training"]["tokens_per_second"])
+    return _trained(record).tokens_per_second
 
 
-def _tokens_of(record: RunRecord) -> float:
-    return _rate(record) / float(record.sections["training"]["examples_per_second"])
+def _tokens_of(record: Record) -> float:
+    return _rate(record) / _trained(record).examples_per_second
 
 
-def _per_unit_of(record: RunRecord) -> float | None:
+def _per_unit_of(record: Record) -> float | None:
     """Return seconds per unit of the cost model; None where the model does not know the run."""
-    run = _run_of(record)
-    units = 0.0 if run is None else cost.step_units(run, _layer(record))
+    units = 0.0 if record.run is None else cost.step_units(record.run, _layer(record))
     return 1 / _rate(record) / units if units else None
 
 
-def _modelled_memory(record: RunRecord) -> float | None:
-    run = _run_of(record)
-    return None if run is None else cost.memory_bytes(run.model, run, _layer(record))
+def _modelled_memory(record: Record) -> float | None:
+    return None if record.run is None else cost.memory_bytes(record.run.model, record.run, _layer(record))
 
 
-def _run_of(record: RunRecord) -> RunConfig | None:
-    """Return a run like that of a record; None for a method or task that is not in configs/."""
-    words = [f"{key}={_spec(record, key)}" for key in ("model", "task", "method", "protocol", "train")]
-    if _spec(record, "k") is not None:
-        words.append(f"method.k={_spec(record, 'k')}")
-    return _composed(*words, f"train.batch_size={record.sections['training']['batch_size']}")
-
-
-@cache
-def _composed(*overrides: str) -> RunConfig | None:
-    try:
-        return plain_run(overrides)
-    except ConfigError:
-        return None
-
-
-def _layer(record: RunRecord) -> float | None:
-    layer = record.sections["model"].get("lowest_trained_layer")
-    return None if layer is None else float(layer)
+def _layer(record: Record) -> float | None:
+    return None if record.model is None else record.model.lowest_trained_layer
 
 
 def _scored_rows(run: RunConfig) -> int:
@@ -243,6 +229,5 @@ def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _peak(record: RunRecord) -> float | None:
-    peak = record.sections["training"].get("peak_memory_bytes")
-    return None if peak is None else float(peak)
+def _peak(record: Record) -> float | None:
+    return _trained(record).peak_memory_bytes

@@ -4,95 +4,83 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from layertune.records.record import Record
 from layertune.report.cells import Column
-from layertune.report.index import RunRecord
 
-Measure = Callable[[RunRecord, Column, str], float | None]  # (record, column, read-out) -> value
+Measure = Callable[[Record, Column, str], float | None]  # (record, column, read-out) -> value
 
 
-def metric(record: RunRecord, column: Column, readout: str) -> float | None:
+def metric(record: Record, column: Column, readout: str) -> float | None:
     """Return the column's metric on its evaluation set, at the read-out `last` or `best`."""
     return record.metric(readout, column.evaluation, column.metric)
 
 
-def trainable_parameters(record: RunRecord, column: Column, readout: str) -> float | None:
+def trainable_parameters(record: Record, column: Column, readout: str) -> float | None:
     """Return the most parameters that got a gradient in one step, the head included.
 
     Where that is everything but parameters in no computation (BERT's pooler), they count too: the paper's
     116.6 M for full fine-tuning includes them (Table 4).
     """
-    model = record.sections["model"]
-    trainable = model.get("trainable")
-    if trainable is None:
+    model = record.model
+    if model is None:
         return None
-    start = sum(trainable[place] for place in ("backbone", "head", "added"))
-    count = int(trainable.get("at_once", start))
-    unused = int(model.get("unused", 0))
-    return count + unused if count + unused == model["parameters"] else count
+    count = model.trainable.get("at_once", model.num_trainable)
+    return count + model.unused if count + model.unused == model.parameters else count
 
 
-def touched_parameters(record: RunRecord, column: Column, readout: str) -> float | None:
+def touched_parameters(record: Record, column: Column, readout: str) -> float | None:
     """Return all parameters that ever got a gradient; records without the count changed nothing mid-run."""
-    trainable = record.sections["model"].get("trainable")
-    if trainable is None:
-        return None
-    return float(trainable.get("touched", sum(trainable[place] for place in ("backbone", "head", "added"))))
+    model = record.model
+    return None if model is None else model.trainable.get("touched", model.num_trainable)
 
 
 def _parameters(place: str) -> Measure:
     """Return the measure of the parameters in one place that are trainable as training starts."""
 
-    def read(record: RunRecord, column: Column, readout: str) -> float | None:
-        trainable = record.sections["model"].get("trainable") or {}
-        return None if place not in trainable else float(trainable[place])
+    def read(record: Record, column: Column, readout: str) -> float | None:
+        return None if record.model is None else record.model.trainable[place]
 
     return read
 
 
-def lowest_trained_layer(record: RunRecord, column: Column, readout: str) -> float | None:
+def lowest_trained_layer(record: Record, column: Column, readout: str) -> float | None:
     """Return the lowest layer that trained, counted from 1; 0 = the embeddings; None for the head alone."""
-    return _number(record.sections["model"].get("lowest_trained_layer"))
+    return None if record.model is None else record.model.lowest_trained_layer
 
 
-def seconds_per_step(record: RunRecord, column: Column, readout: str) -> float | None:
+def seconds_per_step(record: Record, column: Column, readout: str) -> float | None:
     """Return the median step, the base of a speed-up."""
-    return _number(record.sections["training"].get("seconds_per_step_median"))
+    return None if record.training is None else record.training.seconds_per_step_median
 
 
-def peak_memory(record: RunRecord, column: Column, readout: str) -> float | None:
+def peak_memory(record: Record, column: Column, readout: str) -> float | None:
     """Return the peak memory in bytes: of the device, of the process on a CPU."""
-    return _number(record.sections["training"].get("peak_memory_bytes"))
+    return None if record.training is None else record.training.peak_memory_bytes
 
 
-def preparation_seconds(record: RunRecord, column: Column, readout: str) -> float | None:
+def preparation_seconds(record: Record, column: Column, readout: str) -> float | None:
     """Return what selection and the cache of frozen layers cost when first computed, reused or not."""
-    training = record.sections["training"]
-    if not training:
+    if record.training is None:
         return None
-    selection = record.sections["selection"].get("seconds") or 0.0
-    return float(selection) + float((training.get("cache") or {}).get("seconds") or 0.0)
+    selection = 0.0 if record.selection is None else record.selection.seconds
+    return selection + record.training.cache.seconds
 
 
-def run_seconds(record: RunRecord, column: Column, readout: str) -> float | None:
+def run_seconds(record: Record, column: Column, readout: str) -> float | None:
     """Return what a run costs: training, and scoring and caching as first computed, reused or not.
 
     Of a CPU the training's CPU seconds, which other work on the machine does not lengthen.
     """
-    training = record.sections["training"]
-    is_cpu = record.sections["env"].get("device_memory_bytes") is None
-    own = _number(training.get("cpu_seconds" if is_cpu else "seconds"))
-    before = preparation_seconds(record, column, readout)
-    return None if own is None or before is None else own + before
+    training, before = record.training, preparation_seconds(record, column, readout)
+    if training is None or before is None:
+        return None
+    return (training.cpu_seconds if record.is_on_cpu else training.seconds) + before
 
 
-def scores(record: RunRecord, column: Column, readout: str) -> float | None:
+def scores(record: Record, column: Column, readout: str) -> float | None:
     """Return the number of layers that have a score: the figure reads the scores themselves."""
-    found = record.sections["selection"].get("scores")
-    return None if found is None else float(len(found))
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    found = None if record.selection is None else record.selection.scores
+    return None if found is None else len(found)
 
 
 MEASURES: dict[str, Measure] = {

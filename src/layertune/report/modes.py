@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from layertune.records.record import Record
 from layertune.records.store import is_stale
 from layertune.report.paired import paired_test
-from layertune.report.summary import aligned, headline, recipe_of, with_rate
+from layertune.report.summary import aligned, recipe_of, with_rate
 
 HEAD = (
     "task",
@@ -35,13 +35,13 @@ def compare_modes(records: Sequence[Record]) -> str:
     Raises:
         ValueError: no task, method and seed was trained in both modes.
     """
-    current = [record for record in records if not is_stale(record.versions, record.spec)]
+    current = [record for record in records if not is_stale(record)]
     stale = len(records) - len(current)
     left_out = f" {stale} stale records, of older versions, are left out." if stale else ""
     found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}  # seed -> mode -> record
     for record in current:
         spec = record.spec
-        if record.status == "done" and headline(record)[1] is not None and spec.train in MODES:
+        if record.status == "done" and record.headline()[1] is not None and spec.train in MODES:
             rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)}"
             key = (spec.task, with_rate(spec.method, record), rest)
             found.setdefault(key, {}).setdefault(spec.seed, {})[spec.train] = record
@@ -99,7 +99,7 @@ def _test(differences: Mapping[str, Sequence[float]]) -> str:
 
 
 def _score(record: Record) -> float:
-    value = headline(record)[1]
+    value = record.headline()[1]
     assert value is not None
     return 100 * value
 

@@ -23,7 +23,8 @@ from layertune.config.schema import ConfigError, RunConfig
 from layertune.records.record import Record, read_record
 from layertune.records.store import versions_of
 
-Values = tuple[float, int, int]  # learning rate, epochs, batch size
+Values = tuple[float, int, int]
+VALUES = ("learning_rate", "epochs", "batch_size")
 
 
 class RecipeError(ValueError):
@@ -66,8 +67,8 @@ def objective(run: RunConfig, record: Record) -> float | None:
     """
     if record.metrics is None:
         return None
-    value = record.metrics.last[run.task.data_name][run.task.metric]
-    return float(value) if isinstance(value, int | float) else float("-inf")
+    value = record.metric("last", run.task.data_name, run.task.metric)
+    return float("-inf") if value is None else value
 
 
 def search_records(folder: Path, model: str) -> list[Record]:
@@ -123,13 +124,16 @@ def _of_grid(
     """Return the records whose configuration is a grid's default but for the three values and the seed."""
     runs = []
     for record in records:
-        spec, values = record.spec, record.config["train"]
+        spec = record.spec
+        if record.run is None:  # of options that are gone
+            continue
+        tried = record.run.train
         try:
             asked = plain_run(
                 [
                     *(f"model={model}", f"task={spec.task}", f"method={spec.method}", f"train={train}"),
                     *("protocol=search", f"grid={grid}", f"seed={spec.seed}"),
-                    *(f"train.{key}={values[key]}" for key in ("learning_rate", "epochs", "batch_size")),
+                    *(f"train.{key}={getattr(tried, key)}" for key in VALUES),
                     *settings,
                 ]
             )

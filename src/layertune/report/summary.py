@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from layertune.records.record import Record
+from layertune.records.record import OPEN_METRICS, Record
 from layertune.records.store import is_stale
 
 
@@ -34,7 +34,7 @@ def summarise(record: Record) -> str:
 def _shown(name: str, value: float | str) -> str:
     if isinstance(value, str):
         return f"{name}: {value}"
-    if "nist" in name or name in ("cider", "loss", "perplexity"):
+    if name in OPEN_METRICS:
         return f"{name} {value:.3f}"
     return f"{name} {100 * value:.1f}"
 
@@ -58,7 +58,7 @@ def compare_means(records: Sequence[Record]) -> str:
     Unfinished records are left out; other rates, epochs or batch sizes are rows of their own, and so are
     records of older versions, which are called stale.
     """
-    done = [record for record in records if record.status == "done" and headline(record)[1] is not None]
+    done = [record for record in records if record.status == "done" and record.headline()[1] is not None]
     head = ("method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "n")
     return aligned(head, [_mean_row(group) for group in _groups(done)])
 
@@ -76,7 +76,7 @@ def _groups(records: Sequence[Record]) -> list[list[Record]]:
             spec.grid,
             spec.train,
             spec.protocol,
-            is_stale(record.versions, spec),
+            is_stale(record),
         )
         key += recipe_of(record)
         groups.setdefault(key, []).append(record)
@@ -117,25 +117,14 @@ def aligned(
 
 
 def _mean_score(records: Sequence[Record]) -> float:
-    scores = [score for record in records if (score := headline(record)[1]) is not None]
+    scores = [score for record in records if (score := record.headline()[1]) is not None]
     return sum(scores) / len(scores) if scores else float("-inf")
-
-
-def headline(record: Record) -> tuple[str, float | None]:
-    """Return the first metric of the task's own split after the last epoch: name and value; None if there is
-    none.
-    """
-    if record.metrics is None:
-        return "", None
-    in_domain = next(iter(record.metrics.last.values()))
-    name, value = next(iter(in_domain.items()))
-    return name, value if isinstance(value, float) else None
 
 
 def _row(record: Record) -> tuple[str, ...]:
     model, training, selection = record.model, record.training, record.selection
     trainable = model.num_trainable if model else 0
-    metric, score = headline(record)
+    metric, score = record.headline()
     if selection is not None and selection.layers is not None:
         layers = " ".join(map(str, selection.layers))
     else:
@@ -155,7 +144,7 @@ def _row(record: Record) -> tuple[str, ...]:
 
 def _called(record: Record) -> str:
     """Return the method, and what its numbers must not be compared across: the mode, older versions."""
-    words = {"fast": record.spec.train == "fast", "stale": is_stale(record.versions, record.spec)}
+    words = {"fast": record.spec.train == "fast", "stale": is_stale(record)}
     said = ", ".join(word for word, holds in words.items() if holds)
     return f"{record.spec.method} ({said})" if said else record.spec.method
 
@@ -163,7 +152,7 @@ def _called(record: Record) -> str:
 def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
     first = group[0]
     layers = {_row(record)[2] for record in group}
-    scores = [score for record in group if (score := headline(record)[1]) is not None]
+    scores = [score for record in group if (score := record.headline()[1]) is not None]
     spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     train = [record.training for record in group if record.training is not None]
     peaks = [t.peak_memory_bytes for t in train if t.peak_memory_bytes is not None]
@@ -177,7 +166,7 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
         f"{statistics.mean(t.seconds for t in train):.1f}",
         f"{statistics.mean(t.cpu_seconds for t in train):.1f}",
         f"{statistics.mean(peaks) / 2**20:,.0f}" if peaks else "—",
-        f"{headline(first)[0]} {100 * statistics.mean(scores):.1f}{spread}",
+        f"{first.headline()[0]} {100 * statistics.mean(scores):.1f}{spread}",
         str(len(group)),
     )
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from layertune.config.schema import RunConfig
+from layertune.records.record import Record
 from layertune.report.aggregate import CellValue, Rank, ReadOut, aggregate
 from layertune.report.cells import DEVICE_BOUND, Column, TableSpec
-from layertune.report.index import RecordIndex, RunRecord
+from layertune.report.index import RecordIndex
 from layertune.report.verdicts import as_printed
 
 Key = tuple[str, str]  # row key, column key
@@ -24,7 +25,7 @@ class TableValues:
     cells: dict[Key, CellValue]  # row by row
     column_marks: dict[str, tuple[str, ...]]  # column key -> keys of aggregate.MARKS
     notes: tuple[str, ...]  # of the cells and columns, each once
-    records: tuple[RunRecord, ...]  # used by a cell, or by its reference, in order of run ids
+    records: tuple[Record, ...]  # used by a cell, or by its reference, in order of run ids
     missing: tuple[RunConfig, ...]  # runs that no finished record answers, in order of the cells
     stale: tuple[str, ...]  # run ids of other versions that a cell would otherwise use
 
@@ -37,7 +38,7 @@ class TableValues:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the records used."""
-        return tuple(sorted({record.seed for record in self.records}))
+        return tuple(sorted({record.spec.seed for record in self.records}))
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -47,10 +48,10 @@ class TableValues:
     @property
     def commits(self) -> tuple[str, ...]:
         """Commits of the records used; `+` where the code differed from the commit."""
-        found = {
-            f"{record.commit}{'+' if record.is_dirty else ''}" for record in self.records if record.commit
-        }
-        return tuple(sorted(found))
+        made_by = [record.identity for record in self.records]
+        return tuple(
+            sorted({f"{one.git_commit}{'+' * bool(one.git_dirty)}" for one in made_by if one.git_commit})
+        )
 
     @property
     def data_statuses(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ def table_values(spec: TableSpec, index: RecordIndex, readout: ReadOut = "last")
     )
 
 
-def _device(spec: TableSpec, index: RecordIndex) -> RunRecord | None:
+def _device(spec: TableSpec, index: RecordIndex) -> Record | None:
     """Return a record of the device that speed is compared on: full fine-tuning's, else the first found."""
     bound = [column for column in spec.columns if column.measure in DEVICE_BOUND]
     first = [row for row in spec.rows if row.key == spec.reference]
@@ -133,7 +134,7 @@ def _mixed_column(
     if column.measure != "metric":
         return None
     for key in column.mean_of or (column.key,):
-        data: dict[str, RunRecord] = {}
+        data: dict[str, Record] = {}
         for row in spec.rows:
             for run_id in cells[(row.key, key)].run_ids:
                 record = index.by_id[run_id]

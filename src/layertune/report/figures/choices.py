@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from layertune.config.plain import group_choice
+from layertune.records.record import OFFICIAL
 from layertune.report.figures import style
 from layertune.report.figures.heat_maps import chosen_layers
 from layertune.report.figures.ranks import Agreement, agreement, between_tasks, median, within_tasks
 from layertune.report.figures.scores import ModelScores, TaskScores, scored_tasks
-from layertune.report.index import OFFICIAL
 from layertune.report.spec import model_title
 
 if TYPE_CHECKING:

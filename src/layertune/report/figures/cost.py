@@ -185,7 +185,7 @@ def _text(axes: Axes, point: Point) -> str:
 
 
 def _on_cpu(values: TableValues) -> bool:
-    return all(record.sections["env"].get("device_memory_bytes") is None for record in values.records)
+    return all(record.is_on_cpu for record in values.records)
 
 
 def _seconds_label(values: TableValues) -> str:

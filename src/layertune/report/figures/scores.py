@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 from layertune.config.compose import group_names
 from layertune.config.plain import group_choice, plain_run
 from layertune.config.schema import ConfigError
-from layertune.records.record import read_record
+from layertune.records.record import OFFICIAL, Record
 from layertune.report.figures.similarity import KeptScores, kept_scores
-from layertune.report.index import OFFICIAL, RecordIndex, RunRecord
+from layertune.report.index import RecordIndex
 from layertune.report.spec import load_table
 
 SCORER = "cosine"  # §3.1
@@ -35,7 +33,7 @@ class TaskScores:
     data_status: str
     seeds: tuple[int, ...]  # of the records that hold these numbers
     run_ids: tuple[str, ...]
-    path: Path  # of the first of them
+    record: Record  # the first of them
 
     @property
     def title(self) -> str:
@@ -49,9 +47,9 @@ class TaskScores:
         return f"{self.examples:,} of {self.total:,} training texts"
 
     def read(self) -> KeptScores:
-        """Read the scores, their spread and the matrix from the record itself."""
-        kept = kept_scores(read_record(self.path))
-        assert kept is not None, f"{self.path} was found by its scores"
+        """Return the scores, their spread and the matrix."""
+        kept = kept_scores(self.record)
+        assert kept is not None, f"{self.record.run_id} was found by its scores"
         return kept
 
 
@@ -89,55 +87,60 @@ def model_scores(index: RecordIndex, model: str) -> ModelScores:
     Raises:
         ConfigError: there is no such model.
     """
-    group_choice("model", model)
+    num_layers = group_choice("model", model)["num_layers"]
     stale = {record.run_id for record in index.stale(trained=False)}
     kept = [
         record
         for record in index.records
-        if record.sections["spec"].get("model") == model
+        if record.spec.model == model
         and record.status == "done"
         and not record.failed_checks
         and record.run_id not in stale
-        and record.sections["selection"].get("scorer") == SCORER
-        and None not in (record.sections["selection"].get("scores") or [None])
+        and record.selection is not None
+        and record.selection.scorer == SCORER
+        and len(_values(record)) == num_layers
+        and record.data is not None
         and _asks_as_configured(record)
     ]
     counts = Counter(record.weights for record in kept)
     main = min(counts, key=lambda weights: (-counts[weights], weights), default="")
     others = sorted(record.run_id for record in kept if record.weights != main)
     groups: dict[str, list[TaskScores]] = {}
-    for record in sorted((r for r in kept if r.weights == main), key=_largest_first):
-        _add(groups.setdefault(str(record.sections["spec"]["task"]), []), record)
+    scores = [_task_scores(record) for record in kept if record.weights == main]
+    for one in sorted(scores, key=lambda one: (one.data_status != OFFICIAL, -one.examples, one.run_ids)):
+        _add(groups.setdefault(one.task, []), one)
     notes = (f"left out, of other weights: {', '.join(others)}",) if others else ()
     return ModelScores(model, {task: tuple(found) for task, found in groups.items()}, notes)
 
 
-def _largest_first(record: RunRecord) -> tuple[bool, int, str]:
-    return (not record.is_official, -int(record.sections["selection"]["examples"]), record.run_id)
+def _values(record: Record) -> tuple[float, ...]:
+    """Return the scores of a record [L]; none where there are none, or where one was not finite."""
+    found = (record.selection.scores if record.selection is not None else None) or ()
+    return tuple(value for value in found if value is not None)
 
 
-def _add(found: list[TaskScores], record: RunRecord) -> None:
-    """Add a record's scores, or its id and seed to those that hold the same numbers."""
-    selection, data = record.sections["selection"], record.sections["data"]
-    values = tuple(float(value) for value in selection["scores"])
-    for place, one in enumerate(found):
-        if one.examples == selection["examples"] and _equal(one.values, values):
-            seeds = tuple(sorted({*one.seeds, record.seed}))
-            fields: dict[str, Any] = vars(one) | {"seeds": seeds, "run_ids": (*one.run_ids, record.run_id)}
-            found[place] = TaskScores(**fields)
-            return
-    found.append(
-        TaskScores(
-            task=str(record.sections["spec"]["task"]),
-            values=values,
-            examples=int(selection["examples"]),
-            total=int(data["counts"]["train"]),
-            data_status=record.data_status,
-            seeds=(record.seed,),
-            run_ids=(record.run_id,),
-            path=record.path,
-        )
+def _task_scores(record: Record) -> TaskScores:
+    assert record.selection is not None and record.data is not None, "it holds scores"
+    return TaskScores(
+        task=record.spec.task,
+        values=_values(record),
+        examples=record.selection.examples,
+        total=record.data.counts["train"],
+        data_status=record.data_status,
+        seeds=(record.spec.seed,),
+        run_ids=(record.run_id,),
+        record=record,
     )
+
+
+def _add(found: list[TaskScores], new: TaskScores) -> None:
+    """Add scores, or their run id and seed to those that hold the same numbers."""
+    for place, one in enumerate(found):
+        if one.examples == new.examples and _equal(one.values, new.values):
+            seeds = tuple(sorted({*one.seeds, *new.seeds}))
+            found[place] = replace(one, seeds=seeds, run_ids=(*one.run_ids, *new.run_ids))
+            return
+    found.append(new)
 
 
 def _equal(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -145,19 +148,17 @@ def _equal(one: Sequence[float], other: Sequence[float]) -> bool:
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-6
 
 
-def _asks_as_configured(record: RunRecord) -> bool:
+def _asks_as_configured(record: Record) -> bool:
     """Say whether model and task were scored as their files say, whatever the run trained afterwards."""
-    spec = record.sections["spec"]
+    spec = record.spec
     try:
-        asked = plain_run(spec.get("overrides") or ())
-        usual = plain_run([f"{group}={spec[group]}" for group in ("model", "task", "method")])
-    except (ConfigError, KeyError):  # a file that is gone, or of the author's own
+        usual = plain_run([f"model={spec.model}", f"task={spec.task}", f"method={spec.method}"]).identity()
+    except ConfigError:  # a file that is gone, or of the author's own
         return False
-    same = asked.config_sha256 == record.config_sha256
-    one, other = asked.identity(), usual.identity()
-    for identity in (one, other):
+    if record.run is None:
+        return False
+    own = record.run.identity()
+    for identity in (own, usual):
         for key in ("examples", "batch_size"):
             identity.get("scoring", {}).pop(key, None)
-    return same and all(
-        (one.get(part) or {}) == (other.get(part) or {}) for part in ("model", "task", "scoring")
-    )
+    return all((own.get(part) or {}) == (usual.get(part) or {}) for part in ("model", "task", "scoring"))

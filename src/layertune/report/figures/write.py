@@ -77,11 +77,9 @@ def _saved(figure: Figure, folder: Path, name: str, coverage: str) -> Drawn:
 def _cost(request: Request, index: RecordIndex, task: str, folder: Path) -> Drawn | None:
     """Draw one task's costs; nothing where fewer than two methods are finished."""
     recorded = {
-        record.sections["spec"].get("method")
+        record.spec.method
         for record in index.records
-        if record.sections["spec"].get("task") == task
-        and record.sections["spec"].get("model") == request.model
-        and record.status == "done"
+        if (record.spec.task, record.spec.model, record.status) == (task, request.model, "done")
     }
     if len(recorded) < 2:
         return None

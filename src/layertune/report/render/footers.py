@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from layertune.records.record import OFFICIAL, Record
 from layertune.report.aggregate import MARKS, STATES, ReadOut
 from layertune.report.cells import TableSpec
-from layertune.report.index import OFFICIAL, RunRecord
 from layertune.report.render.request import Request
 from layertune.report.render.sheet import Footer
 from layertune.report.values import TableValues
@@ -60,11 +60,11 @@ def _seeds(values: TableValues) -> str:
     return wanted if found == wanted else f"{wanted} wanted; {found or 'none'} recorded"
 
 
-def _data(records: Iterable[RunRecord]) -> str:
+def _data(records: Iterable[Record]) -> str:
     """Name the tasks by the status of their data; what is not official carries its mark."""
     tasks: dict[str, set[str]] = {}
     for record in records:
-        tasks.setdefault(record.data_status, set()).add(str(record.sections["spec"].get("task")))
+        tasks.setdefault(record.data_status, set()).add(record.spec.task)
     order = sorted(tasks, key=lambda status: (status != OFFICIAL, status))
     return "; ".join(
         f"{status}{'' if status == OFFICIAL else ' ' + MARKS['data']}: {', '.join(sorted(tasks[status]))}"

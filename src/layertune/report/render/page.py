@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 
-from layertune.report.index import RecordIndex, RunRecord
+from layertune.records.record import Record
+from layertune.report.index import RecordIndex
 from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.html_table import links, to_html
 from layertune.report.render.others import OtherRuns, other_runs, other_settings
@@ -34,10 +34,10 @@ def to_page(
         runs: path from the page to the folder of records.
     """
     ids = set(shown)
-    others: dict[str, list[RunRecord]] = {}
+    others: dict[str, list[Record]] = {}
     for record in index.records:
         if record.run_id not in ids:
-            others.setdefault(str(record.sections["spec"]["model"]), []).append(record)
+            others.setdefault(record.spec.model, []).append(record)
     body = ["<h1>layertune: tables</h1>", f"<p>{INTRO}</p>", _overview(tables), _signs()]
     for request, sheets in tables.items():
         body += _backbone(request, sheets, others.pop(request.model, []), runs)
@@ -71,7 +71,7 @@ def document(title: str, body: Iterable[str]) -> str:
     )
 
 
-def _backbone(request: Request, sheets: Sequence[Sheet], others: Sequence[RunRecord], runs: str) -> list[str]:
+def _backbone(request: Request, sheets: Sequence[Sheet], others: Sequence[Record], runs: str) -> list[str]:
     """Return a backbone's heading, its ten tables and its other records."""
     name = escape(request.model)
     lines = [
@@ -143,13 +143,11 @@ def _others(found: Sequence[OtherRuns], runs: str) -> str:
     return "\n".join(lines)
 
 
-def _damaged(damaged: Mapping[Path, str]) -> str:
+def _damaged(damaged: Sequence[tuple[str, str]]) -> str:
     """Name the files among the records that are none."""
     if not damaged:
         return ""
-    items = "".join(
-        f"<li>{escape(path.name)}: {escape(reason)}</li>" for path, reason in sorted(damaged.items())
-    )
+    items = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in damaged)
     return f"<h2>Files that are no records</h2>\n<ul>{items}</ul>"
 
 

@@ -62,7 +62,7 @@ def write_tables(request: Request, results: Path) -> Written:
     left_out = [
         record
         for record in index.records
-        if record.run_id not in shown and record.sections["spec"]["model"] == request.model
+        if record.run_id not in shown and record.spec.model == request.model
     ]
     hint = other_settings(left_out, request)
     return Written(page, tuple(files), _coverage(values[request]), hint)
