@@ -115,8 +115,8 @@ def test_commands_ask_for_the_runs_of_the_cells(
     monkeypatch.chdir(tmp_path)  # compose_run looks at data and weights
     (tmp_path / "rows" / "qnli").mkdir(parents=True)
     (tmp_path / "some where").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "some where" / name).touch()
+    (tmp_path / "some where" / "config.json").write_text("{}")
+    (tmp_path / "some where" / "model.safetensors").touch()
     for split in ("train", "validation"):
         (tmp_path / "rows" / "qnli" / f"{split}.csv").touch()
     (spec,) = read_words(words).specs()
