@@ -170,10 +170,14 @@ def test_a_wrong_request_runs_nothing(call, folder, capsys, arguments, sentence)
     assert not (folder / "results").exists() and not (folder / "outputs").exists()
 
 
-def test_table_4_is_timed(call, launcher):
-    call("-m", "hydra/sweeper=table", "table=table4", "task=sst2", "method=full", "seed=0")
-    (job,) = launcher.jobs
-    assert "protocol=timing" in job
+@pytest.mark.parametrize("asked", [[], ["protocol=study"]])
+def test_table_4_is_timed_whatever_the_protocol_of_the_others(call, launcher, asked):
+    call("-m", "hydra/sweeper=table", "table=table4,table1", "task=sst2", "method=full", "seed=0", *asked)
+    runs = [compose_run(*job) for job in launcher.jobs]
+    wanted = "study" if asked else "paper"
+    assert sorted(run.protocol.name for run in runs) == sorted([wanted, "timing"])
+    (timed,) = (run.protocol for run in runs if run.protocol.name == "timing")
+    assert (timed.warmup_steps, timed.max_steps, timed.evaluate) == (20, 100, False)
 
 
 def test_a_plain_sweep_over_models_is_composed_job_by_job(call, folder):

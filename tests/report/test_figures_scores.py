@@ -58,9 +58,13 @@ def test_seeds_with_the_same_numbers_are_one_vector_and_others_are_not(index):
     assert found[0].run_ids == ("tiny_bert-sst2-1-64-s0", "tiny_bert-sst2-1-64-s42")
 
 
-def test_what_a_run_trains_afterwards_does_not_matter_to_its_scores(index):
-    found = model_scores(index(scored("sst2", UP, "train.epochs=7", stage="run")), "tiny_bert")
-    assert "sst2" in found.by_task
+@pytest.mark.parametrize("train", [3, 1, None])
+def test_what_a_run_trains_afterwards_does_not_matter_to_its_scores(index, train):
+    record = scored("sst2", UP, "train.epochs=7", stage="run")
+    records = index(replace(record, versions=replace(record.versions, train=train)))
+    assert records.stale() and not records.stale(trained=False)
+    (found,) = model_scores(records, "tiny_bert").by_task["sst2"]
+    assert (found.values, found.seeds, found.run_ids) == (UP, (0,), (record.run_id,))
 
 
 @pytest.mark.parametrize(
