@@ -10,13 +10,12 @@ Exit code 2: no choice can be made, and one sentence says why.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from layertune.command_line import run_script
 from layertune.config.compose import CONFIG_DIR
 from layertune.config.grids import GRIDS
-from layertune.records import RecordError
-from layertune.report.recipe import RecipeError, choose, search_records, write_recipe
+from layertune.report.recipe import choose, search_records, write_recipe
 
 
 def main(args: argparse.Namespace) -> None:
@@ -48,8 +47,4 @@ if __name__ == "__main__":
     parser.add_argument("--set", default="", help="further overrides that the runs were made with, in quotes")
     parser.add_argument("--outputs", default="outputs", help="the outputs_dir of the search")
     parser.add_argument("--recipes", default=str(CONFIG_DIR / "recipe"), help="folder of the recipes")
-    try:
-        main(parser.parse_args())
-    except (RecipeError, RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(lambda: main(parser.parse_args()))

@@ -10,10 +10,9 @@ was wrong (one sentence says why).
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from layertune.config import ConfigError
+from layertune.command_line import run_script
 from layertune.config.compose import CONFIG_DIR
 from layertune.config.files import write_atomic
 from layertune.report.claims import judge_all
@@ -48,7 +47,4 @@ if __name__ == "__main__":
     parser.add_argument("--set", default="", help="overrides of every run, such as train.epochs=3")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--results", default="results", help="the results_dir of the runs")
-    try:
-        main(parser.parse_args())
-    except (ConfigError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    run_script(lambda: main(parser.parse_args()))

@@ -9,17 +9,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from layertune.records import RecordError, read_record
+from layertune.command_line import WRONG_REQUEST, run_script
+from layertune.records import read_record
 from layertune.report.modes import compare_modes
 from layertune.report.summary import compare, compare_means
 
 WAYS = {"--means": compare_means, "--modes": compare_modes}
 
-try:
-    names = [name for name in sys.argv[1:] if name not in WAYS]
+
+def main(words: list[str]) -> int | None:
+    """Read the records and print them side by side."""
+    names = [word for word in words if word not in WAYS]
     if not names:
-        sys.exit(print(__doc__, file=sys.stderr) or 2)
+        return print(__doc__, file=sys.stderr) or WRONG_REQUEST
     records = [read_record(Path(name)) for name in names]
-    print(next((WAYS[word] for word in sys.argv[1:] if word in WAYS), compare)(records))
-except (RecordError, OSError, ValueError) as error:
-    sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    print(next((WAYS[word] for word in words if word in WAYS), compare)(records))
+    return None
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(sys.argv[1:]))

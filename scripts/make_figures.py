@@ -8,11 +8,9 @@ Exit code 2: the request was wrong (one sentence says why).
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from layertune.config import ConfigError
-from layertune.records import RecordError
+from layertune.command_line import run_script
 from layertune.report.figures.write import write_figures
 from layertune.report.render.request import Request
 
@@ -36,7 +34,4 @@ if __name__ == "__main__":
             parser.add_argument(f"--{name}", default=default or "")
     parser.add_argument("--set", default="", help="overrides of every run, such as train.epochs=3")
     parser.add_argument("--results", default="results", help="the results_dir of the runs")
-    try:
-        main(parser.parse_args())
-    except (ConfigError, RecordError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    run_script(lambda: main(parser.parse_args()))

@@ -11,10 +11,9 @@ done, 2 if the request was wrong (one sentence says why).
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from layertune.config import ConfigError
+from layertune.command_line import run_script
 from layertune.report.render.request import Request, requests
 from layertune.report.render.write import write_comparison, write_tables
 
@@ -45,7 +44,4 @@ if __name__ == "__main__":
     parser.add_argument("--compare", default="", help="a second model, side by side with the first")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a cell is not done")
     parser.add_argument("--results", default="results", help="the results_dir of the runs")
-    try:
-        sys.exit(main(parser.parse_args()))
-    except (ConfigError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    run_script(lambda: main(parser.parse_args()))

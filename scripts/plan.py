@@ -11,9 +11,8 @@ shell script: a command per line, everything else is a comment. Exit code 2: the
 from __future__ import annotations
 
 import argparse
-import sys
 
-from layertune.config import ConfigError
+from layertune.command_line import run_script
 from layertune.report.plan import lines, make_plan, read_index, read_words
 
 
@@ -29,10 +28,4 @@ if __name__ == "__main__":
     )
     parser.add_argument("words", nargs="*", help="key=value, such as table=table1 model=gte_small")
     parser.add_argument("--device", help="hours of this device: part of a recorded name, or none")
-    try:
-        main(parser.parse_args())
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # `make plan | head`
-        sys.stderr.close()
+    run_script(lambda: main(parser.parse_args()))

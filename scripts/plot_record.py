@@ -5,12 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from layertune.records import RecordError, read_record
+from layertune.command_line import WRONG_REQUEST, run_script
+from layertune.records import read_record
 from layertune.report.figures import plot_record
 
-if len(sys.argv) != 3:
-    sys.exit(print(__doc__, file=sys.stderr) or 2)
-try:
-    plot_record(read_record(Path(sys.argv[1])), Path(sys.argv[2]))
-except (RecordError, ValueError, OSError) as error:
-    sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+
+def main(words: list[str]) -> int | None:
+    """Read the record and draw it."""
+    if len(words) != 2:
+        return print(__doc__, file=sys.stderr) or WRONG_REQUEST
+    plot_record(read_record(Path(words[0])), Path(words[1]))
+    return None
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(sys.argv[1:]))

@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 
+from layertune.command_line import run_script
 from layertune.config import ConfigError
 from layertune.evaluation import nlg
 from layertune.evaluation.nlg.files import Corpus, read_lists, read_predictions
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, score, print; return the exit code."""
+def main() -> None:
+    """Parse the command line, score, print."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,17 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, nothing multiplied by 100"
     )
-    options = parser.parse_args(arguments)
-    try:
-        hypotheses, references = _corpus(options)
-        scores = nlg.score(hypotheses, references, java=options.java)
-        if options.secondary:
-            scores |= nlg.secondary(hypotheses, references)
-    except ConfigError as error:
-        print(f"score_e2e: {error}", file=sys.stderr)
-        return 2
+    options = parser.parse_args()
+    hypotheses, references = _corpus(options)
+    scores = nlg.score(hypotheses, references, java=options.java)
+    if options.secondary:
+        scores |= nlg.secondary(hypotheses, references)
     print(json.dumps(scores) if options.json else nlg.as_text(scores))
-    return 0
 
 
 def _corpus(options: argparse.Namespace) -> Corpus:
@@ -61,4 +56,4 @@ def _corpus(options: argparse.Namespace) -> Corpus:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -8,17 +8,16 @@ Exit code 2: the request cannot be met, and one sentence says why.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from layertune.command_line import run_script
 from layertune.config import ConfigError, ModelSpec
 from layertune.config.files import expanded
 
 
 def main(args: argparse.Namespace) -> None:
     """Score, select, print, draw."""
-    texts = args.texts.read_text(encoding="utf-8").split("\n") if args.texts.is_file() else None
-    if texts is None or not any(texts := [line.strip() for line in texts if line.strip()]):
+    if not args.texts.is_file() or not args.texts.stat().st_size:
         raise ConfigError(f"--texts {args.texts} is missing or empty: name a file with one text per line.")
     if args.out and not (args.out.parent.is_dir() and args.out.suffix in (".png", ".pdf", ".svg")):
         raise ConfigError(f"--out {args.out}: name a .png, .pdf or .svg file in a folder that exists.")
@@ -29,7 +28,9 @@ def main(args: argparse.Namespace) -> None:
     from layertune import score_layers, select_layers  # heavy imports, once the request looks right
     from layertune.models import load_model, load_tokenizer
     from layertune.report.figures import plot_similarity
+    from layertune.tasks.formats import text_of
 
+    texts = [line.strip() for line in text_of(args.texts).split("\n") if line.strip()]
     spec = ModelSpec(name=folder.name, source=args.model, path=str(folder) if folder.is_dir() else None)
     model = load_model(spec)
     select_layers([0.0] * model.config.num_hidden_layers, args.k, args.strategy)  # refused before the work
@@ -53,9 +54,4 @@ if __name__ == "__main__":
     parser.add_argument("--k", required=True, type=int, help="how many layers to choose")
     parser.add_argument("--strategy", default="low_k", help="low_k (default), high_k, block_low, …")
     parser.add_argument("--out", type=Path, help="where to write the heat-map, for example heatmap.png")
-    try:
-        main(parser.parse_args())
-    except ConfigError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    except UnicodeDecodeError as error:
-        sys.exit(print(f"error: --texts is not a UTF-8 text file ({error})", file=sys.stderr) or 2)
+    run_script(lambda: main(parser.parse_args()))

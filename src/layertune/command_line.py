@@ -1,8 +1,9 @@
-"""From exceptions to sentences and exit codes: what `run.py` wraps around Hydra."""
+"""From exceptions to sentences and exit codes: what `run.py` and the scripts are wrapped in."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import NoReturn
 
 from layertune.config.hydra_errors import check_overrides, request_error
 from layertune.config.schema import ConfigError
+from layertune.terminal import any_terminal
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,7 @@ DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
 
 def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None = None) -> int:
     """Call a Hydra main function and return the exit code; every error ends as one sentence on stderr."""
+    any_terminal()
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text())
@@ -49,6 +52,21 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
             return _say(f"the record or a cache could not be written: {error}", FAILED)
         raise
     return DONE
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Call a script's main function and exit; a request that cannot be met is one sentence, code 2."""
+    from layertune.records import RecordError
+
+    any_terminal()
+    try:
+        sys.exit(main() or DONE)
+    except BrokenPipeError:  # `make plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at the end
+        sys.exit(DONE)
+    except (ConfigError, RecordError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_REQUEST)
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

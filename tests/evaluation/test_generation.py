@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import runpy
 
 import numpy as np
 import pytest
 import torch
+from programs import program
 from tiny_runs import compose_tiny
 from transformers import GenerationConfig, GPT2Config, PreTrainedModel
 from transformers.generation import GenerationMixin
@@ -283,8 +283,8 @@ def test_saved_outputs_can_be_scored_again_without_the_model(split, tmp_path, mo
 
     scores = score_outputs(outputs, split, secondary=True)
     assert scores["meteor"] is None and scores["meteor_reason"] == "no Java here"
-    score_e2e = runpy.run_path(str(repo / "scripts" / "score_e2e.py"))["main"]
-    assert score_e2e(["--predictions", str(path), "--json", "--secondary"]) == 0
+    words = ["--predictions", str(path), "--json", "--secondary"]
+    assert program(repo / "scripts" / "score_e2e.py", words, monkeypatch) == 0
     again = json.loads(capsys.readouterr().out)
     for name in ("bleu", "nist", "rouge_l", "cider", "nist_mean_reference", "nltk_bleu"):
         assert again[name] == scores[name], name

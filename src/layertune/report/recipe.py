@@ -27,7 +27,7 @@ Values = tuple[float, int, int]
 VALUES = ("learning_rate", "epochs", "batch_size")
 
 
-class RecipeError(ValueError):
+class RecipeError(ConfigError):
     """Records of a search from which no choice can be made."""
 
 

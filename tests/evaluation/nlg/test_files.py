@@ -1,9 +1,9 @@
 """The script and the files it reads: saved predictions, JSON lists, and every way to get them wrong."""
 
-import importlib.util
 import json
 
 import pytest
+from programs import program
 
 from layertune.config import ConfigError
 from layertune.evaluation import nlg
@@ -23,11 +23,8 @@ NO_JAVA = ["--java", "/nowhere/java"]
 
 
 @pytest.fixture
-def script(repo):
-    spec = importlib.util.spec_from_file_location("score_e2e", repo / "scripts" / "score_e2e.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def script(repo, monkeypatch):
+    return lambda arguments: program(repo / "scripts" / "score_e2e.py", arguments, monkeypatch)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from layertune.config.schema import ConfigError
 from layertune.records.record import Record
 from layertune.report.figures import style
 
@@ -88,11 +89,11 @@ def plot_record(record: Record, path: Path) -> None:
     """Draw the scores a record holds.
 
     Raises:
-        ValueError: the record's method scored no layers.
+        ConfigError: the record's method scored no layers.
     """
     selection = record.selection
     if (kept := kept_scores(record)) is None or selection is None:
-        raise ValueError(
+        raise ConfigError(
             f"{record.run_id} holds no layer scores: its method chose its layers without scoring."
         )
     title = f"{record.spec.model} on {record.spec.task}: {selection.examples:,} texts, {record.spec.method}"
