@@ -10,11 +10,13 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import absl.logging
 import pytest
 import torch
+from loopback_hub import Hub, serving
 
 torch.set_num_threads(1)
 # rouge-score brings absl, whose log handler closes its stream when Hydra sets up logging: never pytest's own.
@@ -29,6 +31,27 @@ def _folder(*parts: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real input missing: no folder {folder} (LAYERTUNE_TEST_SHARED names its parent)")
     return folder
+
+
+@pytest.fixture
+def loopback_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub on the loopback, which the clients of this process ask, with an empty cache."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    with serving(Hub()) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+        huggingface_hub.close_session()
+        yield hub
+    huggingface_hub.close_session()
 
 
 @pytest.fixture(scope="session")

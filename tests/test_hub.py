@@ -7,13 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import constants
-from loopback_hub import Hub, serving
+from loopback_hub import Hub
 
 from layertune.config import ConfigError, ModelSpec, TaskSpec
 from layertune.config.build import build_dataclass
@@ -40,17 +39,10 @@ def bert_files(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str
 
 
 @pytest.fixture
-def hub(bert_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def hub(loopback_hub: Hub, bert_files: dict[str, bytes]) -> Hub:
     """A hub with that BERT, which the clients of this process ask, with an empty cache."""
-    with serving(Hub({BERT: (COMMIT, dict(bert_files))})) as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
-        template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        huggingface_hub.close_session()
-        yield found
-    huggingface_hub.close_session()
+    loopback_hub.repositories[BERT] = (COMMIT, dict(bert_files))
+    return loopback_hub
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def test_every_model_composes(name: str, every_file: dict[tuple[str, str], Tree]
 def test_every_task_composes(name: str, every_file: dict[tuple[str, str], Tree], composed: Tree) -> None:
     task = every_file["task", name]
     model = "gpt2" if task["kind"] == "generation" else "bert"
-    run = run_from_hydra({**composed, "model": every_file["model", model], "task": task})
+    own = {"own": {"train": "someone/rows"}} if name == "own" else {}
+    run = run_from_hydra({**composed, "model": every_file["model", model], "task": task, **own})
     assert run.task.name == name and run.run_id.startswith(f"{model}-{name}-low_k-k3-s0-")
     for spec in (run.task, *run.task.foreign.values()):
         assert spec.metric in spec.metrics

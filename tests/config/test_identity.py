@@ -46,7 +46,7 @@ REQUESTS = (
 # Every field that is not part of the identity. A field added here is a decision: it changes no number.
 NOT_IDENTITY = {
     RunConfig: "grid tracking checkpoint force data_dir results_dir outputs_dir origin overrides "
-    "eval_generation",
+    "eval_generation own",
     TrainSpec: "version micro_batch eval_batch_size deterministic activation_checkpointing device "
     "num_threads",
     ModelSpec: "title version family source revision path num_layers max_positions layers attention "

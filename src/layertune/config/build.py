@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from layertune.config.schema import ConfigError, MethodSpec, RunConfig
 from layertune.config.schema_base import Allowed, IsPath, Name
+from layertune.config.schema_task import METRICS
 
 log = logging.getLogger(__name__)
 
@@ -222,9 +223,21 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
     spec = _without_inert_k(build_method(method, declared), declared)
     run = dataclasses.replace(run, method=spec, overrides=overrides)
-    run = resolve_training(run, build_recipe(recipe, run.grid))
+    run = resolve_training(_with_own_columns(run), build_recipe(recipe, run.grid))
     check_run(run, on_this_machine)
     return run
+
+
+def _with_own_columns(run: RunConfig) -> RunConfig:
+    """Let `own.*` say what a task of one's own reads, and of what kind it is."""
+    if run.task.source != "own":
+        return run
+    own, task = run.own, run.task
+    task = dataclasses.replace(task, columns=(own.text, own.text2) if own.text2 else (own.text,))
+    if own.regression:
+        metrics = METRICS["regression"]
+        task = dataclasses.replace(task, kind="regression", metric=metrics[0], metrics=metrics)
+    return dataclasses.replace(run, task=task)
 
 
 def _without_inert_k(method: MethodSpec, declared: Mapping[str, Any] | None) -> MethodSpec:

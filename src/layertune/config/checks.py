@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from layertune.config.files import local_split_file, resolved_data_dir, splits_needed
+from layertune.config.files import local_split_file, own_files, resolved_data_dir, splits_needed
 from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, TOKEN_SCORERS, can_be_adaptive
 from layertune.config.schema import CacheSpec, ConfigError, RunConfig
-from layertune.config.schema_task import METRICS
+from layertune.config.schema_task import METRICS, OwnSpec
 from layertune.config.weights import weights_folder
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _check_task_fits_model(run: RunConfig) -> None:
 
 def _check_task(run: RunConfig) -> None:
     for task in (run.task, *run.task.foreign.values()):
-        if task.kind == "classification" and len(task.labels) < 2:
+        if task.kind == "classification" and task.source != "own" and len(task.labels) < 2:
             raise ConfigError(
                 f"task.labels={list(task.labels)} is not allowed: task={task.name} tells classes apart and "
                 "needs at least two labels."
@@ -179,6 +179,27 @@ def _check_weights_exist(run: RunConfig) -> None:
     weights_folder(run.model)
 
 
+def _check_own(run: RunConfig) -> None:
+    own = run.own
+    if run.task.source != "own":
+        if own != OwnSpec():
+            log.warning("own.* has no effect: task=%s has rows of its own; say task=own.", run.task.name)
+        return
+    if own.train is None:
+        raise ConfigError(
+            "task=own needs own.train=<file>, a csv, tsv, jsonl or parquet file, or the id of a data set."
+        )
+    if own.text2 == own.text or own.label in (own.text, own.text2):
+        raise ConfigError(
+            f"own.text={own.text}, own.text2={own.text2} and own.label={own.label} name a column twice."
+        )
+
+
+def _check_own_files_exist(run: RunConfig) -> None:
+    if run.task.source == "own":
+        own_files(run.own)
+
+
 def _check_data_exist(run: RunConfig) -> None:
     folder = resolved_data_dir(run.data_dir)
     if run.task.source != "hub":
@@ -208,6 +229,11 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_fast,
     _check_generation,
     _check_head,
+    _check_own,
     _warn_of_inert_tokens,
 )
-_CHECKS_HERE: tuple[Callable[[RunConfig], None], ...] = (_check_weights_exist, _check_data_exist)
+_CHECKS_HERE: tuple[Callable[[RunConfig], None], ...] = (
+    _check_weights_exist,
+    _check_data_exist,
+    _check_own_files_exist,
+)

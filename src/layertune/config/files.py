@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from layertune.config.schema import ConfigError, ProtocolSpec, TaskSpec
+from layertune.config.schema import ConfigError, OwnSpec, ProtocolSpec, TaskSpec
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
@@ -48,6 +49,30 @@ def local_split_file(data_dir: Path, task: str, split: str) -> Path:
             return path
     wanted = ", ".join(f"{split}{suffix}" for suffix in SUFFIXES)
     raise ConfigError(f"No file for the {split} split of {task} in {data_dir / task}; looked for {wanted}.")
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def own_files(own: OwnSpec) -> list[Path] | None:
+    """Return the files of `own.train` and, where it is given, `own.eval`; None for a data set on the hub.
+
+    Raises:
+        ConfigError: a file is not there, or is none of the formats that are read.
+    """
+    names = {key: name for key, name in (("train", own.train), ("eval", own.eval)) if name is not None}
+    paths = {key: expanded(name) for key, name in names.items()}
+    is_id = _HUB_ID.fullmatch(own.train or "") and paths["train"].suffix not in SUFFIXES
+    if own.eval is None and is_id and not paths["train"].exists():
+        return None
+    for key, path in paths.items():
+        if path.suffix not in SUFFIXES:
+            raise ConfigError(
+                f"own.{key}={names[key]} is none of {', '.join(SUFFIXES)}, and no id of a data set."
+            )
+        if not path.is_file():
+            raise ConfigError(f"own.{key}={names[key]} is not there: name a file ({', '.join(SUFFIXES)}).")
+    return list(paths.values())
 
 
 def splits_needed(task: TaskSpec, protocol: ProtocolSpec) -> list[tuple[str, str]]:

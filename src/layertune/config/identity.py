@@ -17,6 +17,7 @@ from typing import Any
 from layertune.config.files import (
     file_sha256,
     local_split_file,
+    own_files,
     resolved_data_dir,
     splits_needed,
     write_atomic,
@@ -121,6 +122,11 @@ def data_key(run: RunConfig) -> str:
     """Say which data answer this run: hub ids at their revisions, or the sha256 of the local files."""
     if run.task.source == "synthetic":
         return f"synthetic:{run.task.name}@{SYNTHETIC_REVISION}"
+    if run.task.source == "own":
+        files, own = own_files(run.own), run.own
+        read = [own.text, own.text2, own.label, own.regression]
+        content = f"hub:{own.train}" if files is None else [_cached_sha256(path, run) for path in files]
+        return "own:" + sha256_of([content, read])
     folder = resolved_data_dir(run.data_dir)
     if folder is None:
         return ",".join(_hub_key(task) for task in (run.task, *run.task.foreign.values()))

@@ -37,7 +37,7 @@ from layertune.config.schema_base import (
     not_identity,
     resolved_later,
 )
-from layertune.config.schema_task import DecodingSpec, HubSource, TaskSpec
+from layertune.config.schema_task import DecodingSpec, HubSource, OwnSpec, TaskSpec
 
 __all__ = [
     "CacheSpec",
@@ -47,6 +47,7 @@ __all__ = [
     "HubSource",
     "MethodSpec",
     "ModelSpec",
+    "OwnSpec",
     "ProtocolSpec",
     "RunConfig",
     "ScoringSpec",
@@ -225,6 +226,7 @@ class RunConfig:
     tracking: TrackingSpec = not_identity(factory=TrackingSpec)
     checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
     force: bool = not_identity(False)
+    own: OwnSpec = not_identity(factory=OwnSpec)  # its files and columns are part of the run id
     data_dir: Folder | None = not_identity()
     results_dir: Folder = not_identity("results")
     outputs_dir: Folder = not_identity("outputs")

@@ -134,6 +134,7 @@ def _can_be_path(text: str) -> bool:
 Folder = Annotated[
     str, Allowed(_can_be_path, "naming a folder on one line, at most 255 bytes a part"), IsPath()
 ]
+File = Annotated[str, Allowed(_can_be_path, "naming a file on one line, at most 255 bytes a part"), IsPath()]
 
 Grid = Literal["paper", "fair", "tuned"]
 GridName = Annotated[str, one_of(*get_args(Grid))]

@@ -9,6 +9,7 @@ from layertune.config.schema_base import (
     LARGEST,
     Allowed,
     Count,
+    File,
     Line,
     Name,
     Number,
@@ -73,6 +74,18 @@ class DecodingSpec:
 
 
 @dataclass(frozen=True)
+class OwnSpec:
+    """Data of one's own (task=own): files, or a data set on the hub, and which of their columns are read."""
+
+    train: File | None = None  # csv, tsv, jsonl or parquet; or the id of a data set on the hub
+    eval: File | None = None  # None: the hub's own split, else a tenth of the training rows is held out
+    text: Line = "text"
+    text2: Line | None = None  # the second sentence of a pair
+    label: Line = "label"
+    regression: bool = False  # labels are numbers to predict, not classes
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """One data set, its metric, and how it is encoded (configs/task)."""
 
@@ -81,7 +94,7 @@ class TaskSpec:
     version: Count = not_identity(1)
     data: Name | None = not_identity()  # whose rows are read, where not its own (sst2_imdb reads sst2)
     kind: Literal["classification", "regression", "generation"] = not_identity("classification")
-    source: Literal["hub", "synthetic"] = not_identity("hub")
+    source: Literal["hub", "synthetic", "own"] = not_identity("hub")
     hub: HubSource | None = not_identity()
     columns: Columns = not_identity(("sentence",))  # sentence | sentence1, sentence2 | MR, reference
     labels: Labels = not_identity(())  # canonical order: index = label id

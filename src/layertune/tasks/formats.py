@@ -67,7 +67,11 @@ def _named_once(names: Iterable[str], path: Path) -> tuple[str, ...]:
 
 
 def _csv(path: Path, wanted: Sequence[str]) -> Table:
-    return _separated(path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+    header = text_of(path).partition("\n")[0]
+    delimiter = (
+        ";" if header.count(";") > header.count(",") else ","
+    )  # as spreadsheets write it in half of Europe
+    return _separated(path, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
 
 
 def _tsv(path: Path, wanted: Sequence[str]) -> Table:

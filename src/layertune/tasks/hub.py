@@ -15,6 +15,7 @@ from typing import Any
 
 from layertune.config import HubSource, TaskSpec
 from layertune.hub import reason, repository, why_no_answer
+from layertune.tasks.formats import Table
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
 from layertune.tasks.rows import DataError, Place, Rows, concatenate, split_off, unlabelled
@@ -84,6 +85,36 @@ def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> tuple[R
         canonical_labels(values["label"], task, where, names=names, strings=hub.label_strings),
     )
     return rows, commit
+
+
+def read_whole(name: str) -> tuple[list[tuple[str, Table]], str, str | None]:
+    """Read a data set of one's own choice: its training split and the first of validation, dev and test.
+
+    Returns:
+        tables by name, training rows first; the source; the commit, where it can be told.
+
+    Raises:
+        DataError: the hub does not give it, or it has no training split.
+    """
+    hub = HubSource(id=name)
+    task = TaskSpec(name="own", hub=hub)
+    parts = [("train", *_load(task, hub, "train"))]
+    for part in ("validation", "dev", "test"):
+        try:
+            parts.append((part, *_load(task, hub, part)))
+            break
+        except DataError as error:
+            log.info("%s has no split %s (%s)", name, part, error)
+    tables = []
+    for part, data, _ in parts:
+        columns = {column: data[column][:] for column in data.column_names}
+        for column, feature in data.features.items():
+            if hasattr(feature, "int2str"):
+                columns[column] = [
+                    None if id is None or id < 0 else feature.int2str(id) for id in columns[column]
+                ]
+        tables.append((f"{name} ({part})", Table(tuple(columns), columns)))
+    return tables, f"hub:{name}", parts[0][2]
 
 
 def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:

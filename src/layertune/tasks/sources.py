@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from layertune.config import RunConfig, TaskSpec
@@ -18,6 +19,7 @@ from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
 from layertune.tasks.meanings import Meanings, first_meanings, group_meanings, split_off_meanings
+from layertune.tasks.own import read_own
 from layertune.tasks.rows import DataError, Rows, split_off, subset
 from layertune.tasks.synthetic import read_synthetic
 from layertune.tasks.token_cache import encode_cached
@@ -109,8 +111,8 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
         ConfigError: a local file does not exist.
         DataError: rows cannot be had or are not what was announced.
     """
-    task = run.task
     parts = _protocol_parts(run)
+    task = parts[0].spec  # with the labels that were found, where nobody named them
     fingerprints = [part.rows.fingerprint() for part in parts]
     splits: list[Split] = []
     for part, fingerprint in zip(parts, fingerprints, strict=True):
@@ -139,8 +141,9 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
 
 def _protocol_parts(run: RunConfig) -> list[_Part]:
     """Read the splits a protocol asks for, training rows first, and cut them."""
-    task, protocol = run.task, run.protocol
-    train = _read(run, task, task.train_split)
+    protocol, read = run.protocol, _reader(run)
+    train = read(run.task, run.task.train_split)
+    task = train.spec
     if protocol.holdout is not None:
         count = max(1, min(len(train.rows) // HOLDOUT_SHARE, protocol.holdout))
         divide = split_off_meanings if task.kind == "generation" else split_off
@@ -154,8 +157,8 @@ def _protocol_parts(run: RunConfig) -> list[_Part]:
         train = _Part(task, train.split, rest, train.status, train.source, train.revision)
     else:
         own = [split for split in (task.dev_split, task.eval_split) if split is not None]
-        evals = [_read(run, task, split) for split in own]
-        evals += [_read(run, spec, spec.eval_split) for spec in task.foreign.values()]
+        evals = [read(task, split) for split in own]
+        evals += [read(spec, spec.eval_split) for spec in task.foreign.values()]
     return [
         _replaced(train, subset(train.rows, protocol.train_examples, CUT_SEED)),
         *(_replaced(part, _evaluated(part, run)) for part in evals),
@@ -176,6 +179,15 @@ def _replaced(part: _Part, rows: Rows) -> _Part:
         return part
     status = "subset" if part.status in (OFFICIAL, "subset") else f"{part.status} + subset"
     return _Part(part.spec, part.split, rows, status, part.source, part.revision)
+
+
+def _reader(run: RunConfig) -> Callable[[TaskSpec, str], _Part]:
+    """Return what reads a split; one's own files are read once, for the labels of both splits."""
+    if run.task.source != "own":
+        return partial(_read, run)
+    found = read_own(run.own, run.task)
+    task = replace(run.task, labels=found.labels)
+    return lambda _, split: _Part(task, split, found.rows[split], found.status, found.source, found.revision)
 
 
 def _read(run: RunConfig, spec: TaskSpec, split: str) -> _Part:
