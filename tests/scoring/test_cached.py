@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from processes import FORK, at_once
 from tiny_runs import compose_tiny
 
 from layertune import scoring
@@ -65,6 +66,15 @@ def test_one_pass_serves_all_methods_of_a_scorer_all_k_and_all_seeds(score, pass
         again, reused = score(*other)
         assert reused and again == first  # `seconds` too: the cost when first computed
     assert passes == ["cosine"]
+
+
+def test_of_several_processes_one_scores_and_the_others_wait(score, passes):
+    found = FORK.SimpleQueue()
+    assert at_once([lambda: found.put((score("method=low_k"), passes))] * 3) == [0, 0, 0]
+    answers = [found.get() for _ in range(3)]
+    assert sorted(len(made) for _, made in answers) == [0, 0, 1]
+    assert sorted(reused for (_, reused), _ in answers) == [False, True, True]
+    assert len({scores for (scores, _), _ in answers}) == 1
 
 
 def test_another_scorer_makes_a_pass_of_its_own(score, passes):

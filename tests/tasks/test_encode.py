@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
+from processes import FORK, at_once
 
 from layertune.config import TaskSpec
 from layertune.tasks.encode import TokenStore, encode
@@ -163,6 +165,28 @@ def test_the_cache_is_read_instead_of_tokenising_again(encoder_tokenizer, tmp_pa
         assert store.batch(np.array([1])).labels.tolist() == [0]
     assert (second.truncated, second.pad_id, second.max_length) == (0, 0, 256)
     assert not second.ids.flags.owndata, "arrays are memory-mapped"
+    assert [path.name for path in tmp_path.iterdir()] == [token_key(data.fingerprint(), "t", spec())]
+
+
+def test_of_several_processes_one_encodes_and_the_others_wait(encoder_tokenizer, tmp_path, monkeypatch):
+    data, made = rows(["a b", "c"]), FORK.SimpleQueue()
+
+    def slowly(*given):
+        made.put(time.sleep(0.3))
+        return encode(*given)
+
+    monkeypatch.setattr("layertune.tasks.token_cache.encode", slowly)
+    assert at_once(
+        [lambda: encode_cached(data, data.fingerprint(), encoder_tokenizer, "t", spec(), tmp_path)] * 3
+    ) == [0, 0, 0]
+    made.get()
+    assert made.empty()
+
+
+def test_what_a_killed_process_left_of_an_entry_is_no_hindrance(encoder_tokenizer, tmp_path):
+    data = rows(["a b", "c"])
+    (tmp_path / f".writing-{token_key(data.fingerprint(), 't', spec())}").mkdir()
+    encode_cached(data, data.fingerprint(), encoder_tokenizer, "t", spec(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [token_key(data.fingerprint(), "t", spec())]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import FORK, at_once
 
 from layertune.training import cache_store
 from layertune.training.cache_store import CacheStore
@@ -47,7 +47,7 @@ def test_nothing_is_left_of_an_entry_whose_making_failed(store):
     with pytest.raises(RuntimeError), store.building(key()), store.writing(key(), SHAPES):
         raise RuntimeError("on purpose")
     assert store.find(key()) is None
-    assert [p for p in store.folder.iterdir() if p.is_dir()] == []
+    assert not store.folder.exists()
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "cut short", "other key", "no file", "no json"])
@@ -154,25 +154,19 @@ def test_an_open_entry_stays_readable_after_its_eviction(store):
     assert float(entry.tensors["states"].float().sum()) == 4000.0
 
 
-def _worker(folder: str, made: multiprocessing.Queue) -> None:
-    store = CacheStore(Path(folder), max_bytes=8000)
-    with store.building(key()):
-        if store.find(key()) is None:
-            with store.writing(key(), SHAPES) as (tensors, _):
-                time.sleep(0.3)
-                tensors["states"].fill_(1.0)
-            made.put(os.getpid())
-
-
 def test_of_several_processes_one_computes_and_the_others_wait(tmp_path):
-    context = multiprocessing.get_context("fork")
-    made = context.Queue()
-    workers = [context.Process(target=_worker, args=(str(tmp_path), made)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(20)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    made.get(timeout=5)
+    made = FORK.SimpleQueue()
+
+    def worker():
+        store = CacheStore(tmp_path, max_bytes=8000)
+        with store.building(key()):
+            if store.find(key()) is None:
+                with store.writing(key(), SHAPES) as (tensors, _):
+                    time.sleep(0.3)
+                    tensors["states"].fill_(1.0)
+                made.put(os.getpid())
+
+    assert at_once([worker] * 3) == [0, 0, 0]
+    made.get()
     assert made.empty()
     assert CacheStore(tmp_path, 8000).find(key()) is not None

@@ -6,7 +6,6 @@ this file's name keeps Hydra from importing it at every start, in a way that dat
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -15,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_held: list[IO[str]] = []  # the lock of this worker, held as long as the process lives
+_held: list[FileLock] = []  # the lock of this worker, held as long as the process lives
 
 
 @contextmanager
@@ -77,21 +77,20 @@ def take_gpu(gpus: Sequence[str], workers: int, folder: Path) -> str:
     """
     slots = max(workers, 1)
     for slot in range(slots):
-        if _claimed(folder / f"{slot}", fcntl.LOCK_NB):
+        if _claimed(folder / f"{slot}"):
             break
     else:  # a worker that ends has not let go yet
         slot = os.getpid() % slots
-        _claimed(folder / f"{slot}", 0)
+        _claimed(folder / f"{slot}", wait=True)
     os.environ[VISIBLE] = gpus[slot % len(gpus)]
     return os.environ[VISIBLE]
 
 
-def _claimed(path: Path, how: int) -> bool:
-    lock = path.open("w")
+def _claimed(path: Path, wait: bool = False) -> bool:
+    lock = FileLock(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | how)
-    except BlockingIOError:
-        lock.close()
+        lock.acquire(blocking=wait)
+    except Timeout:
         return False
     _held.append(lock)
     return True

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from layertune.config.locks import locked
 from layertune.config.schema import ConfigError, OwnSpec, ProtocolSpec, TaskSpec
 
+WRITING = ".writing-"  # begins the name of what a process is writing and will rename
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
@@ -101,23 +105,36 @@ def write_atomic(path: Path, content: bytes) -> Path:
         OSError: the file cannot be written (no space left, no permission); nothing half-written stays behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
+    remove_abandoned(path.parent)
+    temporary = path.with_name(f"{WRITING}{path.name}-{secrets.token_hex(4)}")
+    with locked(temporary):  # which removes it, unless it was renamed
+        with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     folder = os.open(path.parent, os.O_RDONLY)
     with suppress(OSError):  # not every file system flushes folders
         os.fsync(folder)
     os.close(folder)
     return path
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove from a folder what processes were writing that are gone, however they ended.
+
+    It begins with `WRITING`. What lives is locked: a file itself, a folder by `lock_of` its later name.
+    """
+    for path in folder.glob(f"{WRITING}*"):
+        lock = lock_of(path.with_name(path.name.removeprefix(WRITING))) if path.is_dir() else path
+        with locked(lock, wait=False) as is_abandoned:
+            if is_abandoned and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock under which one process at a time makes what is not there yet, a file or a folder."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def require_writable(folder: Path) -> None:

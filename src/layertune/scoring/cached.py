@@ -18,8 +18,9 @@ import torch
 
 from layertune.config import RunConfig, ScoringSpec
 from layertune.config.build import build_dataclass
-from layertune.config.files import file_sha256, write_atomic
+from layertune.config.files import file_sha256, lock_of, write_atomic
 from layertune.config.identity import TOKEN_SCORERS, sha256_of, weights_key
+from layertune.config.locks import locked
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
 from layertune.scoring import SCORERS, LayerScores
@@ -38,23 +39,32 @@ def cached_scores(
     assert run.method.scorer is not None, f"{run.method.name} has no scorer"
     rows = scored_rows(len(data.train), run.scoring)
     path = run.cache_dir / "scores" / f"{score_key(run, data, rows)}.json"
-    if (scores := _read(path)) is not None:
-        log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
-        return scores, True
+    with locked(lock_of(path)):  # one process scores; others wait here, and then find the scores
+        if (scores := _read(path)) is not None:
+            log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
+            return scores, True
+        scores = _scored(run, model, data, rows, device)
+        log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
+        tree = dataclasses.asdict(scores)
+        write_atomic(path, json.dumps({"sha256": sha256_of([path.stem, tree]), "scores": tree}).encode())
+    return scores, False
+
+
+def _scored(
+    run: RunConfig, model: TaskModel, data: TaskData, rows: np.ndarray, device: torch.device
+) -> LayerScores:
     scorer = resolve_name(run.method.scorer, SCORERS, "method.scorer")
     tokens = run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None
     options = {} if tokens is None else {"tokens": tokens}
     store = data.train.store.without_references() if run.task.score_text == "prompt" else data.train.store
+    scores: LayerScores
     if run.scoring.examples == "adaptive":
         assert run.method.selector is not None and run.method.k is not None
         how = (run.method.selector, run.method.k, run.scoring.batch_size)
         scores = adaptive_scores(scorer, model, store, *how, **options)
     else:
         scores = scorer(model, batches_of(store, rows, run.scoring.batch_size, device), **options)
-    log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
-    tree = dataclasses.asdict(scores)
-    write_atomic(path, json.dumps({"sha256": sha256_of([path.stem, tree]), "scores": tree}).encode())
-    return scores, False
+    return scores
 
 
 def _read(path: Path) -> LayerScores | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from layertune.config import TaskSpec
+from layertune.config.files import WRITING, lock_of, remove_abandoned
 from layertune.config.identity import sha256_of
+from layertune.config.locks import locked
 from layertune.tasks.encode import ENCODER_VERSION, TokenStore, encode, padding_id
 from layertune.tasks.prompts import encode_generation
 from layertune.tasks.rows import Rows
@@ -57,14 +58,15 @@ def encode_cached(
         folder: the cache; made if missing.
     """
     entry = folder / token_key(fingerprint, tokenizer_key, spec)
-    if entry.is_dir():
-        store = _load(entry, rows, tokenizer, spec)
-        if store is not None:
-            return store
-        log.warning("token cache entry %s is not as it was written: encoding again", entry)
-        shutil.rmtree(entry)
-    store = (encode_generation if spec.kind == "generation" else encode)(rows, tokenizer, spec)
-    _save(entry, store)
+    with locked(lock_of(entry)):  # one process encodes; others wait here, and then find it
+        if entry.is_dir():
+            store = _load(entry, rows, tokenizer, spec)
+            if store is not None:
+                return store
+            log.warning("token cache entry %s is not as it was written: encoding again", entry)
+            shutil.rmtree(entry)
+        store = (encode_generation if spec.kind == "generation" else encode)(rows, tokenizer, spec)
+        _save(entry, store)
     return replace(store, **_arrays(entry))
 
 
@@ -82,8 +84,10 @@ def _checksum(array: np.ndarray | None) -> int | None:
 
 
 def _save(entry: Path, store: TokenStore) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=entry.parent))
+    remove_abandoned(entry.parent)
+    temporary = entry.with_name(f"{WRITING}{entry.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that is gone: the lock is ours
+    temporary.mkdir()
     try:
         for name in _ARRAYS:
             array = getattr(store, name)
@@ -95,11 +99,7 @@ def _save(entry: Path, store: TokenStore) -> None:
             "checksums": {name: _checksum(getattr(store, name)) for name in _ARRAYS},
         }
         (temporary / "facts.json").write_text(json.dumps({"sha256": sha256_of(facts), "facts": facts}))
-        try:
-            temporary.rename(entry)
-        except OSError:
-            if not entry.is_dir():  # else another process finished the same entry first: the same content
-                raise
+        temporary.rename(entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

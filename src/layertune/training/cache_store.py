@@ -1,12 +1,10 @@
 """A bounded folder of large tensors that runs share: written whole, checked before use, oldest use out first.
 
-An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost). Locks are those
-of the operating system (`flock`): they end with the process that held them, however it ended.
+An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost).
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
@@ -23,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layertune.config.files import write_atomic
+from layertune.config.files import WRITING, lock_of, remove_abandoned, write_atomic
 from layertune.config.identity import sha256_of
+from layertune.config.locks import locked
 
 log = logging.getLogger(__name__)
 
-_FACTS, _USED, _WRITING, _PLACE = "facts.json", "used", ".writing-", "place"
+_FACTS, _USED, _PLACE = "facts.json", "used", "place"
 _CHUNK = 1 << 24  # bytes read at a time for a checksum
 
 
@@ -89,8 +88,7 @@ class CacheStore:
     @contextmanager
     def building(self, key: Mapping[str, Any]) -> Iterator[None]:
         """Let one process at a time compute an entry; others wait here, and then find it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / f".{self.path(key).name}.lock"):
+        with locked(lock_of(self.path(key))):
             shutil.rmtree(self._temporary(key), ignore_errors=True)
             try:
                 yield
@@ -107,8 +105,7 @@ class CacheStore:
         """
         if needed > self.max_bytes:
             return f"it needs {needed / 1e9:.2f} GB and cache.max_gb is {self.max_bytes / 1e9:g}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / ".lock"):
+        with locked(self.folder / ".lock"):
             entries = sorted(self._entries(), key=lambda item: item[0])
             total = sum(size for _, size, _ in entries) + self._in_progress()
             for _, size, path in entries:
@@ -129,7 +126,7 @@ class CacheStore:
         return None
 
     def _temporary(self, key: Mapping[str, Any]) -> Path:
-        return self.folder / f"{_WRITING}{self.path(key).name}"
+        return self.folder / f"{WRITING}{self.path(key).name}"
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """Yield when each entry was last used, its bytes and its folder."""
@@ -140,15 +137,12 @@ class CacheStore:
                     yield (mark if mark.exists() else path).stat().st_mtime, _size(path), path
 
     def _in_progress(self) -> int:
-        """Return the bytes that other processes are writing; remove what one left that ended on its way."""
+        """Return the bytes that other processes are writing."""
+        remove_abandoned(self.folder)
         total = 0
-        for path in self.folder.glob(f"{_WRITING}*"):
-            with _locked(self.folder / f".{path.name.removeprefix(_WRITING)}.lock", wait=False) as abandoned:
-                if abandoned:
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):  # finished meanwhile
-                        total += _size(path)
+        for path in self.folder.glob(f"{WRITING}*"):
+            with suppress(OSError):  # finished meanwhile
+                total += _size(path)
         return total
 
     @contextmanager
@@ -224,18 +218,6 @@ def _written(folder: Path) -> tuple[int, int] | None:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
-
-
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file; without `wait`, say whether it could be had."""
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> Entry:
