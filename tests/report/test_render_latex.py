@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -42,9 +43,27 @@ def test_special_characters_become_text() -> None:
     assert escaped("[2pt]*") == "{[}2pt{]}{*}"  # after \\ they would be read as an argument
 
 
-def test_a_character_without_a_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="no LaTeX name for Ж"):
-        escaped("Ж")
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("über", r"\"uber"),
+        ("café Ångström", r"caf\'e \r Angstr\"om"),
+        ("straße, smørbrød", r"stra\ss{}e, sm\o{}rbr\o{}d"),
+        ("two\nlines", "two lines"),
+        ("Ж 映", "{[}U+0416{]} {[}U+6620{]}"),
+    ],
+)
+def test_every_character_has_a_name(text: str, latex: str) -> None:
+    assert escaped(text) == latex
+
+
+def test_a_title_of_any_letters_and_lines_leaves_the_table_whole() -> None:
+    request, empty = Request(), RecordIndex([])
+    sheet = sheet_of(table_values(request.table("table1"), empty), request)
+    text = to_latex(dataclasses.replace(sheet, title="Table 1, Bär\n% 映"))
+    assert text.isascii()
+    first, second, *_ = text.splitlines()
+    assert first.startswith("% Table 1, B") and second.startswith(r"\begin{table*}")
 
 
 def test_environments_and_braces_are_balanced(tables: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from layertune.config.build import build_dataclass, unknown_key
 from layertune.config.compose import CONFIG_DIR, group_names
 from layertune.config.plain import group_choice
 from layertune.config.schema import ConfigError
+from layertune.config.schema_base import one_line
 from layertune.report.cells import UNITS, Cell, Column, How, Row, TableSpec
 from layertune.report.paper import PaperTables, load_paper_tables
 
@@ -41,7 +42,12 @@ def model_title(name: str) -> str:
     Raises:
         ConfigError: there is no such model.
     """
-    return str(group_choice("model", name)["title"])
+    return choice_title("model", name)
+
+
+def choice_title(group: str, name: str) -> str:
+    """Return the title of a choice on one line; one that has none goes by its name."""
+    return one_line(str(group_choice(group, name).get("title") or name))
 
 
 def load_table(
@@ -162,7 +168,7 @@ class _Files:
         for number in _paper().numbers:
             if number.table == self.content.get("paper_table") and number.row == name:
                 return number.method_printed
-        return str(group_choice("method", name)["title"])
+        return choice_title("method", name)
 
     def columns(self) -> Iterator[Column]:
         """Yield the columns."""
@@ -186,7 +192,7 @@ class _Files:
             file = group_choice("task", task)
             values["metric"] = metric = given.get("metric", file["metric"])
             values["evaluation"] = file.get("data") or task
-            values["title"] = f"{file['title']} ({_METRICS.get(metric, metric)})"
+            values["title"] = f"{choice_title('task', task)} ({_METRICS.get(metric, metric)})"
         if "mean_of" in given:
             values |= {"metric": "mean", "title": "Avg."}
         column: Column = build_dataclass(Column, values | dict(given), f"{self.table}: {given['key']}")

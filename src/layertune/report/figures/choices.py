@@ -18,7 +18,7 @@ from layertune.report.figures import style
 from layertune.report.figures.heat_maps import chosen_layers
 from layertune.report.figures.ranks import Agreement, agreement, between_tasks, median, within_tasks
 from layertune.report.figures.scores import ModelScores, TaskScores, scored_tasks
-from layertune.report.spec import model_title
+from layertune.report.spec import choice_title, model_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def _grid(axes: Axes, tasks: Sequence[str], first: Sequence[TaskScores], strateg
 
 def _task_names(axes: Axes, tasks: Sequence[str], first: Sequence[TaskScores]) -> None:
     titles = {one.task: one.title for one in first}
-    names = [titles.get(task, str(group_choice("task", task)["title"])) for task in tasks]
+    names = [titles.get(task, choice_title("task", task)) for task in tasks]
     axes.set_yticks(range(len(tasks)), names)
 
 
