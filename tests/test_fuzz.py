@@ -6,6 +6,9 @@ import pytest
 from fuzz.parts import PARTS
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=list(PARTS))
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, id=name, marks=[pytest.mark.slow] * part.slow) for name, part in PARTS.items()],
+)
 def test_a_share_of_the_fuzzed_inputs_breaks_nothing(part):
     assert part.run(part.share, seed=0) == []

@@ -21,6 +21,7 @@ class Part:
     run: Callable[[int, int], list[str]]
     cases: int
     share: int
+    slow: bool = False  # the share takes more than five seconds
 
 
 def seeded_cases(cases: int, seed: int) -> Iterator[tuple[int, Random]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import Part, data, requests
+from . import Part, data, kill, requests
 
 PARTS: dict[str, Part] = {
     "requests": Part(requests.run, cases=4000, share=25),
     "data": Part(data.run, cases=2000, share=60),
+    "kill": Part(kill.run, cases=30, share=2, slow=True),
 }

@@ -1,0 +1,174 @@
+"""kill -9 at any moment: the same command, issued again until it is done, leaves the record of a run that was
+never killed, and nothing else.
+
+A moment is a number of calls after the model was built, so that a case can be made again; every third case is
+killed when training has ended and the record is not written.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from test_generation_run import write as write_e2e
+from tiny_runs import DEFAULTS
+from tqdm import tqdm
+
+import layertune
+from layertune import pipeline
+from layertune.evaluation.nlg import scorer
+from layertune.evaluation.nlg.java import JavaError
+
+from . import seeded_cases
+
+REPO = Path(__file__).resolve().parents[2]
+ROOMS = tuple(
+    f"{Path(layertune.__file__).parent / room}/" for room in ("methods", "training", "evaluation", "records")
+)
+COMMON = ("train.epochs=2", "train.num_threads=1", "checkpoint.every_steps=2")
+E2E = ("model=tiny_gpt2", "task=e2e", "method=low_k", "method.k=2", "protocol=paper", "train.batch_size=4")
+DECODING = ("task.decoding.num_beams=2", "task.decoding.max_new_tokens=4")
+REQUESTS: dict[str, tuple[str, ...]] = {
+    "lift": ("method=lift",),
+    "fast": ("method=top_k", "method.k=1", "train=fast"),
+    "recap": ("method=recap", "method.rounds=1"),
+    "e2e": (*E2E, *DECODING, "data_dir={data}"),
+    "slimfit": ("method=slimfit", "method.quantise=true"),
+    "lora": ("method=lora",),
+    "lisa": ("method=lisa", "method.layers=2", "method.every=3"),
+}
+MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2")]
+HEAVY = ["layertune.pipeline", "hydra.main", "accelerate", "peft", *MODELS]
+TRAINED = "conclude"  # the function that is called when training has ended and the record is not written
+# What depends on the clock, the machine, or what a killed process left in a cache.
+VOLATILE = {"created_at", "seconds", "cpu_seconds", "seconds_per_step_median", "examples_per_second"}
+VOLATILE |= {"tokens_per_second", "peak_memory_bytes", "reused", "place"}
+
+
+def run(cases: int, seed: int) -> list[str]:
+    """Kill one request per case, once or more often, and compare its record with that of an unharmed one."""
+    failures = []
+    whole: dict[str, tuple[Any, int]] = {}
+    root = Path(tempfile.mkdtemp(prefix="layertune-kill-"))
+    try:
+        write_e2e(root / "data")
+        for case, rng in seeded_cases(cases, seed):
+            name = list(REQUESTS)[case % len(REQUESTS)]
+            if name not in whole:
+                whole[name] = _unharmed(name, root)
+            record, calls = whole[name]
+            moments = [rng.randrange(calls) for _ in range(rng.randint(1, 3))]
+            if case % 3 == 1:
+                moments = [*moments[1:], TRAINED]
+            if wrong := _killed(name, root, moments, record):
+                failures.append(f"case {case} ({name}, killed at {moments} of {calls:,} calls): {wrong}")
+    finally:
+        shutil.rmtree(root)
+    return failures
+
+
+def _unharmed(name: str, root: Path) -> tuple[Any, int]:
+    """Return the record of a run that nothing happens to, and how many calls it takes."""
+    folder = root / f"{name}-whole"
+    code, said = _run_py(name, folder, root / "data", None)
+    if code != 0:
+        raise RuntimeError(f"{name} ends with {code} by itself: {said[-1]}")
+    return _record(folder), int((folder / "calls").read_text())
+
+
+def _killed(name: str, root: Path, moments: list[Any], record: Any) -> str | None:
+    """Kill a request at these moments, then let it end; return what is wrong with what is left."""
+    folder = Path(tempfile.mkdtemp(prefix=name, dir=root))
+    trained = False
+    for moment in [*moments, None]:
+        code, said = _run_py(name, folder, root / "data", moment)
+        if trained and any(" loss " in line for line in said):
+            return "it trains again, and had come to the end"
+        if code not in (0, -signal.SIGKILL) or (moment is None and code != 0):
+            return f"ends with {code}: {said[-1]}"
+        trained = trained or moment == TRAINED
+    if (found := _record(folder)) != record:
+        return f"other values: {', '.join(_differences(found, record))}"
+    left = [path.name for path in (*folder.glob("outputs/checkpoints/*"), *folder.rglob(".*"))]
+    return f"left behind: {', '.join(left)}" if left else None
+
+
+def _record(folder: Path) -> Any:
+    """Return the only record below a folder, without what may differ from run to run."""
+    (path,) = [*folder.glob("results/runs/*.json"), *folder.glob("outputs/records/*.json")]
+    return _lasting(json.loads(path.read_text()))
+
+
+def _lasting(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _lasting(value) for key, value in tree.items() if key not in VOLATILE}
+    return [_lasting(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
+    """Name the places where two records differ."""
+    if found == wanted:
+        return []
+    if isinstance(found, dict) and isinstance(wanted, dict) and found.keys() == wanted.keys():
+        return [name for key in found for name in _differences(found[key], wanted[key], f"{place}.{key}")]
+    return [place or "the whole"]
+
+
+def _run_py(name: str, folder: Path, data: Path, moment: int | str | None) -> tuple[int, list[str]]:
+    """Run a request in a process of its own; return its exit code and what it said."""
+    given = [item.format(data=data) for item in REQUESTS[name]]
+    chosen = [item for item in DEFAULTS if item.split("=")[0] not in {word.split("=")[0] for word in given}]
+    folders = [f"{key}_dir={folder / key}" for key in ("outputs", "results")]
+    folder.mkdir(exist_ok=True)
+    context = multiprocessing.get_context("forkserver")  # what is heavy is imported once, there
+    context.set_forkserver_preload(HEAVY)
+    process = context.Process(target=_child, args=([*given, *chosen, *COMMON, *folders], folder, moment))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, (folder / "said").read_text().splitlines() or [""]
+
+
+def no_java(path: str | None = None) -> None:
+    """METEOR takes seconds to start, and has no part in this."""
+    raise JavaError("no Java here")
+
+
+def _child(arguments: list[str], folder: Path, moment: int | str | None) -> None:
+    """`python run.py <arguments>`, killed at a moment."""
+    said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.argv = ["run.py", *arguments]
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        if event.endswith("call") and frame.f_code.co_filename.startswith(ROOMS):
+            calls += 1
+            if moment in (calls, frame.f_code.co_name):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def built(*given: Any) -> Any:
+        model = build_model(*given)
+        sys.setprofile(count)
+        return model
+
+    build_model, pipeline.build_model = pipeline.build_model, built
+    scorer.find_java = no_java
+    tqdm.set_lock(threading.RLock())  # its own would outlive a killed process
+    try:
+        runpy.run_path(str(REPO / "run.py"), run_name="__main__")
+    finally:
+        sys.setprofile(None)
+        (folder / "calls").write_text(str(calls))
