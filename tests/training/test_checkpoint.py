@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import random
 import shutil
@@ -101,6 +102,24 @@ def test_the_state_is_written_at_every_multiple_of_the_steps_asked_for_and_at_th
     assert folder.name == case.run.run_id
     assert written == [folder] * 3  # after steps 3, 6 and 8
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetensors"]
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_state", full)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_checkpoint_that_cannot_be_written_stops_no_training(prepared, stop_at, caplog):
+    assert train(*prepared(*OPTIONS, EVERY).parts).steps == 8
+    assert caplog.text.count("could not be written (No space left on device)") == 3
+    stop_at(5)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(*prepared(*OPTIONS, EVERY).parts)
+    assert not isinstance(stopped.value, Interruption)  # nothing to go on from was promised
 
 
 def test_without_checkpoints_nothing_is_written(prepared):

@@ -112,7 +112,10 @@ class Method:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the tensors and numbers from which an interrupted run goes on; called between steps."""
+        """Return the tensors and numbers from which an interrupted run goes on; called between steps.
+
+        They may lie in dictionaries, lists, tuples and sets, with text and None among them.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -70,13 +70,20 @@ class Checkpoint:
         return self.every is not None and (self._stop_asked or step % self.every == 0)
 
     def save(self, progress: dict[str, Any]) -> None:
-        """Write the state of the run and of all random generators it draws from.
+        """Write the state of the run and of all random generators it draws from; a full disk stops no run.
 
         Raises:
             Interruption: the run was asked to stop; the state is on disk.
+            KeyboardInterrupt: the run was asked to stop, and the state could not be written.
         """
         facts = {"of": self._of, "versions": self._versions, "forced": self.run.force}
-        write_state(self.folder, facts, {"progress": progress, "random": _random_state(self.device)})
+        try:
+            write_state(self.folder, facts, {"progress": progress, "random": _random_state(self.device)})
+        except OSError as error:
+            log.warning("the checkpoint %s could not be written (%s)", self.folder, error.strerror)
+            if self._stop_asked:
+                _stop_now()
+            return
         if self._stop_asked:
             raise Interruption(f"stopped after a step; the same command goes on from {self.folder}")
 
