@@ -113,7 +113,9 @@ class Checkpoint:
             try:
                 take_up(state["progress"])
                 _restore_random(state["random"], self.device)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # of what a method makes of it
                 raise self._unusable(error) from error
             log.info("resuming from %s", self.folder)
 
