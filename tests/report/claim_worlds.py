@@ -1,7 +1,8 @@
 """Numbers made up for a claim, so that by its words it holds or does not, and the records that carry them.
 
 Each kind of claim has its own construction, worked out from what the claim says and not from the code under
-test. Numbers are in printed units; rivals stand at 50, and what should be better at 60.
+test. Numbers are in printed units; rivals stand at 50, and what should be better at 60. The seeds of a cell
+are alike, so that whatever differs does so beyond noise.
 """
 
 from __future__ import annotations
@@ -96,27 +97,27 @@ def over_of(claim: Claim) -> list[str]:
 
 
 def outperforms(claim: Claim, world: World, holds: bool) -> None:
-    """All better; to fail one ties once, or where nearly all suffice, half of them everywhere."""
+    """All better; to fail one is worse once, or where nearly all suffice, half of them everywhere."""
     for other in over_of(claim):
         world.put(other, 50)
     for row in rows_of(claim):
         world.put(row, 40 if claim.operands.get("lower_is_better") else 60)
     if not holds and "share" in claim.operands:
         for row in rows_of(claim)[:2]:
-            world.put(row, 50)
+            world.put(row, 49)
     elif not holds:
-        world.put(rows_of(claim)[0], 50, claim.columns[-1])
+        world.put(rows_of(claim)[0], 51 if claim.operands.get("lower_is_better") else 49, claim.columns[-1])
 
 
 def difference(claim: Claim, world: World, holds: bool) -> None:
-    """Exactly the stated margin; to fail the first row is a hundredth short in the last column."""
+    """A hundredth more than the stated margin; to fail the first row is so much short in the last column."""
     given = claim.operands["at_least"]
     margins = given if isinstance(given, list) else [given] * len(claim.columns)
     for other in over_of(claim):
         world.put(other, 50)
     for row in rows_of(claim):
         for column, margin in zip(claim.columns, margins, strict=True):
-            world.put(row, 50 + margin, column)
+            world.put(row, 50 + margin + 0.01, column)
     short = rows_of(claim)[1:] if claim.operands.get("quantifier") == "some" else []
     for row in short if holds else [rows_of(claim)[0], *short]:
         world.put(row, 50 + margins[-1] - 0.01, claim.columns[-1])
@@ -131,30 +132,31 @@ def largest_difference(claim: Claim, world: World, holds: bool) -> None:
 
 
 def difference_of_row_averages(claim: Claim, world: World, holds: bool) -> None:
-    """The first row averages 60, the others less; rivals as far behind as stated, or the last one closer."""
+    """The first row averages 60, the others less; rivals further behind than stated, or the last closer."""
     given = claim.operands["at_least"]
     margins = given if isinstance(given, list) else [given] * len(over_of(claim))
     for row in rows_of(claim):
         world.put(row, 55)
     world.put(rows_of(claim)[0], 60)
     for other, margin in zip(over_of(claim), margins, strict=True):
-        world.put(other, 60 - margin)
+        world.put(other, 59.9 - margin)
     if not holds:
         world.put(over_of(claim)[-1], 60.1 - margins[-1])
 
 
 def best_of_rows(claim: Claim, world: World, holds: bool) -> None:
-    """Best everywhere, or on average although last in one column; to fail a tie."""
+    """Best everywhere, or on average although last in one column; to fail last in one, or on average."""
     row = claim.operands["row"]
     for other in over_of(claim):
         world.put(other, 50)
     if claim.operands.get("average"):
-        world.put(row, 60 if holds else 50)
-        world.put(row, 40 if holds else 50, claim.columns[0])
+        world.put(row, 60 if holds else 49)
+        world.put(row, 49, claim.columns[0])
         return
-    world.put(row, 40 if claim.operands.get("lower_is_better") else 60)
+    lower = claim.operands.get("lower_is_better")
+    world.put(row, 40 if lower else 60)
     if not holds:
-        world.put(row, 50, claim.columns[-1])
+        world.put(row, 51 if lower else 49, claim.columns[-1])
 
 
 def count_wins(claim: Claim, world: World, holds: bool) -> None:
@@ -171,12 +173,12 @@ def count_wins(claim: Claim, world: World, holds: bool) -> None:
 
 
 def ranking(claim: Claim, world: World, holds: bool) -> None:
-    """Half a point up (or down) from each row to the next; to fail the last one stays."""
+    """Half a point up (or down) from each row to the next; to fail the last one falls back to the first."""
     step = -0.5 if claim.operands.get("order") == "falling" else 0.5
     for index, row in enumerate(rows_of(claim)):
         world.put(row, 20 + step * index)
     if not holds:
-        world.put(rows_of(claim)[-1], 20 + step * (len(rows_of(claim)) - 2), claim.columns[-1])
+        world.put(rows_of(claim)[-1], 20, claim.columns[-1])
 
 
 def ratio(claim: Claim, world: World, holds: bool) -> None:

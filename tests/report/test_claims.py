@@ -35,9 +35,11 @@ def test_records_that_satisfy_a_claim_violate_it_or_lack_a_seed_give_the_three_v
     complete = good.records(BERT)
     lacking = good.records(BERT, without=(first, 100))
     assert len(lacking) < len(complete)
+    # that strategies do not differ cannot be shown: a spread within that of the seeds is within noise
+    violated = "within_noise" if claim.kind == "separated" else "does_not_hold"
     found = {
         "holds": judged(name, paper, *complete),
-        "does_not_hold": judged(name, paper, *bad.records(BERT)),
+        violated: judged(name, paper, *bad.records(BERT)),
         "not_enough_runs": judged(name, paper, *lacking),
     }
     for status, one in found.items():
@@ -68,10 +70,10 @@ def test_another_model_stands_where_the_paper_says_bert(paper: PaperTables) -> N
     [
         ("parameters_cut_bert", "ours_mean / full, bert/average trainable_parameters", 0.25),
         ("speedup", "ours_mean bert/average speedup", 1.51),
-        ("nearly_as_fast_as_lora", "ours_mean - lora, bert/average speedup", -0.1),
-        ("slimfit_beaten_e2e", "block_low - slimfit, gpt2/e2e nist", 0.14),
-        ("low_bleu_over_full", "low_k - full, gpt2/e2e bleu", 1.4),
-        ("cross_domain_close_to_full", "ours_best - full, bert/sst2_imdb accuracy", -1.0),
+        ("nearly_as_fast_as_lora", "ours_mean - lora, bert/average speedup", -0.09),
+        ("slimfit_beaten_e2e", "block_low - slimfit, gpt2/e2e nist", 0.15),
+        ("low_bleu_over_full", "low_k - full, gpt2/e2e bleu", 1.41),
+        ("cross_domain_close_to_full", "ours_best - full, bert/sst2_imdb accuracy", -0.99),
         ("strategies_differ_beyond_noise", "largest std, bert/cola accuracy", 1.0),
         ("lora_is_fastest", "lora - io, bert/average speedup", 10.0),
     ],
@@ -139,7 +141,7 @@ def test_rows_that_a_smaller_model_does_not_have_are_named(paper: PaperTables) -
     assert one.evidence.states == {"done": 10}
 
 
-def test_seeds_of_tasks_are_paired_and_a_best_takes_those_of_the_row_it_came_from(paper: PaperTables) -> None:
+def test_seeds_of_tasks_are_paired_and_a_best_keeps_those_that_did_not_choose_it(paper: PaperTables) -> None:
     world = World(CLAIMS["beats_full_on_mr_trec"])
     mr, trec = world.claim.columns
     world.put("full", 50)
@@ -148,10 +150,34 @@ def test_seeds_of_tasks_are_paired_and_a_best_takes_those_of_the_row_it_came_fro
     world.put("high_k", 52, mr)
     world.put("block_low", 53, trec)
     (test,) = judged("beats_full_on_mr_trec", paper, *world.records(BERT)).tests
-    assert (test.row, test.other, test.tasks, test.pairs, test.units) == ("ours_best", "full", 2, 6, "tasks")
-    assert test.mean == pytest.approx(2.5)
-    assert (test.ranks.statistic, test.ranks.p, test.ranks.least_p) == (3.0, 0.5, 0.5)
-    assert test.p_pairs == pytest.approx(2 / 2**6)
+    assert (test.row, test.other, test.tasks, test.pairs, test.units) == ("ours_best", "full", 2, 4, "tasks")
+    assert (test.mean, test.chosen) == (pytest.approx(2.5), True)
+    # +2 and +3: half a point of standard error, of Student's t with one degree of freedom
+    assert test.high == pytest.approx(2.5 + 12.7062 / 2, abs=1e-3)
+
+
+def test_a_best_that_a_table_prints_was_chosen_on_all_seeds_and_is_tested_without_the_first(
+    paper: PaperTables,
+) -> None:
+    claim = CLAIMS["cross_domain_close_to_full"]  # Table 5 has a row of its own
+    (test,) = judged(claim.id, paper, *world_of(claim, holds=True).records(BERT)).tests
+    assert (test.chosen, test.tasks, test.pairs) == (True, 4, 8)
+
+
+def test_cells_at_the_majority_class_take_part_in_no_verdict_and_are_named(paper: PaperTables) -> None:
+    claim = CLAIMS["cola_wants_blocks"]
+    records = world_of(claim, holds=False).records(BERT)
+    assert judged(claim.id, paper, *records).ours.status == "does_not_hold"
+    nothing = [
+        replace(record, checks=replace(record.checks, beats_majority=False))
+        if record.checks and (record.spec.method, record.spec.seed) == ("block_high", 42)
+        else record
+        for record in records
+    ]
+    one = judged(claim.id, paper, *nothing)
+    assert one.evidence.learned_nothing == ("block_high cola",)
+    assert one.ours.status == "holds"  # the row that was behind is out; block_low is ahead of both
+    assert {test.row for test in one.tests} == {"block_low"}
 
 
 def test_a_best_is_unknown_while_a_row_lacks_a_seed_but_other_pairs_count(
@@ -175,14 +201,15 @@ def test_a_speed_up_is_paired_over_the_tasks_of_its_average(paper: PaperTables) 
     name = "nearly_as_fast_as_lora"
     (test,) = judged(name, paper, *world_of(CLAIMS[name], holds=True).records(BERT)).tests
     assert (test.tasks, test.pairs, test.against) == (2, 6, -0.1)
-    assert test.mean == pytest.approx(-0.1)
+    assert test.mean == pytest.approx(-0.09)
 
 
 def test_metrics_of_one_task_are_tested_apart(paper: PaperTables) -> None:
     name = "slimfit_beaten_e2e"
     tests = judged(name, paper, *world_of(CLAIMS[name], holds=True).records(BERT)).tests
     means = {test.where: test.mean for test in tests}
-    assert means == {"nist": pytest.approx(0.14), "cider": pytest.approx(0.04)}
+    assert means == {"nist": pytest.approx(0.15), "cider": pytest.approx(0.05)}
+    assert {test.against for test in tests} == {0.14, 0.04}
     assert {test.tasks for test in tests} == {1}
 
 
@@ -190,7 +217,9 @@ def test_metrics_of_one_task_are_tested_apart(paper: PaperTables) -> None:
     ("name", "rows", "against", "lower"),
     [
         ("close_to_full_pair", {(row, "full") for row in PARTS["ours_best"]}, -1.0, False),
-        ("gaps_dynamic_single", {("high_k", other) for other in ("lift", "recap", "slimfit")}, 0.0, False),
+        ("close_to_full_single", {("high_k", "full")}, -0.7, False),
+        ("low_bleu_over_full", {("low_k", "full")}, 1.4, False),
+        ("speedup", {("ours_mean", "")}, 1.5, False),
         (
             "larger_rank_helps_lora",
             {("lora_r16", "lora_r8"), ("lora_r32", "lora_r16"), ("lora_r64", "lora_r32")},
@@ -222,9 +251,11 @@ def test_a_claim_tests_the_rows_that_it_compares(
     [
         ("fewer_parameters", "counts do not vary by chance"),
         ("parameters_cut_gpt2", "counts do not vary by chance"),
-        ("speedup", "a bound on one number, no comparison of two rows"),
-        ("no_strategy_is_universal", "a statement about a whole table, no comparison of two rows"),
-        ("strategies_differ_beyond_noise", "the spread over seeds is the yardstick already"),
+        ("no_strategy_is_universal", "a statement about a whole table; differences are judged task by task"),
+        (
+            "strategies_differ_beyond_noise",
+            "a statement about a whole table; differences are judged task by task",
+        ),
     ],
 )
 def test_what_is_no_comparison_has_no_test_and_says_why(paper: PaperTables, name: str, reason: str) -> None:

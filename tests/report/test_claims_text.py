@@ -48,9 +48,10 @@ def test_a_claim_says_what_the_paper_and_the_records_say_and_how_it_was_tested(p
         "  - paper, Table 1: follows; 2 of 2 comparisons hold",
         "  - records: 1 of 2 comparisons hold; against it: ours_best - full is -2 on gte_small/trec accuracy",
         "  - runs: 30 of 30 (mr 15, trec 15); cells: 10 done",
-        "  - test: ours_best - full: -0.25, 6 pairs of 2 tasks; W 1, p 1 over tasks, 0.34 over pairs; "
-        "2 tasks cannot give less than 0.5",
-    ]  # over pairs: ranks 2 2 2 up and 5 5 5 down; 2a + 5b <= 6 in 8 + 3 of 64
+        "  - test: ours_best - full: -0.25 [-22.49, +21.99], p 0.91, Holm 0.91; 4 pairs of 2 tasks; "
+        "chosen on the first seed, tested on the others",
+        "  - task by task, beyond the noise of seeds: 1 for it, 1 against, of 2",
+    ]  # +1.5 and -2: 1.75 of standard error, 12.7062 of which are 22.24; p of t = 1/7 is 1 - 2 atan(1/7) / pi
 
 
 def test_an_open_claim_without_runs_says_so_in_two_lines(paper: PaperTables) -> None:
@@ -91,18 +92,40 @@ def test_many_tests_are_counted_by_what_they_decide_and_the_weakest_are_shown(pa
     lines = text_of(paper, claim.id, *world.records(GTE))
     tests = [line for line in lines if line.startswith("  - test: ")]
     assert tests[0].startswith("  - test: ours_best - slimfit: -13.06 [")
-    # eight negative tasks: p 2/256; of twelve tests the smallest p, all alike: 12 * 2 / 256
-    assert tests[0].endswith("24 pairs of 8 tasks; W 0, p 0.0078 over tasks, 1.2e-07 over pairs, Holm 0.094")
+    assert tests[0].endswith("; 16 pairs of 8 tasks; chosen on the first seed, tested on the others")
     assert len(tests) == 3
-    assert lines[-1] == (
-        "  - 9 more tests; of all 12, 0 for it and 0 against it are beyond chance (Holm p < 0.05)"
+    assert lines[-2] == (
+        "  - 9 more tests; 12 of all 12 decided (Holm p < 0.05), 11 for the claim and 1 against it"
     )
+
+
+def test_where_nothing_is_decided_it_says_of_how_many(paper: PaperTables) -> None:
+    claim = CLAIMS["wins_7_of_8_single"]
+    world = world_of(claim, holds=True)
+    for step, column in enumerate(claim.columns):
+        world.put("ours_best", 50 + (step % 2 or -1) * 10, column)
+    lines = text_of(paper, claim.id, *world.records(GTE))
+    assert "  - 9 more tests; 0 of all 12 decided (Holm p < 0.05), 0 for the claim and 0 against it" in lines
+
+
+def test_what_learned_nothing_is_named_and_a_claim_within_noise_is_called_so(paper: PaperTables) -> None:
+    world = World(CLAIMS["mr_wants_high"])
+    world.spread = 1.0
+    for row, number in {"high_k": 50.1, "low_k": 50, "block_high": 50, "block_low": 50}.items():
+        world.put(row, number)
+    records = world.records(GTE)
+    first = replace(records[0], checks=replace(records[0].checks, beats_majority=False))
+    lines = text_of(paper, "mr_wants_high", *records)
+    assert lines[0].startswith("- **WITHIN NOISE** MR, called structural")
+    row = records[0].spec.method
+    lines = text_of(paper, "mr_wants_high", first, *records[1:])
+    assert f"  - † left out, at the majority class: {row} mr" in lines
 
 
 def test_a_single_pair_is_no_test(paper: PaperTables) -> None:
     records = world_of(CLAIMS["cola_wants_blocks"], holds=True).records(GTE)
     first = [one for one in records if one.spec.seed == 0]
-    assert "  - 4 comparisons with a single pair: too few for a test" in text_of(
+    assert "  - 4 comparisons with a single pair of runs: no test can decide" in text_of(
         paper, "cola_wants_blocks", *first
     )
 
@@ -121,9 +144,12 @@ def test_the_listing_counts_verdicts_and_states_its_assumptions(paper: PaperTabl
     assert lines[0] == "# The paper's claims, asked of GTE-small"
     assert lines[2].startswith("56 claims; written by `make claims MODEL=gte_small SET=train.epochs=3`.")
     assert lines[4].startswith("- by the paper's own tables 34 follow, 19 do not, 3 cannot be told")
-    assert lines[5] == "- by our records 0 hold, 0 do not, 56 lack runs (0 of these have some)"
+    assert (
+        lines[5]
+        == "- by our records 0 hold, 0 do not, 0 are within noise, 56 lack runs (0 of these have some)"
+    )
     assert sum(line.startswith("- **") for line in lines) == 56
-    assert "not independent tasks" in text and "with fewer than six units that differ none can" in text
+    assert "hierarchical bootstrap" in text and "on the first seed" in text
     assert all(f"`{name}`" in text for name in CLAIMS)
 
 
@@ -132,12 +158,17 @@ def test_json_has_every_number_test_and_run_id(paper: PaperTables) -> None:
     records = world_of(claim, holds=True).records(GTE)
     (judged,) = judge_all([claim], paper, GTE, RecordIndex(records))
     tree = json.loads(to_json([judged], GTE))
-    assert tree["summary"]["records"] == {"holds": 1, "does_not_hold": 0, "not_enough_runs": 0}
+    assert tree["summary"]["records"] == {
+        "holds": 1,
+        "does_not_hold": 0,
+        "within_noise": 0,
+        "not_enough_runs": 0,
+    }
     (one,) = tree["claims"]
     assert one["records"]["numbers"]["high_k - low_k, gte_small/mr accuracy"] == pytest.approx(10)
     assert sorted(one["evidence"]["run_ids"]) == sorted(record.run_id for record in records)
     assert {test["other"] for test in one["tests"]} == {"low_k", "block_high", "block_low"}
-    assert one["tests"][0]["ranks"]["p"] == pytest.approx(0.25) and one["tests"][0]["can_decide"] is False
+    assert one["tests"][0]["mean"] == pytest.approx(10) and one["tests"][0]["decides"] is True
 
 
 def test_the_command_prints_what_it_writes_and_a_second_run_changes_nothing(

@@ -48,8 +48,17 @@ def test_modes_are_compared_over_the_seeds_that_both_have(record):
     found = [" ".join(line.split()) for line in lines]
     assert found[3] == "trec low_k 10 11 12 91.0 ± 1.4 93.0 ± 2.8 +2.00 2 100 30 5"
     assert found[2] == "cr low_k 10 11 12 80.0 80.0 +0.00 1 100 10 0"
-    assert "+1.00 points" in lines[-1] and "over 2 rows" in lines[-1]  # the mean of +2 and 0
-    assert "over all 3 pairs of seeds" in lines[-1]
+    assert "in points: +1.00 [" in lines[-1] and "the 2 rows" in lines[-1]  # the mean of +2 and 0
+    assert "3 pairs of seeds" in lines[-1]
+
+
+def test_rows_that_learned_nothing_are_shown_and_not_compared(record):
+    at_majority = replace(record("fast", 0, 0.5).checks, beats_majority=False)
+    nothing = [replace(record(mode, 0, 0.5, "cola"), checks=at_majority) for mode in ("published", "fast")]
+    lines = compare_modes([*nothing, record("published", 0, 0.5), record("fast", 0, 0.75)]).splitlines()
+    assert lines[2].startswith("cola")
+    assert "in points: +25.00, over the 1 rows" in lines[-1]
+    assert "No row learned" in compare_modes(nothing)
 
 
 def test_what_was_trained_at_another_rate_is_a_row_of_its_own(record):
@@ -67,7 +76,7 @@ def test_what_was_trained_at_another_rate_is_a_row_of_its_own(record):
         "trec low_k 10 11 12 50.0 75.0 +25.00 1 100 100 0",
         "trec low_k 0.0001 10 11 12 25.0 12.5 -12.50 1 100 100 0",
     ]
-    assert "over all 2 pairs" in found[-1]
+    assert "2 pairs" in found[-1]
 
 
 def test_stale_records_are_left_out_and_counted(record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layertune.report.paper_checks import PREDICATES
-from layertune.report.verdicts import Column
+from layertune.report.verdicts import Column, Tally
 
 S, C = Column("sst2", "accuracy"), Column("cola", "accuracy")
 HOLDS, FAILS, OPEN = "holds", "does_not_hold", "not_enough_runs"
@@ -132,7 +132,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "operands", "text", "status"), CASES)
 def test_a_predicate_gives_the_verdict_worked_out_by_hand(kind, operands, text, status):
-    verdict = PREDICATES[kind](numbers(text), columns=[S, C], **operands)
+    verdict = PREDICATES[kind](Tally(numbers(text)), columns=[S, C], **operands)
     assert verdict.status == status
     assert verdict.reason
 
@@ -144,7 +144,7 @@ def test_each_kind_is_tested_with_each_verdict(kind):
 
 @pytest.mark.parametrize(("kind", "operands"), [(k, o) for k, o, _, _ in CASES])
 def test_without_any_number_every_claim_stays_open_and_names_what_is_missing(kind, operands):
-    verdict = PREDICATES[kind](numbers(""), columns=[S, C], **operands)
+    verdict = PREDICATES[kind](Tally(numbers("")), columns=[S, C], **operands)
     assert verdict.status == OPEN
     assert "missing: " in verdict.reason
 
@@ -156,14 +156,52 @@ def test_a_data_set_of_several_metrics_is_won_by_more_than_half_of_them():
     def value(row, task, metric, model):
         return scores[row][metric]
 
-    won = PREDICATES["count_wins"](value, rows=["a"], over=["x"], columns=columns, at_least=1)
+    won = PREDICATES["count_wins"](Tally(value), rows=["a"], over=["x"], columns=columns, at_least=1)
     assert (won.status, won.numbers) == (HOLDS, {"data sets won by a": 1.0})
-    tied = PREDICATES["count_wins"](value, rows=["a"], over=["x"], columns=columns[:2], at_least=1)
+    tied = PREDICATES["count_wins"](Tally(value), rows=["a"], over=["x"], columns=columns[:2], at_least=1)
     assert (tied.status, tied.numbers) == (FAILS, {"data sets won by a": 0.0})
+
+
+def test_a_data_set_counts_as_decided_only_when_it_is():
+    verdict = PREDICATES["count_wins"](
+        Tally(numbers("a 3 | x 1")), rows=["a"], over=["x"], columns=[S, C], at_least=2
+    )
+    assert verdict.reason.startswith("a wins 1 of 1 decided;")
+    none = PREDICATES["count_wins"](Tally(numbers("")), rows=["a"], over=["x"], columns=[S, C], at_least=2)
+    assert none.reason.startswith("a wins 0 of 0 decided;")
+
+
+# With noise of 2 points each way: decided only where the answer is beyond it.
+BEYOND = [
+    case("outperforms", HOLDS, "a 9 9 | x 1 1", rows="a", over="x"),
+    case("outperforms", OPEN, "a 9 2 | x 1 1", rows="a", over="x"),
+    case("outperforms", FAILS, "a 9 1 | x 1 9", rows="a", over="x"),
+    case("count_wins", FAILS, "a 9 1 | x 1 2 | y 1 9", rows="a", over="x y", at_least=2),
+    case("count_wins", OPEN, "a 9 1 | x 1 2 | y 1 0", rows="a", over="x y", at_least=2),
+    case("no_single_best", HOLDS, "a 9 1 | b 1 9", rows="a b"),
+    case("no_single_best", OPEN, "a 9 1 | b 1 2", rows="a b"),
+    case("no_single_best", FAILS, "a 9 9 | b 1 1", rows="a b"),
+    case("separated", HOLDS, "a 9 9 0.1 0.1 | b 1 1 0.1 0.1", rows="a b"),
+    case("separated", OPEN, "a 9 1 0.1 0.1 | b 1 2 0.1 0.1", rows="a b"),
+    case(
+        "separated", OPEN, "a 1 1 0.5 0.5 | b 1.1 1.1 0.5 0.5", rows="a b"
+    ),  # that nothing differs cannot be shown
+    case("largest_difference", FAILS, "a 9 9 | x 3 4", row="a", over="x", equals=3),  # 6, at least 4
+    case("largest_difference", OPEN, "a 9 9 | x 6 8", row="a", over="x", equals=3),  # 3, between 1 and 5
+    case("largest_difference", FAILS, "a 9 9 | x 9 9", row="a", over="x", equals=3),  # 0, at most 2
+    case("difference_of_row_averages", OPEN, "a 9 9 | x 1 1", rows="a", over="x", at_least=1),
+    case("bounded", OPEN, "a 9 9", row="a", at_least=1),
+]
+
+
+@pytest.mark.parametrize(("kind", "operands", "text", "status"), BEYOND)
+def test_with_noise_a_predicate_answers_only_beyond_it(kind, operands, text, status):
+    tally = Tally(numbers(text), noise=lambda row, other, column: 2.0)
+    assert PREDICATES[kind](tally, columns=[S, C], **operands).status == status
 
 
 def test_the_gaps_behind_an_average_claim_are_reported():
     verdict = PREDICATES["difference_of_row_averages"](
-        numbers("a 1 1 | b 2 3 | x 1 2"), rows=["a", "b"], over=["x"], columns=[S, C], at_least=1.0
+        Tally(numbers("a 1 1 | b 2 3 | x 1 2")), rows=["a", "b"], over=["x"], columns=[S, C], at_least=1.0
     )
     assert verdict.numbers == {"best average - x": 1.0}

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from layertune.report.verdicts import Column, Tally, all_hold, any_holds, as_printed, with_derived_rows
+from layertune.report.rounding import as_printed, printed
+from layertune.report.verdicts import (
+    LEFT_OUT,
+    Column,
+    Tally,
+    all_hold,
+    any_holds,
+    so_many_hold,
+    with_derived_rows,
+)
 
 SST2, COLA = Column("sst2", "accuracy"), Column("cola", "accuracy")
 
@@ -35,12 +46,23 @@ def test_a_missing_answer_leaves_any_open_unless_one_already_holds():
     assert any_holds([False, False]) is False
 
 
+def test_what_is_left_out_neither_holds_nor_fails_and_a_count_cannot_rest_on_it():
+    assert all_hold([True, LEFT_OUT]) is True
+    assert all_hold([LEFT_OUT, False]) is False
+    assert all_hold([True, False, LEFT_OUT, LEFT_OUT], share=0.5) is True  # one of the two that count
+    assert all_hold([LEFT_OUT, LEFT_OUT]) == any_holds([LEFT_OUT]) == LEFT_OUT
+    assert any_holds([LEFT_OUT, False]) is False
+    assert so_many_hold(2, [True, LEFT_OUT, False]) is None
+    assert so_many_hold(3, [True, LEFT_OUT, False]) is False
+
+
 def test_printed_rounding_is_half_up_even_where_floats_are_not():
     assert (
         as_printed((89.0 + 51.1 + 86.0 + 85.4 + 86.3 + 93.0 + 93.1 + 80.5) / 8, 1) == 83.1
     )  # adapters: 83.05
     assert as_printed(2.675, 2) == 2.68  # the float is below 2.675
     assert as_printed(-0.25, 1) == -0.3
+    assert (printed(83.05, 1), printed(0.25, 1, "+"), printed(-0.04, 1, "+")) == ("83.1", "+0.3", "+0.0")
 
 
 def test_derived_rows_are_the_best_or_the_mean_of_their_parts():
@@ -109,5 +131,26 @@ def test_an_open_verdict_names_the_missing_numbers_once_and_counts_the_rest():
 
 
 def test_an_average_needs_all_its_columns():
-    assert Tally(numbers(a=1.0)).average("a", [SST2]) == 1.0
-    assert Tally(numbers(a=1.0)).average("a", [SST2, COLA]) is None
+    assert Tally(numbers(a=1.0)).averages(["a"], [SST2]) == [1.0]
+    assert Tally(numbers(a=1.0)).averages(["a"], [SST2, COLA]) == [None]
+
+
+def test_runs_that_learned_nothing_are_no_part_of_a_best_of_a_comparison_or_of_an_average():
+    value = with_derived_rows(numbers(high_k=math.nan, low_k=4.0))
+    assert value("best:high_k+low_k", "sst2", "accuracy", "bert") == 4.0
+    assert math.isnan(with_derived_rows(numbers(high_k=math.nan))("high_k", "sst2", "accuracy", "bert"))
+    tally = Tally(
+        lambda row, task, *_: math.nan if (row, task) == ("a", "cola") else {"a": 3.0, "b": 1.0}[row]
+    )
+    assert tally.ahead("a", "b", COLA) == LEFT_OUT
+    assert tally.averages(["a", "b"], [SST2, COLA]) == [3.0, 1.0]  # CoLA counts for neither
+    assert tally.verdict(LEFT_OUT).status == "not_enough_runs"
+
+
+@pytest.mark.parametrize(
+    ("gap", "margin", "answer"),
+    [(2.5, None, True), (-2.5, None, False), (2.0, None, None), (0.4, -1.0, None), (1.5, -1.0, True)],
+)
+def test_with_noise_only_what_lies_beyond_it_is_an_answer(gap, margin, answer):
+    tally = Tally(numbers(a=50.0 + gap, b=50.0), noise=lambda row, other, column: 2.0)
+    assert tally.ahead("a", "b", SST2, margin) is answer

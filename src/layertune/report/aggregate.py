@@ -51,6 +51,11 @@ class CellValue:
     chosen: str | None = None  # best of rows: key of the row it came from
     rank: Rank | None = None  # set by `layertune.report.values`
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether every run scored above the majority class; of a count or of seconds it says nothing."""
+        return self.cell.column.measure != "metric" or "majority" not in self.marks
+
 
 def aggregate(
     cell: Cell, index: RecordIndex, readout: ReadOut = "last", device: Record | None = None
@@ -173,7 +178,8 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
     behind = parts  # whose marks the number carries
     if state == "done" and cell.how == "best":
         sign = -1.0 if cell.column.higher_is_better is False else 1.0
-        winner = max(parts, key=lambda part: sign * _mean(part))
+        learned = [part for part in parts if part.has_learned] or parts
+        winner = max(learned, key=lambda part: sign * _mean(part))
         chosen, mean, std, values = winner.cell.row.key, winner.mean, winner.std, winner.values
         behind = [winner]
     elif state == "done":

@@ -1,34 +1,26 @@
 """The paper's claims, judged on the paper's own tables and on our records: what `make claims` says.
 
-The claims and their predicates are those of `paper_claims`; here our tables answer them. A cell counts only
-when it is done: one that is missing, absent, partial, stale, failed or refused leaves a claim open and is
-counted beside it. Comparisons get a paired test over whatever pairs of task and seed are recorded, complete
-or not.
+The claims and their predicates are those of `paper_claims`; here our tables answer them, and `decide` says
+whether the answer is more than noise. A cell counts only when it is done: one that is missing, absent,
+partial, stale, failed or refused leaves a claim open and is counted beside it. One whose runs learned nothing
+is left out of every comparison.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from layertune.report.aggregate import STATES, CellValue, State
+from layertune.report.decide import Seeds, decide
 from layertune.report.index import RecordIndex
-from layertune.report.paired import PairedTest, corrected, paired_test
+from layertune.report.paired import PairedTest
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import Claim, judge, paper_numbers
 from layertune.report.render.request import Request
 from layertune.report.values import TableValues, table_values
-from layertune.report.verdicts import DERIVED_ROWS, Column, Tally, Verdict, with_derived_rows
-
-COUNTED = ("trainable_parameters",)  # measures that do not vary by chance: a test would say nothing
-UNTESTED = {
-    "ratio": "a ratio against fixed bounds, no comparison of two rows",
-    "bounded": "a bound on one number, no comparison of two rows",
-    "no_single_best": "a statement about a whole table, no comparison of two rows",
-    "separated": "the spread over seeds is the yardstick already",
-}
-Seeds = Mapping[int, float]  # seed -> value in the printed unit
+from layertune.report.verdicts import Column, Verdict, parts_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class Evidence:
     others: Mapping[str, tuple[str, ...]]  # status of data that are not official -> tasks
     absent: tuple[str, ...]  # rows that the tables of this model do not have
     notices: tuple[str, ...]  # sentences: stale, failed and refused records, by run id
+    learned_nothing: tuple[str, ...]  # row and task of the cells that are left out
 
 
 @dataclass(frozen=True)
@@ -54,18 +47,7 @@ class Judged:
     evidence: Evidence
     tests: tuple[PairedTest, ...]
     no_test: str  # why there is none; "" where there are some
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows that a claim compares."""
-
-    row: str
-    other: str
-    columns: tuple[Column, ...]
-    where: str = ""
-    against: float = 0.0
-    lower_is_better: bool = False
+    by_task: tuple[int, int, int]  # of `Decision`
 
 
 class OurNumbers:
@@ -83,36 +65,30 @@ class OurNumbers:
                 self._found.setdefault(key, (table, _unmixed(table, value)))
 
     def __call__(self, row: str, task: str, metric: str, model: str) -> float | None:
-        """Return the mean of a finished cell, or its standard deviation for `<metric>_std`."""
+        """Return the mean of a finished cell, or its standard deviation for `<metric>_std`; see `Numbers`."""
         name = metric.removesuffix("_std")
         table, value = self._found.get((row, task, name, model), (None, None))
         if table is None or value is None:
-            if ":" not in DERIVED_ROWS.get(row, row):
+            if not parts_of(row)[0]:
                 self.absent[row] = None
             return None
         for leaf in _leaves(table, value):
             self._read[leaf.cell.table, *leaf.cell.key] = leaf
         if value.state != "done":
             return None
+        if not value.has_learned:
+            return math.nan
         return value.mean if metric == name else value.std
 
     def per_seed(self, row: str, column: Column) -> dict[str, Seeds]:
-        """Return task -> seed -> value, of a derived row only where it is defined."""
+        """Return task -> seed -> value of the runs that learned something; nothing of a best of rows."""
         table, value = self._found.get((row, column.task, column.metric, column.model), (None, None))
-        if table is not None and value is not None:
-            keys = value.cell.column.mean_of or (value.cell.column.key,)
-            parts = [_unmixed(table, table.cell(value.cell.row.key, key)) for key in keys]
-            return {part.cell.column.task: part.values for part in parts if part.values}
-        how, _, names = DERIVED_ROWS.get(row, row).partition(":")
-        means = {name: self(name, column.task, column.metric, column.model) for name in names.split("+")}
-        known = {name: mean for name, mean in means.items() if mean is not None}
-        if not names or len(known) < len(means):
+        if table is None or value is None:
             return {}
-        if how == "best":
-            return self.per_seed(max(known, key=lambda name: known[name]), column)
-        found = [self.per_seed(name, column)[column.task] for name in known]
-        shared = [seed for seed in found[0] if all(seed in one for one in found)]
-        return {column.task: {seed: sum(one[seed] for one in found) / len(found) for seed in shared}}
+        keys = value.cell.column.mean_of or (value.cell.column.key,)
+        parts = [_unmixed(table, table.cell(value.cell.row.key, key)) for key in keys]
+        fixed = [part for part in parts if part.cell.how != "best" and part.has_learned]
+        return {part.cell.column.task: part.values for part in fixed if part.values}
 
     def evidence(self, index: RecordIndex) -> Evidence:
         """Return what stands behind the numbers that were read."""
@@ -134,6 +110,9 @@ class OurNumbers:
             others={status: tuple(sorted(tasks)) for status, tasks in sorted(others.items())},
             absent=tuple(self.absent),
             notices=tuple(dict.fromkeys(note for cell in cells for note in cell.notes)),
+            learned_nothing=tuple(
+                f"{cell.cell.row.name} {cell.cell.column.task}" for cell in cells if not cell.has_learned
+            ),
         )
 
 
@@ -157,22 +136,6 @@ def judge_all(
     return [_judge(claim, paper, request, index, tables) for claim in claims]
 
 
-def comparisons(claim: Claim, numbers: OurNumbers) -> Iterator[Comparison]:
-    """Yield the pairs of rows that a claim compares, metrics of one and the same task apart.
-
-    A stated lead is tested against no lead at all, "at most so much behind" against that much.
-    """
-    for row, other in _pairs(claim, numbers):
-        if row == other:
-            continue
-        groups: dict[tuple[str, float], list[Column]] = {}
-        for column, margin in zip(claim.columns, _margins(claim), strict=True):
-            groups.setdefault((_apart(column, claim.columns), min(margin, 0.0)), []).append(column)
-        lower = claim.operands.get("lower_is_better", False) or claim.operands.get("order") == "falling"
-        for (where, against), columns in groups.items():
-            yield Comparison(row, other, tuple(columns), where, against, lower)
-
-
 def _judge(
     claim: Claim,
     paper: PaperTables,
@@ -184,68 +147,12 @@ def _judge(
     columns = [replace(column, model=stand_in.get(column.model, column.model)) for column in claim.columns]
     asked = replace(claim, columns=tuple(columns))
     numbers = OurNumbers([tables[_name(table)] for table in claim.tables])
-    verdict = judge(asked, numbers)
+    decision = decide(asked, numbers)
     evidence = numbers.evidence(index)
-    no_test = UNTESTED.get(claim.kind, "")
-    if {column.metric for column in columns} <= set(COUNTED):
-        no_test = "counts do not vary by chance"
-    tests = () if no_test else corrected(list(_tests(asked, numbers)))
-    if not tests and not no_test:
-        no_test = "no task and seed is recorded under both rows"
-    return Judged(asked, judge(claim, paper_numbers(paper, claim.tables)), verdict, evidence, tests, no_test)
-
-
-def _tests(claim: Claim, numbers: OurNumbers) -> Iterator[PairedTest]:
-    """Yield a test for each comparison that has a pair; those that speak least for the claim first.
-
-    Metrics that are tested apart come last: their units differ.
-    """
-    tests = []
-    for one in comparisons(claim, numbers):
-        differences: dict[str, list[float]] = {}
-        for column in one.columns:
-            mine, theirs = numbers.per_seed(one.row, column), numbers.per_seed(one.other, column)
-            for task in mine.keys() & theirs.keys():
-                seeds = [seed for seed in mine[task] if seed in theirs[task]]
-                if seeds:
-                    gaps = [mine[task][seed] - theirs[task][seed] for seed in seeds]
-                    differences[f"{column.model}/{task}"] = gaps
-        if differences:
-            ordered = dict(sorted(differences.items()))
-            rows = (one.row, one.other)
-            tests.append(paired_test(*rows, ordered, one.where, one.against, one.lower_is_better))
-    yield from sorted(tests, key=lambda test: (test.where, test.lead))
-
-
-def _pairs(claim: Claim, numbers: OurNumbers) -> Iterable[tuple[str, str]]:
-    """Return the rows that are said to be better, each with one that is said to be worse."""
-    given: Mapping[str, Any] = claim.operands
-    if claim.kind == "ranking":
-        return list(zip(given["rows"][1:], given["rows"], strict=False))
-    rows = given["rows"] if "rows" in given else [given["row"]]
-    over = given["over"] if isinstance(given["over"], list) else [given["over"]]
-    if given.get("pairwise"):
-        return list(zip(rows, over, strict=True))
-    if claim.kind == "difference_of_row_averages":
-        tally = Tally(with_derived_rows(numbers))
-        averages = {row: tally.average(row, claim.columns) for row in rows}
-        known = {row: average for row, average in averages.items() if average is not None}
-        rows = [max(known, key=lambda row: known[row])] if len(known) == len(rows) else rows
-    return [(row, other) for row in rows for other in over]
-
-
-def _margins(claim: Claim) -> Sequence[float]:
-    """Return what each column is tested against, 0 where a claim names no difference."""
-    given = claim.operands.get("at_least", 0.0) if claim.kind.startswith("difference") else 0.0
-    if isinstance(given, list) and claim.kind == "difference":
-        return given
-    return [given if isinstance(given, int | float) else 0.0] * len(claim.columns)
-
-
-def _apart(column: Column, columns: Sequence[Column]) -> str:
-    """Return the metric where a claim reads several of one task: they are no further tasks."""
-    same = [one for one in columns if (one.task, one.model) == (column.task, column.model)]
-    return column.metric if len(same) > 1 else ""
+    by_paper = judge(claim, paper_numbers(paper, claim.tables))
+    return Judged(
+        asked, by_paper, decision.verdict, evidence, decision.tests, decision.no_test, decision.by_task
+    )
 
 
 def _unmixed(table: TableValues, value: CellValue) -> CellValue:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layertune.report.claims import Evidence, Judged
-from layertune.report.paired import ASSUMPTIONS, PairedTest
+from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
 from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.request import Request
 from layertune.report.render.words import listed
@@ -19,11 +19,13 @@ SHOWN = 3  # tests, run ids and notices that a claim prints; JSON has all
 WORDS: dict[Status, str] = {
     "holds": "HOLDS",
     "does_not_hold": "DOES NOT HOLD",
+    "within_noise": "WITHIN NOISE",
     "not_enough_runs": "NOT ENOUGH RUNS",
 }
 OF_THE_PAPER: dict[Status, str] = {  # does its text follow from its tables?
     "holds": "follows",
     "does_not_hold": "does not follow",
+    "within_noise": "cannot be told",
     "not_enough_runs": "cannot be told, figures print no numbers",
 }
 SECTIONS = {
@@ -80,10 +82,11 @@ def _head(judged: Sequence[Judged], request: Request) -> list[str]:
         "",
         f"- by the paper's own tables {paper['holds']} follow, {paper['does_not_hold']} do not, "
         f"{paper['not_enough_runs']} cannot be told (figures print no numbers)",
-        f"- by our records {ours['holds']} hold, {ours['does_not_hold']} do not, "
-        f"{ours['not_enough_runs']} lack runs ({begun} of these have some)",
+        f"- by our records {ours['holds']} hold, {ours['does_not_hold']} do not, {ours['within_noise']} are "
+        f"within noise, {ours['not_enough_runs']} lack runs ({begun} of these have some)",
     ]
-    for status, words in (("holds", "holding"), ("does_not_hold", "not holding")):
+    called = (("holds", "holding"), ("does_not_hold", "not holding"), ("within_noise", "within noise"))
+    for status, words in called:
         if names := [f"`{one.claim.id}`" for one in judged if one.ours.status == status]:
             lines.append(f"- {words}: {', '.join(names)}")
     return lines
@@ -97,14 +100,19 @@ def _reading(request: Request) -> list[str]:
         f"train {request.train}, grid {request.grid}, "
         f"protocol {request.protocol or 'as each table says'}{own}.",
         f"Read-out {READ_OUTS[request.readout]}.",
-        "A verdict compares means over all seeds of a cell, unrounded, in the paper's units; no test decides "
-        "it. A cell that lacks a seed is no evidence: it leaves a claim open unless the finished cells "
-        "already settle it. The tests use every pair recorded so far; what speaks least for a claim stands "
-        "first.",
+        "Numbers are means over all seeds of a cell, unrounded, in the paper's units. A claim that they "
+        "satisfy holds if every test says so too (p < 0.05); one that they violate does not hold if a test "
+        "says the opposite (Holm p < 0.05). Beside that the claim is asked task by task of differences "
+        "beyond the noise of seeds (an error of 1 % for all that it looks at). What neither settles is "
+        "within noise.",
+        "A cell that lacks a seed is no evidence: it leaves a claim open unless the finished cells already "
+        "settle it. Runs at the majority class (†) learned nothing: what compares with them is left out. The "
+        "tests use every pair recorded so far; what speaks least for a claim stands first.",
         "‡ some of the records are not of the official data. Errata are listed in results/paper/errata.yaml.",
-        "`ours_best` is the best of the four strategies in each column, chosen on the evaluation split as in "
-        "the paper; `ours_mean` is their mean; `io` the better selection by input/output similarity (in "
-        "Table 4 their mean).",
+        "`ours_best` is the best of the four strategies in each column, `io` the better selection by "
+        "input/output similarity (in Table 4 their mean), `ours_mean` the mean of the four. Numbers of a "
+        "best are chosen on the evaluation split as in the paper; its tests choose on the first seed and "
+        "compare on the others.",
         "`make plan` names the missing runs; `make claims JSON=1` prints all numbers, tests and run ids.",
     ]
 
@@ -127,25 +135,31 @@ def _entry(one: Judged, request: Request) -> list[str]:
         rows = ", ".join(one.evidence.absent)
         lines.append(f"  - {request.model} has no rows {rows}: this claim stays open for it")
     lines += [f"  - {notice}" for notice in _first(one.evidence.notices)]
+    if one.evidence.learned_nothing:
+        lines.append(
+            f"  - † left out, at the majority class: {', '.join(_first(one.evidence.learned_nothing))}"
+        )
     if one.tests:
         lines += _tests(one.tests)
     elif one.evidence.run_ids:
         lines.append(f"  - no test: {one.no_test}")
+    won, lost, looks = one.by_task
+    if won or lost:
+        lines.append(f"  - task by task, beyond the noise of seeds: {won} for it, {lost} against, of {looks}")
     return lines
 
 
 def _tests(tests: Sequence[PairedTest]) -> list[str]:
     """Return the tests that say least for the claim, and a count of the others."""
-    real = [test for test in tests if test.pairs > 1]
+    real = [test for test in tests if test.p is not None]
     lines = [f"  - test: {_test(test)}" for test in real[:SHOWN]]
     if single := len(tests) - len(real):
-        lines.append(f"  - {_counted(single, 'comparison')} with a single pair: too few for a test")
+        lines.append(f"  - {_counted(single, 'comparison')} with a single pair of runs: no test can decide")
     if len(real) > SHOWN:
-        decisive = [test for test in real if test.is_decisive]
-        behind = sum(test.lead < 0 for test in decisive)
+        decided = [answer for test in real if (answer := test.decides()) is not None]
         lines.append(
-            f"  - {_counted(len(real) - SHOWN, 'more test')}; of all {len(real)}, "
-            f"{len(decisive) - behind} for it and {behind} against it are beyond chance (Holm p < 0.05)"
+            f"  - {_counted(len(real) - SHOWN, 'more test')}; {len(decided)} of all {len(real)} decided "
+            f"(Holm p < 0.05), {decided.count(True)} for the claim and {decided.count(False)} against it"
         )
     return lines
 
@@ -173,21 +187,12 @@ def _runs(evidence: Evidence) -> str:
 
 def _test(test: PairedTest) -> str:
     """Return one test in one line."""
+    name = f"{test.row} - {test.other}" if test.other else test.row
     where = f" in {test.where}" if test.where else ""
-    pairs = f"{test.pairs} pair{'s' if test.pairs > 1 else ''} of {_counted(test.tasks, 'task')}"
-    name, ranks = f"{test.row} - {test.other}{where}", test.ranks
-    if ranks.used == 0 and not test.against:
-        return f"{name}: no difference in {pairs}"
-    text = f"{name}: {test.mean:+.2f}"
-    if ranks.used > 2 and test.low is not None:
-        text += f" [{test.low:+.2f}, {test.high:+.2f}]"
-    text += f", {pairs}"
-    text += f", tested against {test.against:+g}" if test.against else ""
-    text += f"; W {ranks.statistic:g}, p {ranks.p:.2g} over {test.units}"
-    text += f", {test.p_pairs:.2g} over pairs" if test.tasks > 1 else ""
-    if test.can_decide:
-        return f"{text}, Holm {test.p_holm:.2g}"
-    return f"{text}; {_counted(ranks.used, test.units[:-1])} cannot give less than {ranks.least_p:.2g}"
+    claimed = f" (claimed {test.against:+g})" if test.against else ""
+    pairs = f"{_counted(test.pairs, 'pair')} of {_counted(test.tasks, 'task')}"
+    chosen = "; chosen on the first seed, tested on the others" if test.chosen else ""
+    return f"{name}{where}: {effect(test)}, Holm {test.p_holm:.2g}{claimed}; {pairs}{chosen}"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -223,9 +228,6 @@ def _tree(one: Judged) -> Mapping[str, Any]:
         "paper": dataclasses.asdict(one.paper),
         "records": dataclasses.asdict(one.ours),
         "evidence": dataclasses.asdict(one.evidence),
-        "tests": [
-            dataclasses.asdict(test) | {"decisive": test.is_decisive, "can_decide": test.can_decide}
-            for test in one.tests
-        ],
+        "tests": [dataclasses.asdict(test) | {"decides": test.decides()} for test in one.tests],
         "no_test": one.no_test,
     }

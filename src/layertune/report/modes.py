@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from layertune.config.schema import ConfigError
 from layertune.records.record import Record
 from layertune.records.store import is_stale
-from layertune.report.paired import paired_test
+from layertune.report.paired import effect, paired_test
+from layertune.report.rounding import printed
 from layertune.report.summary import aligned, recipe_of, with_rate
 
 HEAD = (
@@ -30,8 +31,8 @@ def compare_modes(records: Sequence[Record]) -> str:
     """Return a small table, one row per task, method and recipe: both modes over the seeds that both have.
 
     Scores are the headline metric after the last epoch, mean ± sample standard deviation; `cpu s` is training
-    and, under fast, the cache as first made; selection and evaluation are left out. Below it Wilcoxon's test.
-    Records of older versions are left out and counted.
+    and, under fast, the cache as first made; selection and evaluation are left out. Below it the difference
+    over rows whose runs learned something. Records of older versions are left out and counted.
 
     Raises:
         ValueError: no task, method and seed was trained in both modes.
@@ -60,6 +61,7 @@ def compare_modes(records: Sequence[Record]) -> str:
             _score(pair["fast"]) - _score(pair["published"]) for pair in seeds.values()
         ]
         for (task, method, rest), seeds in both.items()
+        if not any(record.is_below_majority for pair in seeds.values() for record in pair.values())
     }
     rows = [_row(task, method, seeds) for (task, method, _), seeds in both.items()]
     table = aligned(HEAD, rows, ("task", "method", "layers"))
@@ -79,7 +81,7 @@ def _row(task: str, method: str, seeds: Mapping[int, Mapping[str, Record]]) -> t
         chosen.pop() if len(chosen) == 1 else "differ",
         _mean(scores["published"]),
         _mean(scores["fast"]),
-        f"{statistics.mean(scores['fast']) - statistics.mean(scores['published']):+.2f}",
+        printed(statistics.mean(scores["fast"]) - statistics.mean(scores["published"]), 2, "+"),
         str(len(seeds)),
         f"{statistics.mean(training.cpu_seconds for training in published if training is not None):.0f}",
         f"{steps + cache:.0f}",
@@ -88,14 +90,12 @@ def _row(task: str, method: str, seeds: Mapping[int, Mapping[str, Record]]) -> t
 
 
 def _test(differences: Mapping[str, Sequence[float]]) -> str:
+    if not differences:
+        return "No row learned more than the majority class: nothing is compared."
     test = paired_test("fast", "published", differences)
-    interval = ""
-    if test.low is not None and test.high is not None:
-        interval = f" (95 % interval by t: {test.low:+.2f} to {test.high:+.2f})"
     return (
-        f"fast minus published: {test.mean:+.2f} points over {test.tasks} rows{interval}; Wilcoxon's signed "
-        f"ranks p = {test.ranks.p:.2f} over rows (no smaller p than {test.ranks.least_p:.2g} is possible), "
-        f"{test.p_pairs:.2f} over all {test.pairs} pairs of seeds."
+        f"fast minus published, in points: {effect(test)}, over the {test.tasks} rows that learned more than "
+        f"the majority class, {test.pairs} pairs of seeds."
     )
 
 
@@ -106,8 +106,8 @@ def _score(record: Record) -> float:
 
 
 def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    spread = f" ± {printed(statistics.stdev(values), 1)}" if len(values) > 1 else ""
+    return f"{printed(statistics.mean(values), 1)}{spread}"
 
 
 def _layers(record: Record) -> str:

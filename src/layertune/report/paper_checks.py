@@ -1,21 +1,34 @@
-"""The predicates behind the claims: pure functions of a table of numbers, the paper's or ours, all alike.
+"""The predicates behind the claims: functions of a tally over a table of numbers, the paper's or ours alike.
 
-Each takes the table of numbers and its operands by name (as `results/paper/claims.yaml` gives them) and
-returns a `Verdict`: holds, does not hold, or not enough runs.
+Each takes a fresh tally and its operands by name (as `results/paper/claims.yaml` gives them) and returns a
+`Verdict`: holds, does not hold, or not enough runs. A tally with noise asks the same of differences beyond
+it; what is no statement about single differences stays open then.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Literal
 
-from layertune.report.verdicts import Column, Numbers, Tally, Verdict, all_hold, any_holds, as_printed
+from layertune.report.rounding import as_printed
+from layertune.report.verdicts import (
+    LEFT_OUT,
+    Answer,
+    Column,
+    Tally,
+    Verdict,
+    all_hold,
+    any_holds,
+    so_many_hold,
+)
 
 Quantifier = Literal["each", "some"]
 
 
 def outperforms(
-    value: Numbers,
+    tally: Tally,
     *,
     rows: Sequence[str],
     over: Sequence[str],
@@ -28,7 +41,7 @@ def outperforms(
     """Is each (or some one) of `rows` better than every row of `over` in every column?
 
     Args:
-        value: the table of numbers.
+        tally: reads the table of numbers.
         rows: the rows that should be better.
         over: the rows that should be worse.
         columns: where to compare.
@@ -37,7 +50,6 @@ def outperforms(
         share: the share of comparisons to win.
         lower_is_better: for costs.
     """
-    tally = Tally(value)
     answers = []
     for index, row in enumerate(rows):
         rivals = [over[index]] if pairwise else over
@@ -49,7 +61,7 @@ def outperforms(
 
 
 def difference(
-    value: Numbers,
+    tally: Tally,
     *,
     rows: Sequence[str],
     over: Sequence[str],
@@ -61,7 +73,6 @@ def difference(
 
     `at_least` is one number, or one per column; a negative one reads "at most so much behind".
     """
-    tally = Tally(value)
     margins = list(zip(columns, _one_per(at_least, columns), strict=True))
     answers = [
         all_hold([tally.ahead(row, other, column, margin) for other in over for column, margin in margins])
@@ -71,24 +82,28 @@ def difference(
 
 
 def largest_difference(
-    value: Numbers, *, row: str, over: str, columns: Sequence[Column], equals: float, decimals: int = 0
+    tally: Tally, *, row: str, over: str, columns: Sequence[Column], equals: float, decimals: int = 0
 ) -> Verdict:
     """Is the largest lead of `row` over `over`, rounded to `decimals`, the stated one ("by up to")?"""
-    tally = Tally(value)
     gaps = {column: tally.gap(row, over, column) for column in columns}
-    known = {column: gap for column, gap in gaps.items() if gap is not None}
+    known = {column: gap for column, gap in gaps.items() if gap is not None and not math.isnan(gap)}
     if not known:
         return tally.verdict(None)
     where = max(known, key=lambda column: known[column])
     tally.numbers[f"largest {row} - {over}, {where}"] = known[where]
-    largest = as_printed(known[where], decimals)
-    if largest > equals:
+    noise = 0.0 if tally.noise is None else tally.noise(row, over, where)
+    if not math.isfinite(noise):
+        return tally.verdict(None)
+    least, most = (as_printed(known[where] + error, decimals) for error in (-noise, noise))
+    if least > equals:
         return tally.verdict(False)  # further numbers cannot make it smaller
-    return tally.verdict(largest == equals if len(known) == len(gaps) else None)
+    if None in gaps.values() or (least != most and most >= equals):
+        return tally.verdict(None)
+    return tally.verdict(least == equals == most)
 
 
 def difference_of_row_averages(
-    value: Numbers,
+    tally: Tally,
     *,
     rows: Sequence[str],
     over: Sequence[str],
@@ -101,24 +116,25 @@ def difference_of_row_averages(
     `at_least` is one number, or one per row of `over`. Averages are rounded to `decimals` first,
     as a table prints them: the paper's differences are of those.
     """
-    tally = Tally(value)
-    ours = [tally.average(row, columns) for row in rows]
-    known = [average for average in ours if average is not None]
-    best = as_printed(max(known), decimals) if len(known) == len(ours) else None
-    answers: list[bool | None] = []
+    if tally.noise is not None:
+        return tally.verdict(None)
+    answers: list[Answer] = []
     for other, margin in zip(over, _one_per(at_least, over), strict=True):
-        theirs = tally.average(other, columns)
-        if best is None or theirs is None:
+        *ours, theirs = tally.averages([*rows, other], columns)
+        known = [average for average in ours if average is not None]
+        if len(known) < len(ours) or theirs is None:
             answers.append(None)
-            continue
-        gap = round(best - as_printed(theirs, decimals), 9)
-        tally.numbers[f"best average - {other}"] = gap
-        answers.append(gap >= margin)
+        elif math.isnan(theirs):
+            answers.append(LEFT_OUT)
+        else:
+            gap = round(as_printed(max(known), decimals) - as_printed(theirs, decimals), 9)
+            tally.numbers[f"best average - {other}"] = gap
+            answers.append(gap >= margin)
     return tally.verdict(all_hold(answers))
 
 
 def best_of_rows(
-    value: Numbers,
+    tally: Tally,
     *,
     row: str,
     over: Sequence[str],
@@ -129,17 +145,20 @@ def best_of_rows(
     """Is `row` better than every other row of `over` in every column, or on (unrounded) average?"""
     others = [other for other in over if other != row]
     if not average:
-        return outperforms(value, rows=[row], over=others, columns=columns, lower_is_better=lower_is_better)
-
-    def averages(row: str, task: str, metric: str, model: str) -> float | None:
-        return Tally(value).average(row, columns)
-
-    average_of = [Column("average", "mean", columns[0].model)]
-    return outperforms(averages, rows=[row], over=others, columns=average_of, lower_is_better=lower_is_better)
+        return outperforms(tally, rows=[row], over=others, columns=columns, lower_is_better=lower_is_better)
+    if tally.noise is not None:
+        return tally.verdict(None)
+    answers = []
+    for other in others:
+        mine, theirs = tally.averages([row, other], columns)
+        gap = None if mine is None or theirs is None else round(mine - theirs, 9)
+        average_of = Column("average", "mean", columns[0].model)
+        answers.append(tally.weigh(gap, row, other, average_of, lower_is_better=lower_is_better))
+    return tally.verdict(all_hold(answers))
 
 
 def count_wins(
-    value: Numbers, *, rows: Sequence[str], over: Sequence[str], columns: Sequence[Column], at_least: int
+    tally: Tally, *, rows: Sequence[str], over: Sequence[str], columns: Sequence[Column], at_least: int
 ) -> Verdict:
     """Does each of `rows` win on `at_least` data sets?
 
@@ -148,25 +167,27 @@ def count_wins(
     sets: dict[tuple[str, str], list[Column]] = {}
     for column in columns:
         sets.setdefault((column.model, column.task), []).append(column)
-    tally = Tally(value)
     answers = []
     for row in rows:
-        wins: dict[str, bool | None] = {}
+        wins: dict[str, Answer] = {}
         for (_, task), own in sets.items():
-            gaps = [[tally.gap(row, other, column) for other in over] for column in own]
-            leads = [all_hold([None if gap is None else gap > 0 for gap in each]) for each in gaps]
+            leads = [
+                all_hold([tally.ahead(row, other, column, told=False) for other in over]) for column in own
+            ]
             wins[task] = all_hold(leads, (len(own) // 2 + 1) / len(own))
-        won = list(wins.values())
-        tally.numbers[f"data sets won by {row}"] = float(won.count(True))
-        answers.append(all_hold(won, at_least / len(won)))
-        if False in won:
-            lost = [task for task, answer in wins.items() if answer is False]
-            tally.against.append(f"{row} wins {won.count(True)} of {len(won)}, not {' '.join(lost)}")
+        found = list(wins.values())
+        lost = [task for task, answer in wins.items() if answer is False]
+        won, decided = found.count(True), found.count(True) + len(lost)
+        tally.numbers[f"data sets won by {row}"] = float(won)
+        tally.told.append(
+            f"{row} wins {won} of {decided} decided" + (f", not {' '.join(lost)}" if lost else "")
+        )
+        answers.append(so_many_hold(at_least, found))
     return tally.verdict(all_hold(answers))
 
 
 def ranking(
-    value: Numbers,
+    tally: Tally,
     *,
     rows: Sequence[str],
     columns: Sequence[Column],
@@ -175,15 +196,16 @@ def ranking(
     """Do the numbers of `rows`, in this order, rise (or fall) strictly in every column?"""
     falling = order == "falling"
     return outperforms(
-        value, rows=rows[1:], over=rows[:-1], columns=columns, pairwise=True, lower_is_better=falling
+        tally, rows=rows[1:], over=rows[:-1], columns=columns, pairwise=True, lower_is_better=falling
     )
 
 
 def ratio(
-    value: Numbers, *, row: str, over: str, columns: Sequence[Column], at_least: float, at_most: float
+    tally: Tally, *, row: str, over: str, columns: Sequence[Column], at_least: float, at_most: float
 ) -> Verdict:
     """Is `row` divided by `over` between `at_least` and `at_most` in every column?"""
-    tally = Tally(value)
+    if tally.noise is not None:
+        return tally.verdict(None)
     answers: list[bool | None] = []
     for column in columns:
         mine, theirs = tally.get(row, column), tally.get(over, column)
@@ -195,9 +217,10 @@ def ratio(
     return tally.verdict(all_hold(answers))
 
 
-def bounded(value: Numbers, *, row: str, columns: Sequence[Column], at_least: float) -> Verdict:
+def bounded(tally: Tally, *, row: str, columns: Sequence[Column], at_least: float) -> Verdict:
     """Is the number of `row` at least so large in every column?"""
-    tally = Tally(value)
+    if tally.noise is not None:
+        return tally.verdict(None)
     answers: list[bool | None] = []
     for column in columns:
         number = tally.get(row, column)
@@ -207,30 +230,40 @@ def bounded(value: Numbers, *, row: str, columns: Sequence[Column], at_least: fl
     return tally.verdict(all_hold(answers))
 
 
-def no_single_best(value: Numbers, *, rows: Sequence[str], columns: Sequence[Column]) -> Verdict:
+def no_single_best(tally: Tally, *, rows: Sequence[str], columns: Sequence[Column]) -> Verdict:
     """Is every one of `rows` beaten by another of them in at least one column?"""
-    tally = Tally(value)
     answers = []
     for row in rows:
-        gaps = [tally.gap(row, other, column) for column in columns for other in rows if other != row]
-        beaten = [None if gap is None else gap < 0 for gap in gaps]
+        beaten = [
+            tally.ahead(other, row, column, told=False)
+            for column in columns
+            for other in rows
+            if other != row
+        ]
         tally.numbers[f"times {row} is beaten"] = float(beaten.count(True))
         answers.append(any_holds(beaten))
     return tally.verdict(all_hold(answers))
 
 
-def separated(value: Numbers, *, rows: Sequence[str], columns: Sequence[Column]) -> Verdict:
-    """Is best minus worst of `rows` larger than the largest standard deviation among them, everywhere?"""
-    tally = Tally(value)
-    answers: list[bool | None] = []
+def separated(tally: Tally, *, rows: Sequence[str], columns: Sequence[Column]) -> Verdict:
+    """Is best minus worst of `rows` larger than the largest standard deviation among them, everywhere?
+
+    Beyond noise: is there a difference of two rows beyond it, everywhere? That there is none cannot be shown.
+    """
+    answers: list[Answer] = []
     for column in columns:
+        leads = [tally.ahead(*pair, column, told=False) for pair in combinations(rows, 2)]
+        if tally.noise is not None:
+            answers.append(any_holds(True if answer is False else answer for answer in leads))
+            continue
         deviation = Column(column.task, f"{column.metric}_std", column.model)
         found = [(tally.get(row, column), tally.get(row, deviation)) for row in rows]
         pairs = [(mean, std) for mean, std in found if mean is not None and std is not None]
-        if len(pairs) < len(rows):
-            answers.append(None)
+        learned = [(mean, std) for mean, std in pairs if not math.isnan(mean)]
+        if len(pairs) < len(rows) or len(learned) < 2:
+            answers.append(None if len(pairs) < len(rows) else LEFT_OUT)
             continue
-        means, stds = zip(*pairs, strict=True)
+        means, stds = zip(*learned, strict=True)
         spread = round(max(means) - min(means), 9)
         tally.numbers |= {f"best - worst, {column}": spread, f"largest std, {column}": max(stds)}
         answers.append(spread > max(stds))

@@ -15,7 +15,7 @@ from typing import Any
 from layertune.config import ConfigError
 from layertune.report.paper import PAPER_FOLDER, PaperTables, paper_value, read_yaml
 from layertune.report.paper_checks import PREDICATES
-from layertune.report.verdicts import Column, Numbers, Verdict, with_derived_rows
+from layertune.report.verdicts import Column, Noise, Numbers, Tally, Verdict, with_derived_rows
 
 _CLAIM = {"id", "section", "says", "kind", "tables", "columns"}
 _OPTIONAL = {"erratum", "choice"}
@@ -52,9 +52,9 @@ def load_claims(folder: Path = PAPER_FOLDER) -> tuple[Claim, ...]:
     return claims
 
 
-def judge(claim: Claim, value: Numbers) -> Verdict:
-    """Return what a table of numbers says about a claim."""
-    return PREDICATES[claim.kind](with_derived_rows(value), columns=claim.columns, **claim.operands)
+def judge(claim: Claim, value: Numbers, noise: Noise | None = None) -> Verdict:
+    """Return what a table of numbers says about a claim; with `noise`, what it says beyond that."""
+    return PREDICATES[claim.kind](Tally(value, noise), columns=claim.columns, **claim.operands)
 
 
 def paper_numbers(paper: PaperTables, tables: Iterable[int | str]) -> Numbers:
@@ -78,7 +78,7 @@ def paper_numbers(paper: PaperTables, tables: Iterable[int | str]) -> Numbers:
                 return found.number.value if found.value is None else found.value
         return None
 
-    return value
+    return with_derived_rows(value)
 
 
 def _claim(entry: dict[str, Any], groups: Groups, metrics: Mapping[str, str], path: Path) -> Claim:

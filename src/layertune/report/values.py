@@ -11,7 +11,7 @@ from layertune.records.record import Record
 from layertune.report.aggregate import CellValue, Rank, ReadOut, aggregate
 from layertune.report.cells import DEVICE_BOUND, Column, TableSpec
 from layertune.report.index import RecordIndex
-from layertune.report.verdicts import as_printed
+from layertune.report.rounding import as_printed
 
 Key = tuple[str, str]  # row key, column key
 

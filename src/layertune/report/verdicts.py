@@ -1,19 +1,22 @@
 """What a claim is judged with: a table of numbers, a verdict, and three-valued logic over comparisons.
 
 A table of numbers is any `value(row, task, metric, model) -> float | None` in printed units, the paper's or
-ours; None says that the number is not there (yet). In three-valued logic a missing number leaves an answer
-open only where it could still turn it.
+ours; None says that the number is not there (yet), nan that its runs learned nothing. In three-valued logic
+an open answer leaves a question open only where it could still turn it; what compares with runs that learned
+nothing is left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from typing import Literal, Protocol
 
-Status = Literal["holds", "does_not_hold", "not_enough_runs"]
+Status = Literal["holds", "does_not_hold", "within_noise", "not_enough_runs"]
+Answer = Literal["left out"] | bool | None
+LEFT_OUT: Literal["left out"] = "left out"
 SHOWN = 4  # counterexamples or missing numbers that a reason names
 STRATEGIES = ("high_k", "low_k", "block_high", "block_low")
 DERIVED_ROWS = {
@@ -28,7 +31,7 @@ class Numbers(Protocol):
     """A table of numbers in printed units; the metric `<metric>_std` is the standard deviation over seeds."""
 
     def __call__(self, row: str, task: str, metric: str, model: str) -> float | None:
-        """Return one number, None where it does not exist."""
+        """Return one number, None where it does not exist, nan where its runs learned nothing."""
         ...
 
 
@@ -44,6 +47,9 @@ class Column:
         return f"{self.model}/{self.task} {self.metric}"
 
 
+Noise = Callable[[str, str, Column], float]  # (row, other, column) -> the least difference beyond noise
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the numbers say about a claim."""
@@ -51,73 +57,96 @@ class Verdict:
     status: Status
     numbers: dict[str, float]  # what the answer rests on, by name
     reason: str
+    compared: int = 0  # differences that were looked at, and of these
+    held: int = 0  # for the claim
+    failed: int = 0  # against it
+    missing: tuple[str, ...] = ()  # numbers that were asked for
+
+
+@cache
+def parts_of(row: str) -> tuple[str, tuple[str, ...]]:
+    """Return how a row is derived (best, mean, or "" for a row of its own), and from which rows."""
+    how, _, parts = DERIVED_ROWS.get(row, row).partition(":")
+    return (how, tuple(parts.split("+"))) if parts else ("", (row,))
 
 
 def with_derived_rows(value: Numbers) -> Numbers:
     """Return `value` with the rows `best:a+b`, `mean:a+b` and DERIVED_ROWS, computed where `value` has none.
 
-    A derived number is None as soon as one part is missing, and it has no standard deviation.
+    A derived number is None as soon as one part is missing, and it has no standard deviation. The best is one
+    of the parts that learned something.
     """
 
     def derived(row: str, task: str, metric: str, model: str) -> float | None:
         found = value(row, task, metric, model)
-        how, _, parts = DERIVED_ROWS.get(row, row).partition(":")
-        if found is not None or not parts or metric.endswith("_std"):
+        how, parts = parts_of(row)
+        if found is not None or not how or metric.endswith("_std"):
             return found
-        values = [value(part, task, metric, model) for part in parts.split("+")]
+        values = [value(part, task, metric, model) for part in parts]
         known = [number for number in values if number is not None]
         if len(known) < len(values):
             return None
-        return max(known) if how == "best" else sum(known) / len(known)
+        if how == "best":
+            return max((number for number in known if not math.isnan(number)), default=math.nan)
+        return sum(known) / len(known)
 
     return derived
 
 
-def as_printed(number: float, decimals: int) -> float:
-    """Round half up, as a table prints: 83.05 is 83.1 (floats such as 83.0499999999 included)."""
-    return float(Decimal(repr(round(number, 9))).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
-
-
-def all_hold(answers: Iterable[bool | None], share: float = 1.0) -> bool | None:
+def all_hold(answers: Iterable[Answer], share: float = 1.0) -> Answer:
     """Do all (or at least `share` of) the answers hold? None while the open ones decide."""
-    answers = list(answers)
-    needed = math.ceil(share * len(answers) - 1e-9)
-    held, still_open = answers.count(True), answers.count(None)
+    given = list(answers)
+    counted = [answer for answer in given if answer != LEFT_OUT]
+    if given and not counted:
+        return LEFT_OUT
+    return so_many_hold(math.ceil(share * len(counted) - 1e-9), counted)
+
+
+def so_many_hold(needed: int, answers: Sequence[Answer]) -> bool | None:
+    """Do so many of the answers hold? None while the open ones, and those left out, decide."""
+    held = answers.count(True)
     if held >= needed:
         return True
-    return None if held + still_open >= needed else False
+    return None if held + answers.count(None) + answers.count(LEFT_OUT) >= needed else False
 
 
-def any_holds(answers: Iterable[bool | None]) -> bool | None:
+def any_holds(answers: Iterable[Answer]) -> Answer:
     """Does one of the answers hold? None while an open one decides."""
-    answers = list(answers)
-    if True in answers:
-        return True
-    return None if None in answers else False
+    given = list(answers)
+    if given and all(answer == LEFT_OUT for answer in given):
+        return LEFT_OUT
+    return True if True in given else None if None in given else False
 
 
 class Tally:
     """Reads numbers, compares them, and remembers what was found for the verdict."""
 
-    def __init__(self, value: Numbers) -> None:
-        """Start with nothing read."""
+    def __init__(self, value: Numbers, noise: Noise | None = None) -> None:
+        """Start with nothing read. With `noise` a comparison within it is open, whatever the numbers."""
         self.numbers: dict[str, float] = {}
         self.against: list[str] = []  # counterexamples
+        self.told: list[str] = []  # what was counted, in words
+        self.noise = noise
+        self.held = self.failed = 0  # comparisons
         self._value = value
-        self._missing: dict[str, None] = {}  # in the order asked
-        self._compared = self._held = 0
+        self._answers: list[bool] = []  # of the comparisons that the verdict tells
+        self._read: dict[tuple[str, Column], float | None] = {}  # in the order asked
+        self._pairs: set[tuple[str, str, Column]] = set()
 
     def get(self, row: str, column: Column) -> float | None:
-        """Return one number; a missing one is remembered."""
-        number = self._value(row, column.task, column.metric, column.model)
-        if number is None:
-            self._missing[f"{row} {column}"] = None
-        return number
+        """Return one number; it is remembered."""
+        key = (row, column)
+        if key not in self._read:
+            self._read[key] = self._value(row, column.task, column.metric, column.model)
+        return self._read[key]
 
     def gap(self, row: str, other: str, column: Column) -> float | None:
         """Return `row` minus `other`, free of float noise."""
         mine, theirs = self.get(row, column), self.get(other, column)
-        return None if mine is None or theirs is None else round(mine - theirs, 9)
+        if mine is None or theirs is None:
+            return None
+        self._pairs.add((min(row, other), max(row, other), column))
+        return round(mine - theirs, 9)
 
     def ahead(
         self,
@@ -127,37 +156,81 @@ class Tally:
         margin: float | None = None,
         *,
         lower_is_better: bool = False,
-    ) -> bool | None:
-        """Is `row` better than `other` (by at least `margin`, where one is given)? The gap is remembered."""
+        told: bool = True,
+    ) -> Answer:
+        """Is `row` better than `other` (by at least `margin`, where one is given)?
+
+        Args:
+            row: that should be better.
+            other: that should be worse.
+            column: where to compare.
+            margin: how far `row` must lead.
+            lower_is_better: for costs.
+            told: whether the verdict tells the gap.
+        """
         gap = self.gap(row, other, column)
+        return self.weigh(gap, row, other, column, margin, lower_is_better=lower_is_better, told=told)
+
+    def weigh(
+        self,
+        gap: float | None,
+        row: str,
+        other: str,
+        column: Column,
+        margin: float | None = None,
+        *,
+        lower_is_better: bool = False,
+        told: bool = True,
+    ) -> Answer:
+        """Answer the same of a gap that is known."""
         if gap is None:
             return None
+        if math.isnan(gap):
+            return LEFT_OUT
         lead = -gap if lower_is_better else gap
+        noise = 0.0 if self.noise is None else self.noise(row, other, column)
+        if noise and abs(lead - (margin or 0.0)) <= noise:
+            return None
         answer = lead > 0 if margin is None else lead >= margin
-        self.numbers[f"{row} - {other}, {column}"] = gap
-        self._compared += 1
-        self._held += answer
-        if not answer:
-            self.against.append(f"{row} - {other} is {gap:+.4g} on {column}")
+        self.held += answer
+        self.failed += not answer
+        if told:
+            self._answers.append(answer)
+            self.numbers[f"{row} - {other}, {column}"] = gap
+            if not answer:
+                self.against.append(f"{row} - {other} is {gap:+.4g} on {column}")
         return answer
 
-    def average(self, row: str, columns: Sequence[Column]) -> float | None:
-        """Return the mean of `row` over the columns, None if one is missing."""
-        values = [self.get(row, column) for column in columns]
-        known = [number for number in values if number is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
+    def averages(self, rows: Sequence[str], columns: Sequence[Column]) -> list[float | None]:
+        """Return the mean of each row over the columns, those left out where a row learned nothing.
 
-    def verdict(self, answer: bool | None) -> Verdict:
+        None for a row that lacks a number; nan where no column is left.
+        """
+        found = [[self.get(row, column) for row in rows] for column in columns]
+        kept = [numbers for numbers in found if not any(n is not None and math.isnan(n) for n in numbers)]
+        if not kept:
+            return [math.nan] * len(rows)
+        by_row = [[n for n in own if n is not None] for own in zip(*kept, strict=True)]
+        return [sum(own) / len(own) if len(own) == len(kept) else None for own in by_row]
+
+    def verdict(self, answer: Answer) -> Verdict:
         """Return the verdict with its reason."""
-        parts = [f"{self._held} of {self._compared} comparisons hold"] if self._compared else []
+        compared = len(self._answers)
+        parts = [f"{sum(self._answers)} of {compared} comparisons hold"] if compared else []
+        parts += self.told
         if self.against:
-            parts.append(("except: " if answer else "against it: ") + _first(self.against))
-        if self.numbers and not self._compared:
+            parts.append(("except: " if answer is True else "against it: ") + _first(self.against))
+        if self.numbers and not compared and not self.told:
             parts.append(_first([f"{name} {number:.4g}" for name, number in self.numbers.items()]))
-        if answer is None:
-            parts.append("missing: " + _first(list(self._missing)))
-        status: Status = "not_enough_runs" if answer is None else "holds" if answer else "does_not_hold"
-        return Verdict(status, self.numbers, "; ".join(parts))
+        missing = [f"{row} {column}" for (row, column), number in self._read.items() if number is None]
+        if answer is None and missing:
+            parts.append("missing: " + _first(missing))
+        if answer == LEFT_OUT:
+            parts.append("nothing is left that learned something")
+        is_open = answer is None or answer == LEFT_OUT
+        status: Status = "not_enough_runs" if is_open else "holds" if answer else "does_not_hold"
+        looks = (len(self._pairs), self.held, self.failed)
+        return Verdict(status, self.numbers, "; ".join(parts), *looks, tuple(missing))
 
 
 def _first(names: Sequence[str]) -> str:

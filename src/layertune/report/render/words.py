@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layertune.report.aggregate import MARKS, CellValue, State
 from layertune.report.render.sheet import Line
-from layertune.report.verdicts import as_printed
+from layertune.report.rounding import as_printed
 
 MISSING = "—"
 HOW_TO_READ = "Ours: mean ± sample standard deviation (n seeds)."
