@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,41 @@ from made_records import Says, made
 
 from layertune.records import Record
 from layertune.report.cells import Cell
+from layertune.report.measures import split_error
+from layertune.report.render.words import ours
 from layertune.report.spec import load_table
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "rows", "error"),
+    [
+        ("accuracy", 0.9, 500, 0.0134164),  # sqrt(0.9 * 0.1 / 500)
+        ("accuracy", 1.0, 500, 0.0),
+        ("pearson", 0.8, 101, 0.036),  # (1 - 0.64) / sqrt(100)
+        ("f1_macro", 0.8, 101, None),
+        ("accuracy", 0.9, 0, None),
+    ],
+)
+def test_the_evaluation_split_has_a_standard_error_of_its_own(
+    metric: str, value: float, rows: int, error: float | None
+) -> None:
+    run = load_table(1).cell("full", "sst2").own_runs()[0]
+    record = made(run, metrics={"sst2": {metric: value}})
+    assert record.data is not None
+    record = replace(record, data=replace(record.data, counts={"train": 64, "sst2": rows}))
+    found = split_error(record, "sst2", metric)
+    assert found == (None if error is None else pytest.approx(error, abs=1e-6))
+
+
+def test_the_standard_error_of_the_split_stands_behind_the_seeds_of_a_cell(says: Says) -> None:
+    cell = load_table(1).cell("full", "sst2")
+    records = [made(run, 0.9) for run in cell.own_runs()]
+    counted = [
+        replace(one, data=replace(one.data, counts={"train": 64, "sst2": 500})) for one in records if one.data
+    ]
+    value = says(cell, *counted)
+    assert value.split_error == pytest.approx(1.34164, abs=1e-5)
+    assert ours(value).count == "(3; ±1.3)"
 
 
 def timed(cell: Cell, *steps: float, **changes: Any) -> list[Record]:

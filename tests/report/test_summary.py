@@ -48,9 +48,26 @@ def test_seeds_become_one_row_of_mean_and_sample_deviation(record):
     rows = rows_of(
         compare_means([record(seed=1, score=0.9, seconds=10), record(seed=3, score=0.7, seconds=20)])
     )
+    # split: of sqrt(0.9 * 0.1 / 500) and sqrt(0.7 * 0.3 / 500), 1.34 and 2.05, the mean
     # mean of 90 and 70; sample deviation sqrt(10² + 10²) = 14.1; of 10 and 20 s, 20 and 40 CPU s, 1 and 3 MiB
     assert rows == [
-        ["full", "paper", "all", "1,030", "—", "15.0", "30.0", "2", "accuracy", "80.0", "±", "14.1", "2"]
+        [
+            "full",
+            "paper",
+            "all",
+            "1,030",
+            "—",
+            "15.0",
+            "30.0",
+            "2",
+            "accuracy",
+            "80.0",
+            "±",
+            "14.1",
+            "±",
+            "1.7",
+            "2",
+        ]
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import made, write
+from made_records import PROVEN, made, write
 
 from layertune.records import Record, versions_of
 from layertune.report.cells import TableSpec
@@ -48,15 +48,46 @@ def test_best_and_second_are_marked_by_what_is_printed_and_equals_share(tmp_path
     assert ranks(values, "cola") == {}
 
 
-def test_only_finished_cells_compete_and_two_are_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("partial", "wanted"),
+    [
+        (0.90, {"block_high": "best", "block_median": "second"}),
+        (0.925, {"block_high": "best"}),  # it may yet be second
+        (0.95, {}),  # it may yet be best
+    ],
+)
+def test_a_partial_cell_is_not_ranked_and_no_rank_that_it_may_take_is_given(
+    tmp_path: Path, partial: float, wanted: dict[str, str]
+) -> None:
     table = load_table(9)
-    scores = {"block_random": 0.95, "block_median": 0.90, "block_high": 0.91}
-    records = records_of(table, "sst2", scores)
-    values = values_of(table, tmp_path / "one", records[1:])  # the best lacks a seed
+    scores = {"block_random": partial, "block_median": 0.92, "block_high": 0.93, "block_low": 0.5}
+    values = values_of(table, tmp_path, records_of(table, "sst2", scores)[1:])  # the first lacks a seed
     assert values.cell("block_random", "sst2").state == "partial"
-    assert ranks(values, "sst2") == {"block_high": "best", "block_median": "second"}
-    alone = values_of(table, tmp_path / "two", records[3:6])
-    assert ranks(alone, "sst2") == {}
+    assert ranks(values, "sst2") == wanted
+
+
+def test_nothing_is_best_before_three_quarters_of_the_rows_are_complete(tmp_path: Path) -> None:
+    table = load_table(9)
+    scores = {"block_median": 0.90, "block_high": 0.91}
+    assert ranks(values_of(table, tmp_path / "two", records_of(table, "sst2", scores)), "sst2") == {}
+    three = records_of(table, "sst2", scores | {"block_low": 0.5})
+    assert ranks(values_of(table, tmp_path / "three", three), "sst2") == {
+        "block_high": "best",
+        "block_median": "second",
+    }
+
+
+def test_runs_that_learned_nothing_take_no_part_in_the_ranking(tmp_path: Path) -> None:
+    table = load_table(9)
+    scores = {"block_random": 0.9, "block_median": 0.91, "block_high": 0.89}
+    nothing = dataclasses.replace(PROVEN, beats_majority=False)
+    records = records_of(table, "sst2", scores) + records_of(
+        table, "sst2", {"block_low": 0.95}, checks=nothing
+    )
+    assert ranks(values_of(table, tmp_path, records), "sst2") == {
+        "block_median": "best",
+        "block_random": "second",
+    }
 
 
 def test_the_oracle_takes_no_part_in_the_ranking(tmp_path: Path) -> None:
@@ -68,15 +99,17 @@ def test_the_oracle_takes_no_part_in_the_ranking(tmp_path: Path) -> None:
 
 
 def test_full_fine_tuning_takes_no_part_in_the_ranking(tmp_path: Path) -> None:
-    table = load_table("figure4", model="tiny_bert")
-    scores = {"full": 0.99, "low_k@1": 0.90, "high_k@1": 0.91}
+    table = load_table(1)
+    rows = [row.key for row in table.rows if row.ranked]
+    scores = {"full": 0.99, **dict.fromkeys(rows, 0.5), "low_k": 0.90, "high_k": 0.91}
     values = values_of(table, tmp_path, records_of(table, "sst2", scores))
-    assert ranks(values, "sst2") == {"high_k@1": "best", "low_k@1": "second"}
+    assert ranks(values, "sst2") == {"high_k": "best", "low_k": "second"}
 
 
 def test_table_6_ranks_within_each_model(tmp_path: Path) -> None:
     table = load_table(6)
     scores = {"roberta/top_k": 0.70, "roberta/low_k": 0.72, "electra/top_k": 0.60, "electra/low_k": 0.50}
+    scores |= {f"{model}/{row}": 0.4 for model in ("roberta", "electra") for row in ("random_k", "bottom_k")}
     values = values_of(table, tmp_path, records_of(table, "rte", scores))
     assert ranks(values, "rte") == {
         "roberta/low_k": "best",
@@ -104,7 +137,7 @@ def test_a_column_of_mixed_data_is_marked_not_ranked_and_names_two_run_ids(tmp_p
 
 def test_a_column_all_of_the_same_other_data_is_ranked(tmp_path: Path) -> None:
     table = load_table(9)
-    scores = {"block_random": 0.95, "block_high": 0.91}
+    scores = {"block_random": 0.95, "block_high": 0.91, "block_low": 0.90}
     values = values_of(table, tmp_path, records_of(table, "sst2", scores, data="subset", rows="some"))
     assert values.column_marks == {}
     assert ranks(values, "sst2") == {"block_random": "best", "block_high": "second"}

@@ -12,7 +12,7 @@ from layertune.config.compose import CONFIG_DIR
 from layertune.records.record import Record
 from layertune.report.cells import DEVICE_BOUND, Cell
 from layertune.report.index import Found, RecordIndex, RunState
-from layertune.report.measures import MEASURES
+from layertune.report.measures import MEASURES, split_error
 from layertune.report.paper import PaperTables, PaperValue, load_paper_tables, paper_value
 
 ReadOut = Literal["last", "best"]
@@ -49,6 +49,7 @@ class CellValue:
     notes: tuple[str, ...] = ()  # sentences; they name run ids
     run_ids: tuple[str, ...] = ()  # of the records used, in order of seeds
     chosen: str | None = None  # best of rows: key of the row it came from
+    split_error: float | None = None  # standard error of the evaluation split itself, the mean over seeds
     rank: Rank | None = None  # set by `layertune.report.values`
 
     @property
@@ -118,6 +119,16 @@ def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: Record 
     if refusals:
         values = {}
     records = [used[seed] for seed in values]
+    column = cell.column
+    errors = (
+        []
+        if column.measure != "metric"
+        else [
+            error
+            for record in records
+            if (error := split_error(record, column.evaluation, column.metric, readout)) is not None
+        ]
+    )
     return CellValue(
         cell=cell,
         state="refused" if refusals else _state(len(values), found.values(), lacks),
@@ -129,6 +140,7 @@ def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: Record 
         marks=_marks(records, any(found[seed].twice for seed in values)),
         notes=tuple(dict.fromkeys([*refusals, *notes])),
         run_ids=tuple(record.run_id for record in records),
+        split_error=scale * statistics.fmean(errors) if errors else None,
     )
 
 
@@ -173,7 +185,7 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
     """
     state = worst(part.state for part in parts)
     chosen: str | None = None
-    mean = std = None
+    mean = std = error = None
     values: Mapping[int, float] = {}
     behind = parts  # whose marks the number carries
     if state == "done" and cell.how == "best":
@@ -181,6 +193,7 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
         learned = [part for part in parts if part.has_learned] or parts
         winner = max(learned, key=lambda part: sign * _mean(part))
         chosen, mean, std, values = winner.cell.row.key, winner.mean, winner.std, winner.values
+        error = winner.split_error
         behind = [winner]
     elif state == "done":
         seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
@@ -199,6 +212,7 @@ def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         run_ids=tuple(dict.fromkeys(run_id for part in parts for run_id in part.run_ids)),
         chosen=chosen,
+        split_error=error,
     )
 
 

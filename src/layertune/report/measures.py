@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from layertune.records.record import Record
@@ -81,6 +82,21 @@ def scores(record: Record, column: Column, readout: str) -> float | None:
     """Return the number of layers that have a score: the figure reads the scores themselves."""
     found = None if record.selection is None else record.selection.scores
     return None if found is None else len(found)
+
+
+def split_error(record: Record, evaluation: str, metric: str, readout: str = "last") -> float | None:
+    """Return the standard error of a score that comes from the few rows of its evaluation split.
+
+    Of accuracy the binomial one, of Pearson's r that of Fisher's z at first order. F1, Matthews' coefficient,
+    Spearman's rho and the metrics of generation need the single outputs, which records do not hold: None.
+    """
+    value = record.metric(readout, evaluation, metric)
+    rows = 0 if record.data is None else record.data.counts.get(evaluation, 0)
+    if value is None or rows < 2:
+        return None
+    if metric == "accuracy":
+        return math.sqrt(max(value * (1 - value), 0.0) / rows)
+    return (1 - value**2) / math.sqrt(rows - 1) if metric == "pearson" else None
 
 
 MEASURES: dict[str, Measure] = {

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from layertune.records.record import OPEN_METRICS, Record
 from layertune.records.store import is_stale
+from layertune.report.measures import split_error
+from layertune.report.rounding import printed
 
 
 def summarise(record: Record) -> str:
@@ -36,7 +38,7 @@ def _shown(name: str, value: float | str) -> str:
         return f"{name}: {value}"
     if name in OPEN_METRICS:
         return f"{name} {value:.3f}"
-    return f"{name} {100 * value:.1f}"
+    return f"{name} {printed(100 * value, 1)}"
 
 
 def compare(records: Sequence[Record]) -> str:
@@ -54,12 +56,25 @@ def compare_means(records: Sequence[Record]) -> str:
 
     `trained` is what trains in the backbone at once, added parameters included and the head left out; `grid`
     says which rates; `cpu s` is what the training process computed, whatever else ran beside it; the score is
-    the mean after the last epoch ± the sample standard deviation (n seeds).
+    the mean after the last epoch ± the sample standard deviation (n seeds); `split` is the standard error of
+    the evaluation split itself, which no seed changes, of accuracy and Pearson's r.
     Unfinished records are left out; other rates, epochs or batch sizes are rows of their own, and so are
     records of older versions, which are called stale.
     """
     done = [record for record in records if record.status == "done" and record.headline()[1] is not None]
-    head = ("method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "n")
+    head = (
+        "method",
+        "grid",
+        "layers",
+        "trained",
+        "select s",
+        "train s",
+        "cpu s",
+        "peak MiB",
+        "score",
+        "split",
+        "n",
+    )
     return aligned(head, [_mean_row(group) for group in _groups(done)])
 
 
@@ -138,7 +153,7 @@ def _row(record: Record) -> tuple[str, ...]:
         f"{selection.seconds:.1f}" if selection and selection.scores else "—",
         f"{training.seconds:.1f}" if training else "—",
         f"{training.peak_memory_bytes / 2**20:,.0f}" if training and training.peak_memory_bytes else "—",
-        record.status if score is None else f"{metric} {100 * score:.1f}",
+        record.status if score is None else f"{metric} {printed(100 * score, 1)}",
     )
 
 
@@ -153,7 +168,7 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
     first = group[0]
     layers = {_row(record)[2] for record in group}
     scores = [score for record in group if (score := record.headline()[1]) is not None]
-    spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    spread = f" ± {printed(100 * statistics.stdev(scores), 1)}" if len(scores) > 1 else ""
     train = [record.training for record in group if record.training is not None]
     peaks = [t.peak_memory_bytes for t in train if t.peak_memory_bytes is not None]
     scored = [r.selection.seconds for r in group if r.selection is not None and r.selection.scores]
@@ -166,9 +181,19 @@ def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
         f"{statistics.mean(t.seconds for t in train):.1f}",
         f"{statistics.mean(t.cpu_seconds for t in train):.1f}",
         f"{statistics.mean(peaks) / 2**20:,.0f}" if peaks else "—",
-        f"{first.headline()[0]} {100 * statistics.mean(scores):.1f}{spread}",
+        f"{first.headline()[0]} {printed(100 * statistics.mean(scores), 1)}{spread}",
+        _split_error(group),
         str(len(group)),
     )
+
+
+def _split_error(group: Sequence[Record]) -> str:
+    found = []
+    for record in group:
+        evaluation = next(iter(record.metrics.last), "") if record.metrics is not None else ""
+        error = split_error(record, evaluation, record.headline()[0])
+        found += [] if error is None else [error]
+    return f"± {printed(100 * statistics.mean(found), 1)}" if found else "—"
 
 
 def _trained_at_once(record: Record) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.rounding import as_printed
 
 Key = tuple[str, str]  # row key, column key
+RANKED_SHARE = 0.75  # of a column's ranked rows must be complete before one is called best
 
 
 @dataclass(frozen=True)
@@ -151,26 +153,33 @@ def _mixed_column(
 def _ranked(spec: TableSpec, column: Column, cells: dict[Key, CellValue]) -> dict[Key, CellValue]:
     """Return the best and second best cells of a column, marked.
 
-    Complete cells of ranked rows compete, as printed; equals share a rank, and the next distinct number is
-    second. Where fewer than two compete nothing is best.
+    Complete cells of ranked rows compete, as printed, except those whose runs learned nothing; equals share a
+    rank, and the next distinct number is second. Nothing is best where fewer than two compete or fewer than
+    RANKED_SHARE of the rows are complete, and no rank is given that a partial cell may yet take.
     """
     if column.higher_is_better is None:
         return {}
     marked: dict[Key, CellValue] = {}
     for group in _groups(spec):
-        competing = [
+        rows = [row for row in spec.rows if row.ranked and group in (None, row.group)]
+        values = [cells[(row.key, column.key)] for row in rows]
+        complete = [value for value in values if value.state == "done"]
+        numbers = [
             (as_printed(value.mean, column.decimals), value)
-            for row in spec.rows
-            if row.ranked and group in (None, row.group)
-            for value in [cells[(row.key, column.key)]]
-            if value.state == "done" and value.mean is not None
+            for value in values
+            if value.mean is not None and value.has_learned
         ]
-        if len(competing) < 2:
+        competing = [(printed, value) for printed, value in numbers if value.state == "done"]
+        if len(competing) < 2 or len(complete) < RANKED_SHARE * len(rows):
             continue
+        sign = 1 if column.higher_is_better else -1
+        threat = max(
+            (sign * printed for printed, value in numbers if value.state != "done"), default=-math.inf
+        )
         distinct = sorted({printed for printed, _ in competing}, reverse=column.higher_is_better)[:2]
         ranks: dict[float, Rank] = dict(zip(distinct, ("best", "second"), strict=False))
         for printed, value in competing:
-            if printed in ranks:
+            if printed in ranks and sign * printed >= threat:
                 marked[value.cell.key] = replace(value, rank=ranks[printed])
     return marked
 

@@ -13,6 +13,7 @@ from layertune.report.aggregate import CellValue
 from layertune.report.figures import style
 from layertune.report.figures.labels import Label, label_points
 from layertune.report.figures.similarity import Mark
+from layertune.report.rounding import printed
 from layertune.report.spec import load_table, model_title
 from layertune.report.values import TableValues
 
@@ -181,7 +182,7 @@ def _shown(axes: Axes, point: Point) -> float:
 
 def _text(axes: Axes, point: Point) -> str:
     below = point.score < axes.get_ylim()[0]
-    return f"{point.label}: {point.score:.1f}" if below else point.label
+    return f"{point.label}: {printed(point.score, 1)}" if below else point.label
 
 
 def _on_cpu(values: TableValues) -> bool:

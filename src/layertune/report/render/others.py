@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from layertune.records.record import Record
 from layertune.report.aggregate import ReadOut
 from layertune.report.render.request import Request
+from layertune.report.rounding import printed
 
 _SAID = ("model", "task", "method", "seed", "protocol", "train", "grid", "stage", "tracking", "force")
 _PATHS = ("data_dir", "results_dir", "outputs_dir", "model.path", "train.num_threads")
@@ -83,4 +84,4 @@ def _own(record: Record) -> tuple[str, ...]:
 def _score(record: Record, readout: ReadOut) -> str:
     """Return the first metric of the task's own split, in percent; "none" of a run that is not done."""
     name, value = record.headline(readout)
-    return f"{name} {100 * value:.1f}" if value is not None and record.status == "done" else "none"
+    return f"{name} {printed(100 * value, 1)}" if value is not None and record.status == "done" else "none"

@@ -10,7 +10,7 @@ from layertune.report.values import TableValues
 HEADER = (
     "table", "row", "column", "group", "method", "model", "task", "metric", "unit", "readout", "state",
     "mean", "std", "n", "wanted", "paper", "paper_std", "paper_target", "difference", "rank", "marks",
-    "chosen", "values", "run_ids", "notes",
+    "chosen", "values", "run_ids", "notes", "split_error",
 )  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def to_csv(*tables: TableValues) -> str:
                     " ".join(f"{seed}:{_number(number)}" for seed, number in value.values.items()),
                     " ".join(value.run_ids),
                     " | ".join(value.notes),
+                    _number(value.split_error),
                 ]
             )
     return out.getvalue()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from layertune.report.aggregate import MARKS, CellValue, State
 from layertune.report.render.sheet import Line
-from layertune.report.rounding import as_printed
+from layertune.report.rounding import as_printed, printed
 
 MISSING = "—"
-HOW_TO_READ = "Ours: mean ± sample standard deviation (n seeds)."
-RANKS = "Bold is best, underlined second best, among complete cells."
+HOW_TO_READ = (
+    "Ours: mean ± sample standard deviation (n seeds; ± standard error of the evaluation split itself, which "
+    "no seed changes: of accuracy and Pearson's r; others need the single outputs)."
+)
+RANKS = (
+    "Bold is best, underlined second best, where at least three quarters of the rows are complete and no "
+    "partial cell is ahead; cells with † take no part."
+)
 OTHER = MARKS["other"]
 STATE_TEXT: dict[State, str] = {
     "done": MISSING,
@@ -112,5 +118,7 @@ def _marks(value: CellValue) -> tuple[str, ...]:
 def _count(value: CellValue) -> str:
     """Say how many: seeds behind a finished number, runs done of those wanted elsewhere."""
     if value.state == "done":
-        return f"({len(value.values)})"
+        decimals = value.cell.column.decimals
+        split = "" if value.split_error is None else f"; ±{printed(value.split_error, decimals)}"
+        return f"({len(value.values)}{split})"
     return f"·{value.n}/{value.wanted}" if value.n else ""
