@@ -197,6 +197,15 @@ def test_only_a_method_with_a_scorer_can_score(build: Build) -> None:
     assert build({"stage": "score"}).stage == "score"
 
 
+def test_a_control_replaces_what_is_scored_and_nothing_is_trained_on_it(build: Build) -> None:
+    assert build({"task.control": "unk", "stage": "score"}).task.control == "unk"
+    refused(
+        build,
+        {"task.control": "random"},
+        "task.control=random replaces the texts that are scored: it needs stage=score",
+    )
+
+
 @pytest.mark.parametrize(
     ("scorer", "reason"),
     [("cosine", "scores by cosine, which does not read it"), (None, "scores no layers")],

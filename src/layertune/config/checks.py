@@ -143,6 +143,21 @@ def _check_head(run: RunConfig) -> None:
         )
 
 
+def _check_control(run: RunConfig) -> None:
+    control, task = run.task.control, run.task
+    if control == "none":
+        return
+    if run.stage != "score" or task.kind == "generation":
+        raise ConfigError(
+            f"task.control={control} replaces the texts that are scored: it needs stage=score and a task "
+            f"that is not generated; got stage={run.stage} and task={task.name}."
+        )
+    if control == "other" and task.name == "demo":
+        raise ConfigError(
+            "task.control=other takes the texts of task=demo: choose another task, or unk, random."
+        )
+
+
 def _check_stage(run: RunConfig) -> None:
     if run.stage == "score" and run.method.scorer is None:
         raise ConfigError(
@@ -226,6 +241,7 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_precision,
     _check_length,
     _check_stage,
+    _check_control,
     _check_fast,
     _check_generation,
     _check_head,

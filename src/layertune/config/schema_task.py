@@ -110,6 +110,8 @@ class TaskSpec:
     max_length: Length = 256  # Choice: [maximum length] the released code's; 128 for MPQA, TREC and E2E
     # Choice: [segment ids] zeros for both sentences of a pair, as the released code, which never passes them.
     segment_ids: Literal["zeros", "standard"] = "zeros"
+    # stage=score alone: what stands in place of each training text (layertune.tasks.control)
+    control: Literal["none", "unk", "random", "other"] = "none"
     # Generation only, all five:
     meanings: dict[Name, Count] = not_identity(factory=dict)  # expected distinct representations per split
     format: Literal["code", "lora"] = "code"  # how representation and reference become one text

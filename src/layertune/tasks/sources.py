@@ -15,6 +15,7 @@ from typing import Any
 
 from layertune.config import RunConfig, TaskSpec
 from layertune.config.files import resolved_data_dir
+from layertune.tasks.control import with_other_texts, with_other_tokens
 from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
@@ -119,6 +120,8 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
         store = encode_cached(
             part.rows, fingerprint, tokenizer, tokenizer_key, part.spec, run.cache_dir / "tokens"
         )
+        if not splits and run.task.control in ("unk", "random"):  # of the training texts, which are scored
+            store = with_other_tokens(store, tokenizer, run.task.control)
         splits.append(Split(part.name, part.split, store, part.meanings))
     train, *evals = splits
     total = sum(len(split) for split in splits)
@@ -159,8 +162,9 @@ def _protocol_parts(run: RunConfig) -> list[_Part]:
         own = [split for split in (task.dev_split, task.eval_split) if split is not None]
         evals = [read(task, split) for split in own]
         evals += [read(spec, spec.eval_split) for spec in task.foreign.values()]
+    rows = subset(train.rows, protocol.train_examples, CUT_SEED)
     return [
-        _replaced(train, subset(train.rows, protocol.train_examples, CUT_SEED)),
+        _replaced(train, with_other_texts(rows) if task.control == "other" else rows),
         *(_replaced(part, _evaluated(part, run)) for part in evals),
     ]
 
