@@ -61,10 +61,10 @@ figures: setup  ## Draw the figures of MODEL (default bert) into results/figures
 
 # make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>: also end to end on real TREC
 bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (under 20 minutes on 2 idle cores)
-	@$(BIN)/python scripts/bench.py $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+	@$(BIN)/python -m scripts.benchmark cpu $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 bench-gpu: setup  ## The same on a CUDA device, and step times, kernels and many runs at once
-	@$(BIN)/python scripts/bench_gpu.py $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+	@$(BIN)/python -m scripts.benchmark cuda $(if $(MODEL_PATH),--model-path "$(MODEL_PATH)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 doctor: setup  ## Say what this machine can run: device, versions, hub, Java
 	@$(BIN)/python scripts/doctor.py

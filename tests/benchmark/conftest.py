@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny_bench import TINY
 
-from layertune.benchmark.arms import Bench, Setting, bert_base
-from layertune.benchmark.lengths import task_lengths
+from scripts.benchmark.arms import Bench, Setting, bert_base
+from scripts.benchmark.lengths import task_lengths
 
 
 @pytest.fixture(scope="module")

@@ -11,28 +11,27 @@ import pytest
 import torch
 from tiny_bench import TINY
 
-from layertune.benchmark import gpu
-from layertune.benchmark.arms import bert_base
-from layertune.benchmark.jobs import Plan, arm_named
-from layertune.benchmark.measure import machine
-from layertune.benchmark.render_gpu import markdown_gpu
+from scripts.benchmark import gpu
+from scripts.benchmark.arms import ARMS
+from scripts.benchmark.jobs import Plan, machine
+from scripts.benchmark.page import page_of
 
 SMALL = {
-    "tinyllama": gpu.TINYLLAMA | {"num_key_value_heads": 2, "num_hidden_layers": 22} | TINY,
-    "gemma2_2b": gpu.GEMMA2_2B | {"num_key_value_heads": 1, "head_dim": 12} | TINY,
+    "tinyllama": gpu.LARGE["tinyllama"] | {"num_key_value_heads": 2, "num_hidden_layers": 22} | TINY,
+    "gemma2_2b": gpu.LARGE["gemma2_2b"] | {"num_key_value_heads": 1, "head_dim": 12} | TINY,
 }
 
 
 STEPS = [
-    {"arm": arm, "title": f"fast {arm}", "precision": precision, "width": width, "milliseconds": ms}
+    {"arm": arm, "title": f"title of {arm}", "precision": precision, "width": width, "milliseconds": ms}
     for arm, precision, width, ms in (
-        ("h10", "bf16", 16, 1.25),
-        ("h10", "bf16", 32, 1.5),
-        ("h5", "bf16", 32, 2.5),
-        ("h10", "fp32", 32, 4.0),
+        ("fast_top3", "bf16", 16, 1.25),
+        ("fast_top3", "bf16", 32, 1.5),
+        ("fast_middle3", "bf16", 32, 2.5),
+        ("fast_top3", "fp32", 32, 4.0),
     )
 ]
-LAUNCHES = [{"arm": "h10", "precision": "bf16", "launches": 3.0, "kernels": 1234.0}]
+LAUNCHES = [{"arm": "fast_top3", "precision": "bf16", "launches": 3.0, "kernels": 1234.0}]
 AT_ONCE = [
     {"runs": 1, "steps": 2000, "seconds": 4.0, "steps_per_second": 500.0},
     {"runs": 16, "steps": 2000, "seconds": 12.8, "steps_per_second": 2500.0},
@@ -45,35 +44,35 @@ MEMORY = [
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    return Plan(tmp_path, device="cpu")
+    return Plan(tmp_path, hidden_size=24)
 
 
 @pytest.fixture
 def small(plan, monkeypatch):
-    """One width, two arms, a tiny model."""
+    """One width, two arms."""
     monkeypatch.setattr(gpu, "WIDTHS", (16,))
-    monkeypatch.setattr(gpu, "loop_arms", lambda: [arm_named("g10"), arm_named("h10")])
-    return plan.setting("gpu", bert_base(**TINY), "sst2")
+    monkeypatch.setattr(gpu, "STEPPED", [ARMS["fast_top3"], ARMS["published_top3"]])
+    return plan
 
 
 def test_steps_are_measured_per_precision_arm_and_width(small):
-    found = list(gpu._steps(small, steps=2))
+    found = list(gpu.steps(small, count=2))
     assert [(line["precision"], line["arm"], line["width"]) for line in found] == [
-        ("bf16", "h10", 16),  # by which the goal goes
-        ("bf16", "g10", 16),
-        ("fp32", "h10", 16),
-        ("fp32", "g10", 16),
+        ("bf16", "fast_top3", 16),
+        ("bf16", "published_top3", 16),
+        ("fp32", "fast_top3", 16),
+        ("fp32", "published_top3", 16),
     ]
     assert all(line["milliseconds"] > 0 for line in found)
 
 
 def test_launches_are_counted_per_precision_and_arm(small, monkeypatch):
     counted = {"kernels": 70.0, "launches": 7.0}
-    monkeypatch.setattr(gpu, "_counted", lambda bench, overrides, lengths: counted)
-    assert list(gpu._launches(small)) == [
+    monkeypatch.setattr(gpu, "counted", lambda bench, overrides, lengths: counted)
+    assert list(gpu.launches(small)) == [
         {"arm": arm, "precision": precision} | counted
         for precision in ("bf16", "fp32")
-        for arm in ("g10", "h10")
+        for arm in ("fast_top3", "published_top3")
     ]
 
 
@@ -99,22 +98,22 @@ def test_kernels_of_the_device_and_launching_calls_are_counted():
 
 def test_launches_per_step_are_those_of_ten_more_steps(bench, monkeypatch):
     taken = []
-    monkeypatch.setattr(gpu, "_one_run", lambda bench, overrides, lengths, steps: taken.append(steps))
+    monkeypatch.setattr(gpu, "one_run", lambda bench, overrides, lengths, steps: taken.append(steps))
 
     def counted(_):  # 1,000 that come once, with the first run: the making of the cache
         once = 1000 if len(taken) == 1 else 30
         return {"kernels": once + 7 * taken[-1], "launches": once + taken[-1]}
 
     monkeypatch.setattr(gpu, "launches_in", counted)
-    assert gpu._counted(bench, (), None) == {"kernels": 7.0, "launches": 1.0}
+    assert gpu.counted(bench, (), None) == {"kernels": 7.0, "launches": 1.0}
     assert taken == [1, 5, 15]
 
 
-def test_runs_at_once_begin_together(tmp_path, monkeypatch):
+def test_runs_at_once_begin_together(plan, monkeypatch):
     times = []
     real = gpu.rate_of
     monkeypatch.setattr(gpu, "rate_of", lambda found, steps: times.extend(found) or real(found, steps))
-    found = gpu._at_once(Plan(tmp_path, device="cpu", hidden_size=24), 2, steps=40)
+    found = gpu.at_once(plan, 2, steps=40)
     assert (found["runs"], found["steps"]) == (2, 40)
     assert max(start for start, _ in times) < min(end for _, end in times)
 
@@ -123,16 +122,15 @@ def test_the_rate_counts_from_the_first_start_to_the_last_end():
     assert gpu.rate_of([(0.0, 5.0), (1.0, 8.0)], 100) == {"seconds": 8.0, "steps_per_second": 25.0}
 
 
-def test_one_run_that_fails_is_said_and_the_others_do_not_wait(tmp_path):
-    plan = Plan(tmp_path, device="cpu", hidden_size=24, precision="fp33")
+def test_one_run_that_fails_is_said_and_the_others_do_not_wait(plan):
     with pytest.raises(Exception, match="hidden size"):
-        gpu._at_once(replace(plan, hidden_size=25), 2, steps=4)
+        gpu.at_once(replace(plan, hidden_size=25), 2, steps=4)
 
 
 @pytest.mark.parametrize("name", list(gpu.LARGE))
 def test_peak_memory_of_decoders_is_measured_in_both_modes(name, plan, monkeypatch):
     monkeypatch.setattr(gpu, "LARGE", {name: SMALL[name]})
-    found = list(gpu._large_models(plan))
+    found = list(gpu.large_models(plan))
     assert [(line["model"], line["arm"][0]) for line in found] == [
         (name, "method=full"),
         (name, "method=top_k"),
@@ -148,16 +146,16 @@ def broken(_):
 @pytest.fixture
 def measured(plan, monkeypatch, tmp_path):
     """Give what a device would have measured; return a call that gives back what was written each time."""
-    monkeypatch.setattr(gpu, "_steps", lambda setting: iter(STEPS))
-    monkeypatch.setattr(gpu, "_launches", lambda setting: iter(LAUNCHES))
-    monkeypatch.setattr(gpu, "_at_once", lambda plan, count: AT_ONCE[0] | {"runs": count})
-    monkeypatch.setattr(gpu, "_large_models", lambda plan: iter(MEMORY))
+    monkeypatch.setitem(gpu.PARTS, "steps", lambda plan: iter(STEPS))
+    monkeypatch.setitem(gpu.PARTS, "launches", lambda plan: iter(LAUNCHES))
+    monkeypatch.setattr(gpu, "at_once", lambda plan, count: AT_ONCE[0] | {"runs": count})
+    monkeypatch.setitem(gpu.PARTS, "peak_memory", lambda plan: iter(MEMORY))
     path, written, real = tmp_path / "cuda-steps.json", [], gpu.save_result
 
-    def save(path, content, page_of):
-        real(path, content, page_of)
+    def save(path, content):
+        real(path, content)
         written.append(json.loads(path.read_text()))
-        assert path.with_suffix(".md").read_text() == markdown_gpu(content)
+        assert path.with_suffix(".md").read_text() == page_of(content)
 
     monkeypatch.setattr(gpu, "save_result", save)
 
@@ -197,14 +195,14 @@ def test_numbers_of_another_machine_are_not_joined(measured, change, tmp_path):
 
 def test_a_part_that_fails_leaves_what_it_has_and_is_named(measured, monkeypatch):
     measured("steps")
-    monkeypatch.setattr(gpu, "_large_models", broken)
+    monkeypatch.setitem(gpu.PARTS, "peak_memory", broken)
     (*_, last), failed = measured("peak_memory")
     assert last["peak_memory"] == MEMORY[:1] and last["steps"] == STEPS
     assert failed == last["failed"] == ["peak_memory: RuntimeError: out of memory"]
-    assert "- peak_memory: RuntimeError: out of memory" in markdown_gpu(last)
+    assert "- peak_memory: RuntimeError: out of memory" in page_of(last)
     (*_, last), failed = measured("launches")
     assert failed == [] and last["failed"] == ["peak_memory: RuntimeError: out of memory"]  # still so
-    monkeypatch.setattr(gpu, "_large_models", lambda plan: iter(MEMORY))
+    monkeypatch.setitem(gpu.PARTS, "peak_memory", lambda plan: iter(MEMORY))
     assert measured("peak_memory")[0][-1]["failed"] == []
 
 
@@ -214,25 +212,26 @@ def test_where_sixteen_runs_do_not_fit_fewer_are_measured(measured, monkeypatch)
             raise RuntimeError("out of memory")
         return {"runs": count, "steps": 9, "seconds": 1.0, "steps_per_second": 9.0}
 
-    monkeypatch.setattr(gpu, "_at_once", at_once)
+    monkeypatch.setattr(gpu, "at_once", at_once)
     (*_, last), failed = measured("at_once")
     assert [line["runs"] for line in last["at_once"]] == [1, 8, 4, 2]
     assert failed == ["at_once: 16 runs: RuntimeError: out of memory"]
 
 
 def test_its_tables_show_steps_launches_runs_and_memory(plan):
-    content = {"machine": machine(plan.setting("gpu", plan.base, "sst2")), "failed": []}
+    content = {"machine": machine(plan.setting("gpu")), "failed": []}
     content["measured_at"] = {"steps": "2026-11-27"}
     content |= {"steps": STEPS, "launches": LAUNCHES, "at_once": AT_ONCE[::-1], "peak_memory": MEMORY}
-    text = markdown_gpu(content)
-    assert "l = 10, bf16, 32 tokens (the goal is an H200's) | ≤ 2 | 1.5 | met |" in text
-    assert "| 16 runs at once: times one | ≥ 6 | 5 | missed |" in text
-    assert "| h | fast h10 | 1.25 | 1.50 | 3 | 1,234 |" in text
-    assert "| h | fast h5 | — | 2.50 | — | — |" in text
-    assert "| h | fast h10 | 4.00 | — | — |" in text and "Measured: steps 2026-11-27." in text
+    text = page_of(content)
+    assert "| `fast_top3` | title of fast_top3 | 1.25 | 1.50 | 3 | 1,234 |" in text
+    assert "| `fast_middle3` | title of fast_middle3 | — | 2.50 | — | — |" in text
+    assert (
+        "| `fast_top3` | title of fast_top3 | 4.00 | — | — |" in text
+        and "Measured: steps 2026-11-27." in text
+    )
     assert text.index("| 1 | 4.0 | 500 | 1.00 |") < text.index("| 16 | 12.8 | 2,500 | 5.00 |")
     assert "Each takes 2,000 steps" in text
     assert "| tinyllama | 22 | `method=top_k`, `train=fast` | 5.00 | 0.25 |" in text
     empty = {part: [] for part in gpu.PARTS}
-    assert "##" not in markdown_gpu(content | empty)
-    assert "| 16 | 12.8 | 2,500 | — |" in markdown_gpu(content | empty | {"at_once": AT_ONCE[1:]})
+    assert "##" not in page_of(content | empty)
+    assert "| 16 | 12.8 | 2,500 | — |" in page_of(content | empty | {"at_once": AT_ONCE[1:]})

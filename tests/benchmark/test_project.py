@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from layertune.benchmark.lengths import (
+from layertune.tasks import epoch_batches
+from scripts.benchmark.lengths import (
+    KNOWN,
     across,
     bucketed_batches,
     grouped_batches,
@@ -19,9 +20,7 @@ from layertune.benchmark.lengths import (
     task_lengths,
     widths_of,
 )
-from layertune.benchmark.project import Cost, Curve, Epoch, Round, growth_of, median_cost, projected, ratio
-from layertune.benchmark.selectors import SETS, middle, spread
-from layertune.tasks import epoch_batches
+from scripts.benchmark.project import Cost, Curve, Epoch, Round, growth_of, median_cost, projected, ratio
 
 
 def test_a_training_is_its_steps_and_what_comes_once():
@@ -68,6 +67,8 @@ def test_a_curve_needs_one_measurement_per_width(widths, seconds):
 
 def test_a_ratio_is_the_median_over_rounds_and_its_spread_the_range():
     assert ratio([8.0, 9.0, 12.0], [2.0, 3.0, 3.0]) == (4.0, 0.25)
+    assert ratio([12.0], [2.0, 3.0, 4.0]) == (4.0, 0.75)  # of one that was measured once
+    assert ratio([12.0], [3.0]) == (4.0, None)
     assert median_cost([Cost(1, 2, 9), Cost(3, 1, 5), Cost(2, 3, 7)]) == Cost(2, 2, 7)
 
 
@@ -86,7 +87,7 @@ def test_growth_is_what_comes_once_per_example_and_per_epoch():
 def test_lengths_are_those_of_the_tasks(task, examples, mean):
     found = task_lengths(task)
     assert found.examples == examples
-    assert found.mean == pytest.approx(mean, abs=0.1)
+    assert found.facts["mean_tokens"] == pytest.approx(mean, abs=0.1)
     assert found.lengths.max() <= 256 and found.lengths.min() >= 3
 
 
@@ -138,24 +139,12 @@ def test_examples_have_the_lengths_asked_for():
     assert split.store.lengths.tolist() == [3, 9, 5] and set(split.store.labels) <= {0, 1}
 
 
-def test_selectors_choose_the_sets_of_the_specification():
-    assert middle(12, 3, None, None) == (5, 6, 7)
-    assert spread(12, 3, None, None) == (4, 8, 12)
-    assert list(SETS) == [10, 5, 4, 1]
-
-
-def test_the_arithmetic_needs_no_torch():
-    code = (
-        "import sys, layertune.benchmark.project, layertune.benchmark.render; print('torch' in sys.modules)"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
-    )
+def test_the_page_needs_no_torch(repo):
+    code = "import sys, scripts.benchmark.page; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_length_file_holds_counts_and_no_text():
-    from importlib.resources import files
-
-    tree = json.loads(files("layertune.benchmark").joinpath("lengths.json").read_text())
-    for entry in tree.values():
+    for entry in KNOWN.values():
         assert set(entry) == {"examples", "counts"} and all(isinstance(n, int) for n in entry["counts"])

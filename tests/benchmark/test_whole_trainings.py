@@ -8,22 +8,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from layertune.benchmark import end_to_end
-from layertune.benchmark.arms import Bench, LoopArm, Setting, loop_arms
-from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
-from layertune.benchmark.jobs import arm_named
-from layertune.benchmark.trainer_arms import TrainerArm, trainer_arms
+from scripts.benchmark import measure
+from scripts.benchmark.arms import ARMS, Bench, LoopArm, Setting, TrainerArm
+from scripts.benchmark.measure import measure_end_to_end, measure_growth
 
 RANDOM = "model.random_config.vocab_size=20000"  # examples whose lengths alone count hold random words
 
 
 def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp_path, monkeypatch):
     bench = Bench.start(Setting(("model=tiny_bert", RANDOM), "demo", tmp_path, batch_size=64))
-    top = LoopArm("h4", "", ("method=top_k", "method.k=1", "train=fast"), 4, scored=True)
-    chosen = [*(arm for arm in trainer_arms(64) if arm.name in ("a", "c")), loop_arms()[0], top]
+    top = LoopArm("fast_top1", "", (4,), mode="fast")
+    padded = replace(ARMS["trainer_full_padded"], pad_to=64)
+    chosen = [ARMS["trainer_full"], padded, ARMS["published_full"], top]
     steps = {arm.name: [] for arm in chosen}
     real_loop, real_trainer = Bench.train, TrainerArm.train
-    names = {"full": "f", "top_k": "h4"}
+    names = {"full": "published_full", "layers": "fast_top1"}
 
     def loop_train(bench, run, data):
         outcome = real_loop(bench, run, data)
@@ -38,24 +37,32 @@ def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp
 
     monkeypatch.setattr(Bench, "train", loop_train)
     monkeypatch.setattr(TrainerArm, "train", trainer_train)
-    found = measure_end_to_end(bench, chosen, 2, ("a", "h4"), 3, 3)
+    found = measure_end_to_end(bench, chosen, 2, ("trainer_full", "fast_top1"), 3, 3)
     epoch = -(-found["examples"] // 64)
     # in each of three rounds the first of the others warms the process up by two steps; each warms up by one,
-    # there (two of three batches) and back (one); c is measured in the first round alone
+    # there (two of three batches) and back (one); the padded one is measured in the first round alone
     f = [3, 2, *[2, 3, 2], *[2, 3, 2]]
-    assert steps == {"a": [epoch, epoch], "c": [2, 4], "f": f, "h4": [epoch, epoch]}
-    lines = {line["arm"]: line for line in found["arms"]}
-    assert lines["a"]["seconds"]["training"] == 2 * 2.0 * epoch and lines["a"]["epochs"] == [2.0 * epoch] * 2
-    assert lines["c"]["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not lines["c"]["epochs"]
-    assert lines["f"]["seconds"]["training"] == pytest.approx(lines["h4"]["seconds"]["training"])
-    assert lines["f"]["ratio"] == pytest.approx(2.0) and lines["f"]["seconds"]["selection"] == 0
-    assert lines["f"]["spread"] == 0.0 and lines["h4"]["spread"] is not None
-    assert [name for name, line in lines.items() if line["projected"]] == ["c", "f"]
+    assert steps == {
+        "trainer_full": [epoch, epoch],
+        "trainer_full_padded": [2, 4],
+        "published_full": f,
+        "fast_top1": [epoch, epoch],
+    }
+    assert [line["arm"] for line in found["arms"] if line["projected"]] == [
+        "trainer_full_padded",
+        "published_full",
+    ]
+    full, padded, published, fast = found["arms"]
+    assert full["seconds"]["training"] == 2 * 2.0 * epoch and full["epochs"] == [2.0 * epoch] * 2
+    assert padded["seconds"]["training"] == pytest.approx(2 * 4.0 * epoch) and not padded["epochs"]
+    assert published["seconds"]["training"] == pytest.approx(fast["seconds"]["training"])
+    assert published["ratio"] == pytest.approx(2.0) and published["seconds"]["selection"] == 0
+    assert published["spread"] == 0.0 and fast["spread"] is not None
     # 4 s each against 1 s in every round, against selection and cache too
-    assert lines["f"]["ratio_to"]["c"] == pytest.approx((4.0, 0.0))
-    assert lines["h4"]["ratio_to"]["c"][0] == pytest.approx(2 * lines["h4"]["ratio"])
-    assert 1.0 < lines["h4"]["ratio"] < 2.0  # its selection and cache count
-    assert min(lines["h4"]["seconds"]["selection"], lines["h4"]["seconds"]["cache"]) > 0
+    assert published["ratio_to"]["trainer_full_padded"] == pytest.approx((4.0, 0.0))
+    assert fast["ratio_to"]["trainer_full_padded"][0] == pytest.approx(2 * fast["ratio"])
+    assert 1.0 < fast["ratio"] < 2.0  # its selection and cache count
+    assert min(fast["seconds"]["selection"], fast["seconds"]["cache"]) > 0
 
 
 def test_on_a_cuda_device_the_loop_takes_all_epochs_at_a_time(tmp_path, monkeypatch):
@@ -65,32 +72,32 @@ def test_on_a_cuda_device_the_loop_takes_all_epochs_at_a_time(tmp_path, monkeypa
     calls = []
 
     def train(run, data):
-        calls.append(f"h10 {run.train.epochs}")
+        calls.append(f"fast_top3 {run.train.epochs}")
         return SimpleNamespace(
             history=[{"seconds": s} for s in (5.0, 2.0, 2.0)], cache=SimpleNamespace(seconds=1.0)
         )
 
     monkeypatch.setattr(bench, "runtime", runtime)
     monkeypatch.setattr(bench, "train", train)
-    monkeypatch.setattr(end_to_end, "_selection", lambda _, arm, __: 0.5 * (arm.name == "h10"))
-    monkeypatch.setattr(end_to_end, "_trainer_epoch", lambda *_: calls.append("a") or 20.0)
+    monkeypatch.setattr(measure, "selection_of", lambda _, arm, __: 0.5 * (arm.name == "fast_top3"))
+    monkeypatch.setattr(measure, "trainer_epoch", lambda *_: calls.append("trainer_full") or 20.0)
     warmed = []
     for kind in (TrainerArm, LoopArm):
         monkeypatch.setattr(kind, "steps", lambda arm, _, few: warmed.append((arm.name, len(few))))
-    monkeypatch.setattr(end_to_end, "selection_seconds", lambda *_: warmed.append("selection"))
-    chosen = [trainer_arms()[0], arm_named("h10")]
-    found = measure_end_to_end(bench, chosen, 3, ("a", "h10"), 3, 5)
-    assert warmed == ["selection", ("a", 5), ("h10", 5)]
-    assert calls == ["a", "h10 3", "a", "a"]
+    monkeypatch.setattr(measure, "selection_seconds", lambda *_: warmed.append("selection"))
+    chosen = [ARMS["trainer_full"], ARMS["fast_top3"]]
+    found = measure_end_to_end(bench, chosen, 3, ("trainer_full", "fast_top3"), 3, 5)
+    assert warmed == ["selection", ("trainer_full", 5), ("fast_top3", 5)]
+    assert calls == ["trainer_full", "fast_top3 3", "trainer_full", "trainer_full"]
     seconds = {line["arm"]: line["seconds"] for line in found["arms"]}
-    assert seconds["h10"] == {"selection": 0.5, "cache": 1.0, "training": 9.0, "total": 10.5}
-    assert seconds["a"]["total"] == 60.0
+    assert seconds["fast_top3"] == {"selection": 0.5, "cache": 1.0, "training": 9.0, "total": 10.5}
+    assert seconds["trainer_full"]["total"] == 60.0
     # captures come once, as selection and cache do: each epoch costs 2 s and a third of 3 + 1 + 0.5
     assert found["arms"][1]["ratio"] == pytest.approx(60 / 10.5) and found["arms"][1]["spread"] == 0.0
 
 
 def test_whole_trainings_grow_with_examples_and_epochs(bench, lengths):
-    arm = arm_named("h10")
+    arm = ARMS["fast_top3"]
     found = measure_growth(bench, arm, lengths, [(40, 1), (80, 2)])
     assert [(line["examples"], line["epochs"]) for line in found] == [(40, 1), (80, 2)]
     assert all(0 < line["selection"] < line["seconds"] for line in found)
@@ -107,10 +114,10 @@ def test_of_whole_trainings_the_shortest_stands_and_layers_are_chosen_before(ben
         calls.append(f"{len(data.train)} x {run.train.epochs}")
 
     clock = iter([0, 5, 10, 13, 20, 24, 30, 36])  # 5, 3, then backwards 4, 6
-    monkeypatch.setattr(end_to_end, "selection_seconds", choose)
-    monkeypatch.setattr(end_to_end, "clock_of", lambda _: clock.__next__)
+    monkeypatch.setattr(measure, "selection_seconds", choose)
+    monkeypatch.setattr(measure, "clock_of", lambda _: clock.__next__)
     monkeypatch.setattr(bench, "train", fit)
-    arm = arm_named("h10")
+    arm = ARMS["fast_top3"]
     found = measure_growth(bench, arm, lengths, [(40, 1), (20, 2)], rounds=2)
     assert calls[1:] == ["choose of 40", "choose of 20", "40 x 1", "20 x 2", "20 x 2", "40 x 1"]
     assert [line["rounds"] for line in found] == [[5.4, 6.4], [3.2, 4.2]]

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from statistics import median
 
 import numpy as np
+from scipy.optimize import nnls
 
 WIDEST = 0.2  # of a ratio whose rounds differ by more both ends are printed
-WALL = "wall clock"  # what a CUDA device is measured by
 PADDED = 3  # steps of an arm that pads to the maximum, of which the shortest stands for all
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of a batch by its padded width, from some that were measured.
+    """Seconds of a batch by its padded width, from some that were measured, in any order.
 
     seconds = once + per token of width + per square of it (attention), none of them negative, by least
     squares of the relative errors: every measured batch counts at every width.
-
-    Attributes:
-        widths: measured ones, in any order.
-        seconds: of each.
     """
 
     widths: tuple[int, ...]
@@ -38,55 +33,42 @@ class Curve:
         return Curve(self.widths + other.widths, self.seconds + other.seconds)
 
     @cached_property
-    def parts(self) -> tuple[float, ...]:
+    def parts(self) -> np.ndarray:
         """Seconds once, per token and per its square; fewer where fewer widths were measured."""
-        powers = np.arange(min(3, len(set(self.widths))))
-        return _fitted(np.power.outer(np.array(self.widths, np.float64), powers), self.seconds)
+        return _fitted(self._powers(np.array(self.widths), min(3, len(set(self.widths)))), self.seconds)
 
     def at(self, widths: np.ndarray) -> np.ndarray:
         """Return the seconds of batches of these widths."""
-        powers = np.arange(len(self.parts))
-        return np.asarray(np.power.outer(np.asarray(widths, np.float64), powers) @ np.array(self.parts))
+        return np.asarray(self._powers(widths, len(self.parts)) @ self.parts)
 
     def total(self, widths: np.ndarray, scale: float = 1.0) -> float:
         """Return the seconds of all batches of these widths, times `scale`."""
         return float(self.at(widths).sum()) * scale
 
+    @staticmethod
+    def _powers(widths: np.ndarray, count: int) -> np.ndarray:
+        return np.vander(widths.astype(np.float64), count, increasing=True)
+
 
 @dataclass(frozen=True)
 class Round:
-    """One round of one arm.
+    """One round of one arm."""
 
-    Attributes:
-        step: of an optimiser step.
-        select: of a batch of the pass that scores all examples; None where none is made.
-        select_few: task -> seconds of the whole selection where few examples decide.
-        examples: task -> how many those were.
-        cache: of a batch of the cache's own pass.
-    """
-
-    step: Curve
-    select: Curve | None = None
-    select_few: dict[str, float] | None = None
-    examples: dict[str, int] | None = None
-    cache: Curve | None = None
+    step: Curve  # of an optimiser step
+    select: Curve | None = None  # of a batch of the pass that scores all examples
+    select_few: dict[str, float] | None = None  # task -> seconds of the selection where few examples decide
+    examples: dict[str, int] | None = None  # task -> how many those were
+    cache: Curve | None = None  # of a batch of the cache's own pass
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a task asks of an arm: padded widths of the batches of an epoch, and of a pass over all examples.
-
-    Attributes:
-        task: its name.
-        steps: width of each batch, as the arm orders them.
-        passes: the same of a pass in which examples are sorted by length.
-        share: by how much there are more examples than lengths.
-    """
+    """What a task asks of an arm."""
 
     task: str
-    steps: np.ndarray
-    passes: np.ndarray
-    share: float = 1.0
+    steps: np.ndarray  # padded width of each batch, as the arm orders them
+    passes: np.ndarray  # the same of a pass over all examples, sorted by length
+    share: float = 1.0  # how many examples there are for each length that is known
 
 
 @dataclass(frozen=True)
@@ -117,16 +99,16 @@ def projected(measured: Round, epoch: Epoch, epochs: int) -> Cost:
 
 def median_cost(costs: Sequence[Cost]) -> Cost:
     """Return the medians of the parts over rounds."""
-    return Cost(
-        *(median(getattr(cost, part) for cost in costs) for part in ("selection", "cache", "training"))
-    )
+    return Cost(*map(float, np.median([list(asdict(cost).values()) for cost in costs], axis=0)))
 
 
-def ratio(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Return the median ratio of two arms over their rounds, and (largest - smallest) / median."""
-    ratios = [first / second for first, second in zip(base, other, strict=True)]
-    middle = median(ratios)
-    return middle, (max(ratios) - min(ratios)) / middle
+def ratio(base: Sequence[float], other: Sequence[float]) -> tuple[float, float | None]:
+    """Return the median ratio of two arms over their rounds, and (largest - smallest) / median; an arm that
+    was measured once stands beside each round of the other, and of two such arms there is no spread.
+    """
+    ratios = np.divide(base, other)
+    middle = float(np.median(ratios))
+    return middle, float(np.ptp(ratios)) / middle if len(ratios) > 1 else None
 
 
 def ends(ratio: float, spread: float) -> tuple[float, float]:
@@ -137,25 +119,19 @@ def ends(ratio: float, spread: float) -> tuple[float, float]:
 
 
 def growth_of(trainings: Sequence[tuple[int, int, float]]) -> tuple[float, float, float, float]:
-    """Fit seconds = once + per example + per example and epoch to trainings, as `Curve` fits batches.
-
-    Args:
-        trainings: examples, epochs and seconds of each.
-
-    Returns:
-        The three, and the largest deviation of a training from them, as a share of its seconds.
+    """Fit seconds = once + per example + per example and epoch to trainings (examples, epochs, seconds), as
+    `Curve` fits batches; return the three, and the largest deviation from them as a share of a training.
     """
-    shape = np.array([[1.0, examples, examples * epochs] for examples, epochs, _ in trainings])
-    seconds = [measured for *_, measured in trainings]
-    once, example, epoch = found = _fitted(shape, seconds)
+    examples, epochs, seconds = np.array(trainings, np.float64).T
+    shape = np.stack([np.ones_like(examples), examples, examples * epochs], axis=1)
+    found = _fitted(shape, seconds)
+    once, example, epoch = map(float, found)
     return once, example, epoch, float(np.abs(shape @ found / seconds - 1).max())
 
 
-def _fitted(shape: np.ndarray, seconds: Sequence[float]) -> tuple[float, ...]:
+def _fitted(shape: np.ndarray, seconds: Sequence[float]) -> np.ndarray:
     """Return what each column of `shape` (one row per measurement) costs: none negative, by least squares of
     the relative errors.
     """
-    from scipy.optimize import nnls
-
     found, _ = nnls(shape / np.array(seconds)[:, None], np.ones(len(seconds)))
-    return tuple(float(part) for part in found)
+    return np.asarray(found)

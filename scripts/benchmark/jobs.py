@@ -1,8 +1,7 @@
-"""The jobs of `make bench`: each runs in a process of its own, two at a time on two cores."""
+"""What is measured, job by job: each runs in a process of its own, two at a time on two cores."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import multiprocessing
 import os
@@ -15,25 +14,44 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-from layertune.benchmark.arms import Bench, LoopArm, Setting, bert_base, loop_arms
-from layertune.benchmark.breakdown import measure_breakdown
-from layertune.benchmark.end_to_end import measure_end_to_end, measure_growth
-from layertune.benchmark.heap import keep_freed
-from layertune.benchmark.lengths import task_lengths
-from layertune.benchmark.measure import Arm, arms_of_round, combine, machine, measure_round
-from layertune.benchmark.memory import measure_memory
-from layertune.benchmark.once import RECORDS, start_seconds, tables_seconds, tokenising_rate
-from layertune.benchmark.trainer_arms import trainer_arms
+import torch
+
+from layertune.training.runtime import device_facts
+from scripts.benchmark.arms import ARMS, BASE, Arm, Bench, LoopArm, Setting, bert_base
+from scripts.benchmark.lengths import task_lengths
+from scripts.benchmark.measure import (
+    arms_of_round,
+    combine,
+    measure_end_to_end,
+    measure_growth,
+    measure_round,
+)
+from scripts.benchmark.once import RECORDS, start_seconds, tables_seconds, tokenising_rate
+from scripts.benchmark.step import keep_freed, measure_breakdown, measure_memory
 
 log = logging.getLogger(__name__)
 
-PARTS = ("tasks", "real", "memory", "growth", "once", "profile")
-USUAL = PARTS[:-1]  # a profile is for who asks where the time goes
+USUAL = ("tasks", "real", "memory", "growth", "once")
+PARTS = (*USUAL, "profile")  # a profile is for who asks where the time goes
 TASKS = ("qnli", "mrpc", "sst2", "sst2_glue")
-REAL = ("a", "b", "c", "d", "e10", "f", "g10", "h10")  # arms on real data
-WHOLE = ("a", "h10")  # of them those that train every epoch on a CPU; on a CUDA device all but (c)
-PROFILED = ("h10", "h5")
-IN_MEMORY = ("a", "d", "e10", "h10", "h5", "h1")  # (g) holds what (e) does
+FAST = "fast_top3"
+WHOLE = (
+    BASE,
+    FAST,
+)  # of the arms on real data those that train every epoch on a CPU; on CUDA all but the padded
+REAL = (
+    *(BASE, "trainer_full_grouped", "trainer_full_padded", "trainer_lora", "trainer_top3"),
+    *("published_full", "published_top3", FAST),
+)
+PROFILED = (FAST, "fast_middle3")
+IN_MEMORY = (
+    BASE,
+    "trainer_lora",
+    "trainer_top3",
+    FAST,
+    "fast_middle3",
+    "fast_bottom3",
+)  # published: as Trainer
 GROWING = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4}  # small: ratios only
 SHAPES = {6: (3,), 12: (1, 3, 6, 11), 24: (3,)}  # L -> k
 TRAININGS = [(500, 2), (1000, 2), (1500, 2), (1000, 1), (1000, 4)]  # examples and epochs
@@ -41,46 +59,31 @@ TRAININGS = [(500, 2), (1000, 2), (1500, 2), (1000, 1), (1000, 4)]  # examples a
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        outputs: scratch folder.
-        model_path: folder of gte_small; None leaves the end-to-end part out.
-        data_dir: folder of the data sets, for the same.
-        tasks: whose lengths are measured.
-        real: tasks that are trained end to end.
-        rounds: of all arms, each in a process of its own.
-        steps: optimiser steps per arm and round.
-        parts: tasks, real, memory, growth, once, profile.
-        arms: names of the arms, the first of which is compared with; none = all (real data: `REAL`).
-        hidden_size: of the model; another than 768 is for trying things out.
-        workers: processes at a time.
-        precision: fp32 or bf16.
-        device: cpu or cuda.
-    """
+    outputs: Path  # scratch
+    model_path: str | None = None  # folder of gte_small; without it and the next no end-to-end part
+    data_dir: str | None = None  # folder of the data sets
+    tasks: tuple[str, ...] = TASKS  # whose lengths are projected on
+    real: tuple[str, ...] = ("trec",)  # trained end to end
+    rounds: int = 2  # of all arms, each in a process of its own
+    steps: int = 5  # per arm and round
+    parts: tuple[str, ...] = USUAL  # of PARTS
+    arms: tuple[str, ...] = ()  # none = all (real data: REAL)
+    hidden_size: int = 768  # another is for trying things out
+    workers: int = 2  # processes at a time
+    precision: str = "fp32"  # or bf16
+    device: str = "cpu"  # or cuda
 
-    outputs: Path
-    model_path: str | None = None
-    data_dir: str | None = None
-    tasks: tuple[str, ...] = TASKS
-    real: tuple[str, ...] = ("trec",)
-    rounds: int = 2
-    steps: int = 5
-    parts: tuple[str, ...] = USUAL
-    arms: tuple[str, ...] = ()
-    hidden_size: int = 768
-    workers: int = 2
-    precision: str = "fp32"
-    device: str = "cpu"
-
-    def setting(self, name: str, model: tuple[str, ...], task: str) -> Setting:
-        """Return what the arms of one job share; its scratch folder is its own."""
-        return Setting(model, task, self.outputs / name, precision=self.precision, device=self.device)
-
-    @property
-    def base(self) -> tuple[str, ...]:
-        """BERT-base's shape."""
-        return bert_base(hidden_size=self.hidden_size, intermediate_size=4 * self.hidden_size)
+    def setting(self, name: str, model: tuple[str, ...] | None = None, task: str = "sst2") -> Setting:
+        """Return what the arms of one job share; its scratch folder is its own. Without a model: BERT-base's
+        shape.
+        """
+        shape = {"hidden_size": self.hidden_size, "intermediate_size": 4 * self.hidden_size}
+        outputs = self.outputs / name
+        return Setting(
+            model or bert_base(**shape), task, outputs, precision=self.precision, device=self.device
+        )
 
     @property
     def whole(self) -> bool:
@@ -96,51 +99,30 @@ class Plan:
     @property
     def small(self) -> tuple[str, ...]:
         """gte_small and the data sets."""
-        return ("model=gte_small", f"model.path={self.model_path}", f"data_dir={self.data_dir}")
+        return "model=gte_small", f"model.path={self.model_path}", f"data_dir={self.data_dir}"
 
-
-def folder(name: str) -> str:
-    """Return the name of a folder that is there, as an argument of a script.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    if not Path(name).is_dir():
-        raise argparse.ArgumentTypeError(f"{name} is not a folder")
-    return name
-
-
-def all_arms(names: tuple[str, ...] = ()) -> list[Arm]:
-    """Return (a) to (h), or those of them that are named."""
-    arms: list[Arm] = [*trainer_arms(), *loop_arms()]
-    return [arm for arm in arms if not names or arm.name in names]
-
-
-def arm_named(name: str) -> Any:
-    """Return the arm of this name.
-
-    Raises:
-        KeyError: there is none.
-    """
-    return {arm.name: arm for arm in all_arms()}[name]
+    @property
+    def chosen(self) -> list[Arm]:
+        """The arms, the first of which the others are compared with."""
+        return [arm for arm in ARMS.values() if not self.arms or arm.name in self.arms]
 
 
 def _round(plan: Plan, name: str) -> dict[str, Any]:
-    bench = Bench.start(plan.setting(name, plan.base, plan.tasks[0]))
+    bench = Bench.start(plan.setting(name, task=plan.tasks[0]))
     tasks = [task_lengths(task) for task in plan.tasks]
-    arms = arms_of_round(all_arms(plan.arms), int(name.removeprefix("round ")) - 1)
+    arms = arms_of_round(plan.chosen, int(name.removeprefix("round ")) - 1)
     return measure_round(bench, tasks, arms, plan.steps)
 
 
 def _real(plan: Plan, task: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(f"real-{task}", plan.small, task))
-    arms = [arm for arm in all_arms(plan.arms) if arm.name in REAL]
+    arms = [arm for arm in plan.chosen if arm.name in REAL]
     whole = WHOLE if plan.device == "cpu" else tuple(arm.name for arm in arms if not arm.pad_to)
     return measure_end_to_end(bench, arms, bench.setting.epochs, whole, plan.rounds, plan.steps)
 
 
 def _memory(plan: Plan, name: str) -> dict[str, Any]:
-    return measure_memory(plan.setting(f"memory-{name}", plan.base, "mrpc"), arm_named(name))
+    return measure_memory(plan.setting(f"memory-{name}", task="mrpc"), ARMS[name])
 
 
 def _growth(plan: Plan, what: str) -> dict[str, Any]:
@@ -150,16 +132,13 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
     lengths = task_lengths("sst2_glue")
     if what == "examples and epochs":
         bench = Bench.start(plan.setting("growth-n", bert_base(**GROWING), "sst2_glue"))
-        return {what: measure_growth(bench, arm_named("h10"), lengths.lengths, TRAININGS, plan.rounds)}
+        return {what: measure_growth(bench, ARMS[FAST], lengths.lengths, TRAININGS, plan.rounds)}
     found = []
     for layers, sizes in SHAPES.items():
         shape = bert_base(**GROWING, num_hidden_layers=layers)
         bench = Bench.start(plan.setting(f"growth-{layers}", shape, "sst2_glue"))
-        tops = [
-            LoopArm(f"k{k}", "", ("method=top_k", f"method.k={k}", "train=fast"), layers - k + 1, scored=True)
-            for k in sizes
-        ]
-        arms: list[Arm] = [trainer_arms()[0], *tops]
+        tops = [LoopArm(f"k{k}", "", tuple(range(layers - k + 1, layers + 1)), mode="fast") for k in sizes]
+        arms = [ARMS[BASE], *tops]
         rounds = [measure_round(bench, [lengths], arms, plan.steps) for _ in range(plan.rounds)]
         lines = combine(rounds, [lengths], arms, bench.setting)[0]["arms"][1:]
         keys = ("seconds", "ratio", "spread")
@@ -171,7 +150,7 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
 
 
 def _profile(plan: Plan, name: str) -> dict[str, Any]:
-    return measure_breakdown(plan.setting(f"profile-{name}", plan.base, "mrpc"), arm_named(name))
+    return measure_breakdown(plan.setting(f"profile-{name}", task="mrpc"), ARMS[name])
 
 
 def _once(plan: Plan, what: str) -> dict[str, Any]:
@@ -197,22 +176,20 @@ _JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
 def jobs_of(plan: Plan) -> list[tuple[str, str]]:
     """List the jobs, the longest first."""
     wanted = {
-        "real": plan.real,
+        "real": plan.real if plan.has_data else (),
         "tasks": tuple(f"round {number + 1}" for number in range(plan.rounds)),
         "memory": IN_MEMORY,
         "growth": ("k and L", "examples and epochs"),
         "profile": PROFILED if plan.device == "cpu" else (),
         "once": ("start", "tokens", "tables"),
     }
-    if not plan.has_data:
-        wanted["real"] = ()
     return [(part, name) for part in wanted if part in plan.parts for name in wanted[part]]
 
 
 def say_progress() -> None:
     """Print what the benchmark logs, and warnings alone of everything else."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("layertune.benchmark").setLevel(logging.INFO)
+    logging.getLogger("scripts.benchmark").setLevel(logging.INFO)
 
 
 def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
@@ -231,8 +208,7 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
         save: is given the content after each job, so that a run cut short leaves what it has.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: arms are compared on one thread
-    setting = plan.setting("machine", plan.base, "sst2")
-    where, start = machine(setting), time.monotonic()
+    where, start = machine(plan.setting("machine")), time.monotonic()
     where |= {"workers": plan.workers, "hidden_size": plan.hidden_size}
     found: dict[tuple[str, str], Any] = {}
     spent: dict[str, float] = {}
@@ -247,13 +223,8 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
             except Exception as error:  # the other jobs' numbers are worth keeping
                 failed.append(f"{' '.join(job)}: {type(error).__name__}: {error}")
                 log.warning("failed: %s", failed[-1])
-            content = {
-                "machine": where
-                | {"load_after": list(os.getloadavg()), "minutes": (time.monotonic() - start) / 60},
-                "jobs": spent,
-                "failed": failed,
-                **_parts(plan, found, setting),
-            }
+            now = {"load_after": list(os.getloadavg()), "minutes": (time.monotonic() - start) / 60}
+            content = {"machine": where | now, "jobs": spent, "failed": failed, **parts_of(plan, found)}
             save(content)
     return content
 
@@ -267,7 +238,7 @@ def _context(device: str) -> BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _parts(plan: Plan, found: dict[tuple[str, str], Any], setting: Setting) -> dict[str, Any]:
+def parts_of(plan: Plan, found: dict[tuple[str, str], Any]) -> dict[str, Any]:
     """Sort what the jobs found; tasks are projected from the rounds there are, which are kept beside."""
     parts: dict[str, Any] = {
         name: [found[job] for job in jobs_of(plan) if job[0] == name and job in found] for name in _JOBS
@@ -275,6 +246,24 @@ def _parts(plan: Plan, found: dict[tuple[str, str], Any], setting: Setting) -> d
     rounds = parts["tasks"]
     if rounds:
         tasks = [task_lengths(task) for task in plan.tasks]
-        parts["tasks"] = combine(rounds, tasks, all_arms(plan.arms), setting)
+        parts["tasks"] = combine(rounds, tasks, plan.chosen, plan.setting("machine"))
     parts["rounds"] = [{arm: asdict(measured) for arm, measured in one.items()} for one in rounds]
     return parts
+
+
+def machine(setting: Setting) -> dict[str, Any]:
+    """Say where and how it was measured."""
+    return {
+        "device": device_facts(torch.device(setting.device))[0],
+        "cores": os.cpu_count(),
+        "threads": setting.threads,
+        "clock": "wall clock" if setting.device == "cuda" else "CPU time of one process",
+        "load": list(os.getloadavg()),
+        "torch": torch.__version__,
+        "precision": setting.precision,
+        "batch_size": setting.batch_size,
+        "epochs": setting.epochs,
+        "optimizer": "AdamW, fused, on both sides; no clipping",
+        "batching": "Trainer in random order (grouped: by length), layertune in length buckets",
+        "measured_at": time.strftime("%Y-%m-%d"),
+    }

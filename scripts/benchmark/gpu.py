@@ -21,56 +21,58 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.benchmark.arms import Bench, Setting, loop_arms, timing
-from layertune.benchmark.jobs import Plan, arm_named
-from layertune.benchmark.lengths import split_of, task_lengths
-from layertune.benchmark.measure import machine
-from layertune.benchmark.render_gpu import markdown_gpu
-from layertune.benchmark.result import save_result
+from layertune.config import ConfigError
 from layertune.training.outcome import TrainOutcome
+from scripts.benchmark.arms import ARMS, Bench, LoopArm, random_model, timing
+from scripts.benchmark.jobs import FAST, Plan, machine
+from scripts.benchmark.lengths import split_of, task_lengths
+from scripts.benchmark.page import save_result
 
 log = logging.getLogger(__name__)
 
-PARTS = ("steps", "launches", "at_once", "peak_memory")
 PRECISIONS = ("bf16", "fp32")
 CHANGING = ("load", "measured_at", "precision")  # what may differ from part to part
 WARM_UP = 10  # steps
-LAUNCHES = (
+LAUNCHES = {  # calls that launch a kernel, or a graph that holds many
     "cudaLaunchKernel",
     "cudaLaunchKernelExC",
     "cudaLaunchCooperativeKernel",
     "cuLaunchKernel",
     "cuLaunchKernelEx",
     "cudaGraphLaunch",
-)
+}
+STEPPED = sorted(
+    (a for a in ARMS.values() if isinstance(a, LoopArm)), key=lambda a: a.name != FAST
+)  # fastest first
 WIDTHS = (16, 32, 64, 128)  # padded tokens of a batch
-AT_ONCE = (1, 16, 8, 4, 2)  # runs on one card; the goal is about the first two
+AT_ONCE = (1, 16, 8, 4, 2)  # runs on one card; the first two say most
 TOGETHER = 5000  # steps that each of them takes
-READY_SECONDS = 300.0  # in which all of them have loaded; one that failed would be waited for
-TINYLLAMA = {
-    "model_type": "llama",
-    "vocab_size": 32000,
-    "hidden_size": 2048,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "intermediate_size": 5632,
+READY_SECONDS = 300.0  # in which all of them have loaded: the others do not wait longer for one that hangs
+LARGE = {  # the shapes of the paper's decoders
+    "tinyllama": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 2048,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "intermediate_size": 5632,
+    },
+    "gemma2_2b": {
+        "model_type": "gemma2",
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "intermediate_size": 9216,
+    },
 }
-GEMMA2_2B = {
-    "model_type": "gemma2",
-    "vocab_size": 256000,
-    "hidden_size": 2304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "intermediate_size": 9216,
-}
-LARGE = {"tinyllama": TINYLLAMA, "gemma2_2b": GEMMA2_2B}
 _all_ready: Barrier | None = None  # of a process among several
 
 
-class OtherMachineError(ValueError):
+class OtherMachineError(ConfigError):
     """Numbers of one machine would stand beside those of another."""
 
 
@@ -88,57 +90,49 @@ def measure_gpu(plan: Plan, part: str, path: Path) -> list[str]:
     Raises:
         OtherMachineError: the file was measured on another device, or in another way.
     """
-    setting = plan.setting("gpu", plan.base, "sst2")
-    where = {key: value for key, value in machine(setting).items() if key not in CHANGING}
-    content: dict[str, Any] = {"machine": where, "measured_at": {}, "failed": []}
-    content |= {name: [] for name in PARTS}
+    where = {key: value for key, value in machine(plan.setting("gpu")).items() if key not in CHANGING}
+    content: dict[str, Any] = {"machine": where, "measured_at": {}, "failed": []} | {
+        name: [] for name in PARTS
+    }
     if path.is_file():
         content |= json.loads(path.read_text())
     if content["machine"] != where:
         kept = content["machine"]
         what = ", ".join(f"{key} {kept.get(key)}" for key in where if kept.get(key) != where[key])
-        raise OtherMachineError(f"{path} was measured otherwise ({what})")
-    measured: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        "steps": lambda: _steps(setting),
-        "launches": lambda: _launches(setting),
-        "at_once": lambda: _runs_at_once(plan),
-        "peak_memory": lambda: _large_models(plan),
-    }
+        raise OtherMachineError(f"{path} was measured otherwise ({what}); name another folder with --out.")
+    others = [failure for failure in content["failed"] if not failure.startswith(f"{part}:")]
     lines, failed = [], []
+
+    def save() -> None:
+        content["failed"] = others + failed
+        content[part] = lines
+        content["measured_at"][part] = time.strftime("%Y-%m-%d")
+        save_result(path, content)
+
     try:
-        for line in measured[part]():
+        for line in PARTS[part](plan):
             log.info("%s", line)
-            (failed if isinstance(line, str) else lines).append(line)
-            _add(content, part, lines, failed, path)
+            if isinstance(line, str):
+                failed.append(f"{part}: {line}")
+            else:
+                lines.append(line)
+            save()
     except Exception as error:  # what was measured before is worth keeping
-        failed.append(f"{type(error).__name__}: {error}")
-        _add(content, part, lines, failed, path)
+        failed.append(f"{part}: {type(error).__name__}: {error}")
+        save()
     finally:
         _let_go()
-    return [f"{part}: {failure}" for failure in failed]
+    return failed
 
 
-def _add(
-    content: dict[str, Any], part: str, lines: list[dict[str, Any]], failed: list[str], path: Path
-) -> None:
-    """Put what there is of a part into the result file."""
-    others = [failure for failure in content["failed"] if not failure.startswith(f"{part}:")]
-    content["failed"] = others + [f"{part}: {failure}" for failure in failed]
-    content[part] = lines
-    content["measured_at"][part] = time.strftime("%Y-%m-%d")
-    save_result(path, content, markdown_gpu)
-
-
-def _steps(setting: Setting, steps: int = 100) -> Iterator[dict[str, Any]]:
-    """Yield milliseconds of a step per precision, arm and width; the cached step at l = 10, by which the goal
-    goes, comes first.
-    """
+def steps(plan: Plan, count: int = 100) -> Iterator[dict[str, Any]]:
+    """Yield milliseconds of a step per precision, arm and width."""
     for precision in PRECISIONS:
-        bench = Bench.start(replace(setting, precision=precision))
-        for arm in sorted(loop_arms(), key=lambda arm: arm.name != "h10"):
+        bench = Bench.start(replace(plan.setting("gpu"), precision=precision))
+        for arm in STEPPED:
             for width in WIDTHS:
-                lengths = np.full(setting.batch_size * min(steps, 50), width)
-                seconds = _one_run(bench, arm.overrides, lengths, steps).step_seconds
+                lengths = np.full(bench.setting.batch_size * min(count, 50), width)
+                seconds = one_run(bench, arm.overrides, lengths, count).step_seconds
                 yield {
                     "arm": arm.name,
                     "title": arm.title,
@@ -148,32 +142,32 @@ def _steps(setting: Setting, steps: int = 100) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _launches(setting: Setting) -> Iterator[dict[str, Any]]:
+def launches(plan: Plan) -> Iterator[dict[str, Any]]:
     """Yield what a step launches per precision and arm, at the narrowest width."""
     for precision in PRECISIONS:
-        bench = Bench.start(replace(setting, precision=precision))
-        for arm in loop_arms():
-            lengths = np.full(setting.batch_size * 15, WIDTHS[0])
-            yield {"arm": arm.name, "precision": precision, **_counted(bench, arm.overrides, lengths)}
+        bench = Bench.start(replace(plan.setting("gpu"), precision=precision))
+        for arm in STEPPED:
+            lengths = np.full(bench.setting.batch_size * 15, WIDTHS[0])
+            yield {"arm": arm.name, "precision": precision, **counted(bench, arm.overrides, lengths)}
 
 
-def _one_run(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray, steps: int) -> TrainOutcome:
+def one_run(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray, steps: int) -> TrainOutcome:
     """Train so many steps after some in which graphs and caches are made."""
     run = bench.setting.run(*overrides, *timing(WARM_UP, steps))
     return bench.train(run, bench.data(split_of(lengths, None)))
 
 
-def _counted(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray) -> dict[str, float]:
+def counted(bench: Bench, overrides: tuple[str, ...], lengths: np.ndarray) -> dict[str, float]:
     """Return per step: kernels that run, and launches, of kernels or of graphs that hold them. More steps
     minus fewer, so that what comes once is left out.
     """
-    on = bench.runtime.device.type
-    activity = torch.profiler.ProfilerActivity.CUDA if on == "cuda" else torch.profiler.ProfilerActivity.CPU
-    _one_run(bench, overrides, lengths, 1)  # makes the cache, which comes once for all
+    activities = torch.profiler.ProfilerActivity
+    activity = activities.CUDA if bench.on_cuda else activities.CPU
+    one_run(bench, overrides, lengths, 1)  # makes the cache, which comes once for all
     counts = []
-    for steps in (5, 15):
+    for number in (5, 15):
         with torch.profiler.profile(activities=[activity]) as profile:
-            _one_run(bench, overrides, lengths, steps)
+            one_run(bench, overrides, lengths, number)
         counts.append(launches_in(profile.key_averages()))
     few, more = counts
     return {name: (more[name] - few[name]) / 10 for name in more}
@@ -199,30 +193,29 @@ def _worker(plan: Plan, steps: int) -> tuple[float, float]:
     """Return when one run among several began and ended; they begin together and share a cache on disk."""
     assert _all_ready is not None
     try:
-        setting = replace(plan.setting("at-once", plan.base, "sst2_glue"), precision="bf16")
-        bench = Bench.start(setting)
-        lengths = task_lengths("sst2_glue").lengths[: setting.batch_size * 500]
-        overrides = arm_named("h10").overrides
-        _one_run(bench, overrides, lengths, min(50, steps))  # the cache is there, libraries are loaded
+        bench = Bench.start(replace(plan.setting("at-once", task="sst2_glue"), precision="bf16"))
+        lengths = task_lengths("sst2_glue").lengths[: bench.setting.batch_size * 500]
+        overrides = ARMS[FAST].overrides
+        one_run(bench, overrides, lengths, min(50, steps))  # the cache is there, libraries are loaded
     except BaseException:
         _all_ready.abort()  # else the others would wait
         raise
     _all_ready.wait(READY_SECONDS)
     start = time.time()
-    _one_run(bench, overrides, lengths, steps)
+    one_run(bench, overrides, lengths, steps)
     return start, time.time()
 
 
-def _runs_at_once(plan: Plan) -> Iterator[dict[str, Any] | str]:
+def runs_at_once(plan: Plan) -> Iterator[dict[str, Any] | str]:
     """Yield what each number of runs takes, or why it failed."""
     for count in AT_ONCE:
         try:
-            yield _at_once(plan, count)
+            yield at_once(plan, count)
         except Exception as error:  # sixteen may be too many for a card on which eight fit
             yield f"{count} runs: {type(error).__name__}: {error}"
 
 
-def _at_once(plan: Plan, count: int, steps: int = TOGETHER) -> dict[str, Any]:
+def at_once(plan: Plan, count: int, steps: int = TOGETHER) -> dict[str, Any]:
     """Return how many steps per second several runs take together on one card: composing the run, opening the
     cache and capturing are part of it.
     """
@@ -242,18 +235,10 @@ def rate_of(times: list[tuple[float, float]], steps: int) -> dict[str, float]:
     return {"seconds": seconds, "steps_per_second": steps * len(times) / seconds}
 
 
-def _large_models(plan: Plan) -> Iterator[dict[str, Any]]:
+def large_models(plan: Plan) -> Iterator[dict[str, Any]]:
     """Yield the peak memory of a step of random models of the sizes of the paper's decoders."""
     for name, shape in LARGE.items():
-        layers = shape["num_hidden_layers"]
-        text = ",".join(f"{key}:{value}" for key, value in shape.items())
-        model = (
-            f"model={name}",
-            "model.source=random",
-            "model.revision=null",
-            f"model.random_config={{{text}}}",
-        )
-        setting = replace(plan.setting(name, model, "sst2"), precision="bf16")
+        setting = replace(plan.setting(name, random_model(name, shape)), precision="bf16")
         _let_go()
         before = torch.cuda.memory_allocated()
         bench = Bench.start(setting)
@@ -261,7 +246,7 @@ def _large_models(plan: Plan) -> Iterator[dict[str, Any]]:
             data = bench.data(split_of(np.full(16, 128), None))
             outcome = bench.train(setting.run(*arm, *timing(1, 2)), data)
             own = outcome.peak_memory_bytes - before
-            yield {"model": name, "layers": layers, "arm": arm, "bytes": own}
+            yield {"model": name, "layers": shape["num_hidden_layers"], "arm": arm, "bytes": own}
             del outcome
             _let_go()
         del bench
@@ -271,3 +256,11 @@ def _let_go() -> None:
     """Free what nothing refers to any more."""
     gc.collect()
     torch.cuda.empty_cache()
+
+
+PARTS: dict[str, Callable[[Plan], Iterator[dict[str, Any] | str]]] = {
+    "steps": steps,
+    "launches": launches,
+    "at_once": runs_at_once,
+    "peak_memory": large_models,
+}

@@ -1,4 +1,7 @@
-"""What is paid once per run, data set or evaluation: start-up, tokenising, and tables of many records."""
+"""What is paid once per run, data set or evaluation: start-up, tokenising, and tables of many records.
+
+A process that is timed from its start imports this file: nothing is imported here that a run does not import.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from layertune.tasks.rows import concatenate
 from layertune.tasks.synthetic import read_synthetic
 
 if TYPE_CHECKING:
-    from layertune.benchmark.arms import Setting
     from layertune.models import TaskModel
+    from scripts.benchmark.arms import Setting
 
 
 RECORDS = 5000  # from which tables are made

@@ -7,15 +7,17 @@ cut to 256); of QNLI those of 8,421 rows stand for all 104,743. No text is neede
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
 from layertune.tasks import Split, TokenStore, epoch_batches
 
 FIRST_TOKEN, LAST_TOKEN = 1000, 20000  # random tokens are drawn from here: ordinary words
+KNOWN = json.loads(Path(__file__).with_suffix(".json").read_text())
+Order = Callable[[np.ndarray, int, int], list[np.ndarray]]  # lengths, batch size, seed -> lengths by batch
 
 
 @dataclass(frozen=True)
@@ -27,29 +29,20 @@ class TaskLengths:
     lengths: np.ndarray
 
     @property
-    def mean(self) -> float:
-        """Mean length in tokens."""
-        return float(self.lengths.mean())
-
-
-@cache
-def _known() -> dict[str, dict[str, list[int] | int]]:
-    content: dict[str, dict[str, list[int] | int]] = json.loads(
-        files("layertune.benchmark").joinpath("lengths.json").read_text()
-    )
-    return content
-
-
-def known_tasks() -> list[str]:
-    """Name the tasks whose lengths are known."""
-    return sorted(_known())
+    def facts(self) -> dict[str, str | int | float]:
+        """What the result file says of the task."""
+        return {
+            "task": self.task,
+            "examples": self.examples,
+            "mean_tokens": round(float(self.lengths.mean()), 2),
+        }
 
 
 def task_lengths(task: str) -> TaskLengths:
     """Return the lengths of a task's training examples, in no particular order."""
-    entry = _known()[task]
-    lengths = np.repeat(np.arange(len(entry["counts"])), entry["counts"])
-    return TaskLengths(task, int(entry["examples"]), np.random.default_rng(0).permutation(lengths))
+    counts = KNOWN[task]["counts"]
+    lengths = np.repeat(np.arange(len(counts)), counts)
+    return TaskLengths(task, KNOWN[task]["examples"], np.random.default_rng(0).permutation(lengths))
 
 
 def random_batches(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
@@ -86,8 +79,7 @@ def across(pools: list[list[np.ndarray]], count: int) -> list[np.ndarray]:
     whole = [[batch for batch in pool if len(batch) == max(map(len, pool))] for pool in pools]
     batches = [batch for pool in whole for batch in pool]
     weight = np.array([1.0 / len(pool) for pool in whole for _ in pool])
-    widths = widths_of(batches)
-    order = np.argsort(widths, kind="stable")
+    order = np.argsort(widths_of(batches), kind="stable")
     reached = np.cumsum(weight[order]) / weight.sum()
     wanted = np.linspace(0.05, 0.95, count) if count > 1 else np.array([0.5])
     places = np.minimum(np.searchsorted(reached + 1e-9, wanted), len(order) - 1)
