@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
+from processes import FORK
 from programs import own_logging, program
 
 from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, one_per_worker, visible_gpus
 from layertune.config.compose import compose_run
-from layertune.records import Record, read_record
+from layertune.records import Record, Store, read_record
+from layertune.records.claims import claimed
 
 TABLE = """
 name: mine
@@ -227,6 +229,48 @@ def test_other_launchers_run_the_same(launcher, more, folder, repo):
     }
     assert "1 of 2 runs are done" in done.stdout and done.stdout.count("ArithmeticError: by design") == 1
     assert done.stderr.splitlines()[-1].startswith("layertune: 1 of 2 runs did not finish")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        ("low_k", SWEEP[:4]),
+        pytest.param(
+            "full",
+            ("-m", "task=demo", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+            marks=needs("hydra_joblib_launcher"),
+        ),
+    ],
+    ids=["table", "plain", "joblib"],
+)
+def test_a_run_that_another_process_trains_comes_again_at_the_end(first, words, folder, repo):
+    """It is held until the other run is done, then given up as by a process that was killed."""
+    run = (*SWEEP[4:], "seed=0", "method=full,low_k")
+    mine = compose_run(*run[:-1], "task=demo", f"method={first}", f"outputs_dir={folder / 'outputs'}")
+    held = FORK.Event()
+
+    def hold():
+        with claimed(mine, Store(folder / "results", folder / "outputs")):
+            held.set()
+            while not records(folder):
+                time.sleep(0.1)
+
+    holder = FORK.Process(target=hold)
+    holder.start()
+    assert held.wait(10)
+    done = subprocess.run(
+        [sys.executable, str(repo / "run.py"), *words, *run],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    holder.join(10)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("comes again at the end") + done.stdout.count("comes again at the end") == 1
+    found = records(folder)
+    assert {name: record.status for name, record in found.items()} == {"full 0": "done", "low_k 0": "done"}
+    assert max(found.values(), key=lambda record: record.created_at).spec.method == first
 
 
 def config_of(launcher: str, n_jobs: int = -1):

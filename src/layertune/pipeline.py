@@ -11,6 +11,7 @@ from layertune.methods import build_method
 from layertune.models import build_model, load_tokenizer
 from layertune.records import Record, Store
 from layertune.records import sections as say
+from layertune.records.claims import claimed
 from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record
@@ -24,20 +25,21 @@ log = logging.getLogger(__name__)
 
 
 def execute(run: RunConfig, store: Store) -> Record:
-    """Run a configuration and return its record; a run that is already done is not repeated.
+    """Run a configuration and return its record; what is done, here or by another process, is not repeated.
 
     Raises:
         ConfigError: the request cannot be met (data, weights, device, folders); no record is written.
         RunFailed: the run failed; its record says why.
         Interruption: the run was asked to stop and can be resumed.
     """
-    if not run.force and (done := store.find(run)) is not None:
-        log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
-        remove_checkpoint(run)  # of a process that was killed when it had written the record
-        return done
-    with open_record(run, store) as draft, stopping_at_once(), freeing_memory():
-        _train_and_measure(run, draft)
-    return draft.record
+    with claimed(run, store) as done:
+        if done is not None:
+            log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
+            remove_checkpoint(run)  # of a process that was killed when it had written the record
+            return done
+        with open_record(run, store) as draft, stopping_at_once(), freeing_memory():
+            _train_and_measure(run, draft)
+        return draft.record
 
 
 def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:

@@ -1,5 +1,7 @@
 """A Hydra sweeper that runs what tables miss, longest first, through whichever launcher is configured.
 
+Processes that sweep the same runs at once share them, here and in Hydra's own sweeper.
+
 python run.py -m hydra/sweeper=table table=table1 model=gte_small model.path=<folder> train.epochs=3
 python run.py -m hydra/sweeper=table table=table1,table2 task=trec,cr seed=0 hydra/launcher=joblib
 
@@ -10,10 +12,12 @@ heavy at the top.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 
@@ -92,18 +96,32 @@ class TableSweeper(Sweeper):
         """Launch all jobs; return their results, and what ended the launcher where it broke down."""
         from hydra.core.plugins import Plugins
 
+        from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
         from hydra_plugins.layertune_table_sweeper._gpus import one_per_worker
 
+        job = InASweep(self.task_function, time.time())
         with ExitStack() as stack:
-            config, task_function = stack.enter_context(one_per_worker(self.config, self.task_function))
+            config, task_function = stack.enter_context(one_per_worker(self.config, job))
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=self.hydra_context, task_function=task_function, config=config
             )
             try:
-                return list(launcher.launch(jobs, initial_job_idx=0)), None
+                return list(Patient(launcher).launch(jobs, initial_job_idx=0)), None
             except Exception as error:  # a worker was killed, a job was lost: records say what was finished
                 log.error("the launcher gave up: %s: %s", type(error).__name__, error)
                 return [], f"the launcher gave up: {type(error).__name__}"
+
+
+class SideBySideSweeper(BasicSweeper):
+    """Hydra's own sweeper, for several processes on one sweep: they share its runs."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher, as Hydra's own does."""
+        from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
+
+        job = InASweep(task_function, time.time())
+        super().setup(hydra_context=hydra_context, task_function=job, config=config)
+        self.launcher = Patient(self.launcher)
 
 
 def _announce(plan: Plan) -> None:
@@ -148,5 +166,11 @@ ConfigStore.instance().store(
     group="hydra/sweeper",
     name="table",
     node={"_target_": f"{__name__}.TableSweeper", "lm": None},
+    provider="layertune",
+)
+ConfigStore.instance().store(  # in place of Hydra's own, for every sweep that names no other
+    group="hydra/sweeper",
+    name="basic",
+    node={"_target_": f"{__name__}.SideBySideSweeper", "max_batch_size": None, "params": None},
     provider="layertune",
 )

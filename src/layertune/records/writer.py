@@ -80,7 +80,7 @@ class RecordDraft:
 
 @contextmanager
 def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
-    """Open the record of a run and write it when the block ends; that this is possible is tried first.
+    """Open the record of a run and write it when the block ends.
 
     A wrong request (ConfigError) leaves no record. Any other failure becomes a record with its reason; it
     never replaces a finished record (`force=true` repeats one).
@@ -88,7 +88,6 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
     Raises:
         RunFailed: the block failed, or a check that proves the method's work is false.
     """
-    store.require_writable(run)
     draft = RecordDraft(run)
     try:
         yield draft
