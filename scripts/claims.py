@@ -15,8 +15,10 @@ from pathlib import Path
 from layertune.command_line import run_script
 from layertune.config.compose import CONFIG_DIR
 from layertune.config.files import write_atomic
+from layertune.report.choice import judge_choice
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
+from layertune.report.figures.write import FOLDERS
 from layertune.report.index import RecordIndex
 from layertune.report.paper import PAPER_FOLDER, load_paper_tables
 from layertune.report.paper_claims import load_claims
@@ -32,9 +34,10 @@ def main(args: argparse.Namespace) -> None:
     index = RecordIndex.read(results / "runs")
     folder = CONFIG_DIR.parent / PAPER_FOLDER
     judged = judge_all(load_claims(folder), load_paper_tables(folder), request, index)
-    text = to_text(judged, request)
+    choice = judge_choice(RecordIndex.read(*(results / folder for folder in FOLDERS)), request.model)
+    text = to_text(judged, request, choice)
     write_atomic(results / "claims" / f"{request.model}.md", text.encode())
-    print(to_json(judged, request) if args.json else text, end="")
+    print(to_json(judged, request, choice) if args.json else text, end="")
 
 
 if __name__ == "__main__":

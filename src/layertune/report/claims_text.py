@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layertune.report.choice import Choice, told
 from layertune.report.claims import Evidence, Judged
 from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
 from layertune.report.render.footers import READ_OUTS
@@ -42,8 +43,8 @@ SECTIONS = {
 }
 
 
-def to_text(judged: Sequence[Judged], request: Request) -> str:
-    """Return the listing, section by section."""
+def to_text(judged: Sequence[Judged], request: Request, choice: Choice | None = None) -> str:
+    """Return the listing, section by section; `choice` is what the layer scores say of §5.5."""
     lines = [f"# The paper's claims, asked of {model_title(request.model)}", "", *_head(judged, request)]
     sections: dict[str, list[Judged]] = {}
     for one in judged:
@@ -52,17 +53,20 @@ def to_text(judged: Sequence[Judged], request: Request) -> str:
         if section in sections:
             lines += ["", f"## {section}", ""]
             lines += [line for one in sections[section] for line in _entry(one, request)]
+            if choice is not None and section == SECTIONS["§5.5"]:
+                lines += _choice(choice)
     lines += ["", "## How to read this", "", *(f"- {text}" for text in (*_reading(request), *ASSUMPTIONS))]
     return "\n".join(lines) + "\n"
 
 
-def to_json(judged: Sequence[Judged], request: Request) -> str:
+def to_json(judged: Sequence[Judged], request: Request, choice: Choice | None = None) -> str:
     """Return everything that is known about every claim."""
     tree = {
         "request": dataclasses.asdict(request),
         "summary": {"paper": _counts([one.paper for one in judged])}
         | {"records": _counts([one.ours for one in judged])},
         "claims": [_tree(one) for one in judged],
+        "layer_choice": None if choice is None else dataclasses.asdict(choice),
         "assumptions": list(ASSUMPTIONS),
     }
     return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
@@ -147,6 +151,20 @@ def _entry(one: Judged, request: Request) -> list[str]:
     if won or lost:
         lines.append(f"  - task by task, beyond the noise of seeds: {won} for it, {lost} against, of {looks}")
     return lines
+
+
+def _choice(choice: Choice) -> list[str]:
+    """Return the lines of the claim that is judged on layer scores, not on tables."""
+    lines = [
+        f"- **{WORDS[choice.verdict.status]}** The choice of layers follows the task. "
+        "(`choice_follows_the_task`, §5.5; on layer scores)",
+        "  - paper, Figure 2: cannot be told, figures print no numbers",
+        f"  - scores: {choice.verdict.reason}",
+        *(f"  - control: {sentence}" for sentence in told(choice)),
+        "  - read as: two tasks choose unlike layers more often than not, and a task agrees with itself more "
+        "than with others",
+    ]
+    return lines if choice.tasks else lines[:3]
 
 
 def _tests(tests: Sequence[PairedTest]) -> list[str]:

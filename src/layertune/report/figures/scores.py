@@ -81,8 +81,8 @@ def scored_tasks(model: str) -> list[str]:
     return tasks
 
 
-def model_scores(index: RecordIndex, model: str) -> ModelScores:
-    """Return the layer scores of a model.
+def model_scores(index: RecordIndex, model: str, control: str = "none") -> ModelScores:
+    """Return the layer scores of a model: of the texts, or of what `task.control` puts in their place.
 
     Raises:
         ConfigError: there is no such model.
@@ -100,7 +100,7 @@ def model_scores(index: RecordIndex, model: str) -> ModelScores:
         and record.selection.scorer == SCORER
         and len(_values(record)) == num_layers
         and record.data is not None
-        and _asks_as_configured(record)
+        and _asks_as_configured(record, control)
     ]
     counts = Counter(record.weights for record in kept)
     main = min(counts, key=lambda weights: (-counts[weights], weights), default="")
@@ -148,11 +148,16 @@ def _equal(one: Sequence[float], other: Sequence[float]) -> bool:
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-6
 
 
-def _asks_as_configured(record: Record) -> bool:
-    """Say whether model and task were scored as their files say, whatever the run trained afterwards."""
+def _asks_as_configured(record: Record, control: str) -> bool:
+    """Say whether model and task were scored as their files say, whatever the run trained afterwards.
+
+    But for the control of the texts, which is asked for.
+    """
     spec = record.spec
     try:
-        usual = plain_run([f"model={spec.model}", f"task={spec.task}", f"method={spec.method}"]).identity()
+        words = [f"model={spec.model}", f"task={spec.task}", f"method={spec.method}"]
+        asked = [] if control == "none" else ["stage=score", f"task.control={control}"]
+        usual = plain_run([*words, *asked]).identity()
     except ConfigError:  # a file that is gone, or of the author's own
         return False
     if record.run is None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from layertune.config.files import write_atomic
 from layertune.report.cells import TableSpec
+from layertune.report.choice import judge_choice
 from layertune.report.figures import style
 from layertune.report.figures.choices import STRATEGIES, choices_figure
+from layertune.report.figures.controls import controls_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
 from layertune.report.figures.heat_maps import chosen_layers, heat_maps, task_of
 from layertune.report.figures.scores import ModelScores, model_scores, scored_tasks
@@ -65,6 +67,11 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     tasks = scored_tasks(request.model)
     drawn += [one for task in tasks if (one := _cost(request, index, task, folder)) is not None]
     own = known[request.model]
+    choice = judge_choice(index, request.model)
+    if choice.controls:
+        controls = {name: model_scores(index, request.model, name) for name in choice.controls}
+        coverage = f"{len(choice.tasks)} tasks, {len(controls)} controls"
+        drawn.append(_saved(controls_figure(own, controls, choice), folder, "controls", coverage))
     drawn.append(_saved(choices_figure(own), folder, "layers_by_task", _write_scores(own, folder)))
     return drawn
 
