@@ -75,7 +75,7 @@ def scored_tasks(model: str) -> list[str]:
         if task not in group_names("task"):
             continue  # the column of averages
         file = group_choice("task", task)
-        own = file.get("data") is None and file.get("source") != "synthetic"
+        own = file.get("data") is None and file.get("source") not in ("synthetic", "own")
         if own and (generates or file.get("kind") != "generation"):
             tasks.append(task)
     return tasks
