@@ -21,33 +21,29 @@ import torch
 from layertune.command_line import run_script
 from layertune.config import ConfigError
 from scripts.benchmark import gpu, jobs
-from scripts.benchmark.arms import ARMS, BASE
+from scripts.benchmark.arms import ARMS
 from scripts.benchmark.lengths import KNOWN
 from scripts.benchmark.page import chart, save_result
+from scripts.benchmark.project import BASE
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure what the words ask for; what failed is in the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    cpu = commands.add_parser("cpu", help="make bench")
-    cuda = commands.add_parser("cuda", help="make bench-gpu")
+    # what is not said is left to Plan
+    cpu = commands.add_parser("cpu", help="make bench", argument_default=argparse.SUPPRESS)
+    cuda = commands.add_parser("cuda", help="make bench-gpu", argument_default=argparse.SUPPRESS)
     for command in (cpu, cuda):
-        command.add_argument(
-            "--model-path", type=_folder, help="folder of gte_small, for the end-to-end part"
-        )
+        command.add_argument("--model-path", type=_folder, help="of gte_small, for the end-to-end part")
         command.add_argument("--data-dir", type=_folder, help="folder of the data sets, for the same")
-    cpu.add_argument("--tasks", nargs="+", default=jobs.TASKS, choices=sorted(KNOWN))
-    cpu.add_argument("--parts", nargs="+", default=jobs.USUAL, choices=jobs.PARTS)
-    cpu.add_argument(
-        "--arms", nargs="+", default=(), choices=ARMS, help=f"the others are compared with {BASE}"
-    )
-    cpu.add_argument("--rounds", type=int, default=2)
-    cpu.add_argument("--steps", type=int, default=5)
-    cpu.add_argument("--hidden-size", type=int, default=768)
-    cpu.add_argument("--workers", type=int, default=2)
-    cpu.add_argument("--precision", choices=gpu.PRECISIONS, default="fp32")
-    cpu.add_argument("--out", type=Path, help="where to write, without suffix")
+    cpu.add_argument("--tasks", nargs="+", choices=sorted(KNOWN))
+    cpu.add_argument("--parts", nargs="+", choices=jobs.PARTS)
+    cpu.add_argument("--arms", nargs="+", choices=ARMS, help=f"the others are compared with {BASE}")
+    for number in ("rounds", "steps", "hidden-size", "workers"):
+        cpu.add_argument(f"--{number}", type=int)
+    cpu.add_argument("--precision", choices=gpu.PRECISIONS)
+    cpu.add_argument("--out", type=Path, default=None, help="where to write, without suffix")
     parts = (*gpu.PARTS, *gpu.PRECISIONS)
     cuda.add_argument("--parts", nargs="+", default=parts, choices=parts, help="in this order")
     cuda.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder")
@@ -63,10 +59,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _on_cpu(parser: argparse.ArgumentParser, out: Path | None, **options: Any) -> list[str]:
     """Measure the arms on the CPU; only everything, as usual, goes to the results in the repository."""
-    if options["arms"] and BASE not in options["arms"]:
-        parser.error(f"--arms needs {BASE}, which the others are compared with")
-    options |= {key: tuple(options[key]) for key in ("tasks", "parts", "arms")}
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     plan = jobs.Plan(outputs=Path("outputs/benchmark"), **options)
+    if plan.chosen[0].name != BASE:
+        parser.error(f"--arms needs {BASE}, which the others are compared with")
     if not jobs.jobs_of(plan):
         parser.error("nothing to measure: real needs --model-path and --data-dir")
     out = out or (Path("results/benchmarks") if plan.whole else plan.outputs) / "cpu"

@@ -38,7 +38,7 @@ from scripts.benchmark.lengths import (
     split_of,
     widths_of,
 )
-from scripts.benchmark.project import PADDED, Curve
+from scripts.benchmark.project import BASE, LORA, PADDED, PADDING, Curve
 
 LORA_RANK = 16
 NARROW = 8  # tokens of the examples of a step that warms up
@@ -48,11 +48,6 @@ SETS = {
     "spread3": (4, 8, 12),
     "bottom3": (1, 2, 3),
 }  # of 12 layers
-BASE, PADDING, LORA = (
-    "trainer_full",
-    "trainer_full_padded",
-    "trainer_lora",
-)  # with which the others are compared
 BERT_BASE = {  # random weights: time does not depend on them
     "model_type": "bert",
     "vocab_size": 30522,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from layertune.training.runtime import device_facts
-from scripts.benchmark.arms import ARMS, BASE, Arm, Bench, LoopArm, Setting, bert_base
+from scripts.benchmark.arms import ARMS, Arm, Bench, LoopArm, Setting, bert_base
 from scripts.benchmark.lengths import task_lengths
 from scripts.benchmark.measure import (
     arms_of_round,
@@ -27,6 +27,7 @@ from scripts.benchmark.measure import (
     measure_round,
 )
 from scripts.benchmark.once import RECORDS, start_seconds, tables_seconds, tokenising_rate
+from scripts.benchmark.project import BASE
 from scripts.benchmark.step import keep_freed, measure_breakdown, measure_memory
 
 log = logging.getLogger(__name__)

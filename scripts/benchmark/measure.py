@@ -23,9 +23,9 @@ from layertune.scoring.cached import cached_scores
 from layertune.tasks import TaskData, TokenStore, load_task, sorted_batches
 from layertune.training.cache_store import CacheStore
 from layertune.training.prefix_cache import build_entry, open_source
-from scripts.benchmark.arms import LORA, PADDING, Arm, Bench, LoopArm, Setting, TrainerArm, clock_of
+from scripts.benchmark.arms import Arm, Bench, LoopArm, Setting, TrainerArm, clock_of
 from scripts.benchmark.lengths import TaskLengths, across, split_of, widths_of
-from scripts.benchmark.project import Cost, Curve, Epoch, Round, median_cost, projected, ratio
+from scripts.benchmark.project import LORA, PADDING, Cost, Curve, Epoch, Round, median_cost, projected, ratio
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from layertune.config.files import write_atomic
-from scripts.benchmark.project import PADDED, WIDEST, ends, growth_of
+from scripts.benchmark.project import BASE, LORA, PADDED, PADDING, WIDEST, ends, growth_of
 
 CHOICES = (
     "trainer_full_grouped",
@@ -19,7 +19,6 @@ CHOICES = (
     "published_top3",
     "fast_top3",
 )  # in the chart
-FULL, PADDING, FAST = "trainer_full", "trainer_full_padded", "fast_top3"
 
 
 def save_result(path: Path, content: dict[str, Any]) -> None:
@@ -73,7 +72,8 @@ def _worked_out(content: dict[str, Any]) -> dict[str, Any]:
     return {
         "on_cuda": content["machine"]["clock"] == "wall clock",
         "arms": {line["arm"]: line for line in lines},
-        "full": FULL,
+        "full": BASE,
+        "others": (PADDING, LORA),
         "padded_steps": PADDED if PADDING in taken else None,
         "steps_taken": max(taken.values(), default=0),
         "read": sorted({n for _, measured in rounds for n in (measured["examples"] or {}).values()}),

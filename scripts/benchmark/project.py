@@ -11,6 +11,7 @@ from scipy.optimize import nnls
 
 WIDEST = 0.2  # of a ratio whose rounds differ by more both ends are printed
 PADDED = 3  # steps of an arm that pads to the maximum, of which the shortest stands for all
+BASE, PADDING, LORA = "trainer_full", "trainer_full_padded", "trainer_lora"  # the others are compared with
 
 
 @dataclass(frozen=True)
