@@ -72,7 +72,8 @@ def test_an_exact_cache_computes_what_the_whole_model_does(tmp_path, model, more
 def test_deberta_trains_without_a_cache_and_says_why(folder):
     run = compose_tiny(folder, "method=top_k", "method.k=1", "train=fast", "seed=7")
     shape = {**SMALL, **EXTRA["deberta"], "vocab_size": 768, "max_position_embeddings": 80}
-    model = dataclasses.replace(run.model, random_config={"model_type": "deberta", **shape})
+    random = {"model_type": "deberta", **shape}
+    model = dataclasses.replace(run.model, random_config=random, max_positions=80)
     run = dataclasses.replace(run, model=model, force=True)
     record = execute(run, Store(run.results_dir, run.outputs_dir))
     assert record.status == "done" and not record.training.cache.used
