@@ -83,6 +83,7 @@ def test_a_task_is_encoded_evaluated_and_measured_as_in_the_released_code(task):
         "test" if task in ("sst5", "mr", "cr", "mpqa", "subj", "trec") else "validation"
     )
     assert spec.metric == {"mrpc": "f1_macro", "qqp": "f1_macro", "stsb": "pearson"}.get(task, "accuracy")
+    assert (spec.best_by or spec.metric) == ("pearson" if task == "stsb" else "accuracy")
     assert len(spec.columns) == (2 if task in PAIRS else 1)
     assert (spec.kind, len(spec.labels)) == {
         "stsb": ("regression", 0),
