@@ -17,17 +17,21 @@ from layertune.report.figures.choices import STRATEGIES, choices_figure
 from layertune.report.figures.controls import controls_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
 from layertune.report.figures.heat_maps import chosen_layers, heat_maps, task_of
+from layertune.report.figures.methods import improvement_figure, ranks_figure
 from layertune.report.figures.scores import ModelScores, model_scores, scored_tasks
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
+from layertune.report.ranking import improvement, ranks, runs_of
 from layertune.report.render.footers import fill_command
 from layertune.report.render.request import Request
+from layertune.report.spec import model_title
 from layertune.report.values import table_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAT_MAPS, SWEEPS = ("figure2", "figure3"), ("figure4", "figure5")
+COMPARED = ("table1", "table2")  # where all methods stand over the tasks
 FOLDERS = ("runs", "scores")  # of the results: finished runs, and kept records of stage=score
 
 
@@ -67,6 +71,7 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     tasks = scored_tasks(request.model)
     drawn += [one for task in tasks if (one := _cost(request, index, task, folder)) is not None]
     own = known[request.model]
+    drawn += _methods(request, index, folder)
     choice = judge_choice(index, request.model)
     if choice.controls:
         controls = {name: model_scores(index, request.model, name) for name in choice.controls}
@@ -79,6 +84,31 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
 def _saved(figure: Figure, folder: Path, name: str, coverage: str) -> Drawn:
     with style.print_style():
         return Drawn(name, tuple(style.save_both(figure, folder, name)), coverage)
+
+
+def _methods(request: Request, index: RecordIndex, folder: Path) -> list[Drawn]:
+    """Draw ranks and probabilities of improvement over Tables 1 and 2; nothing where they hold too little."""
+    tables = [table_values(request.table(name), index, request.readout) for name in COMPARED]
+    titles = {row.name: row.title.replace(" (Ours)", "") for table in tables for row in table.spec.rows}
+    runs = runs_of(tables)
+    found = ranks(runs)
+    if found is None:
+        return []
+    name = model_title(request.model)
+    drawn = [
+        _saved(
+            ranks_figure(found, titles, STRATEGIES, f"Methods on {name}: average ranks"),
+            folder,
+            "ranks",
+            f"{len(found.methods)} methods, {len(found.tasks)} tasks",
+        )
+    ]
+    others = [other for other in titles if other not in STRATEGIES]
+    better = [one for m in STRATEGIES for other in others if (one := improvement(runs, m, other)) is not None]
+    if better:
+        figure = improvement_figure(better, titles, f"Methods on {name}: probability of improvement")
+        drawn.append(_saved(figure, folder, "improvement", f"{len(better)} pairs of methods"))
+    return drawn
 
 
 def _cost(request: Request, index: RecordIndex, task: str, folder: Path) -> Drawn | None:
