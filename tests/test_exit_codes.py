@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_every_end_has_its_exit_code_and_one_sentence(error, single, sweep, caps
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[0] == lines[1]
     assert lines[0].startswith("layertune: ") and "Traceback" not in lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_stopped_before_or_between_its_runs_is_resumable(capsys, number):
+    before = signal.getsignal(number)
+    assert run_command_line(lambda: signal.raise_signal(number), []) == 75
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
 
 
 def test_a_run_that_ends_well_says_nothing_on_stderr(capsys):

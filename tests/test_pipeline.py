@@ -20,6 +20,7 @@ from layertune.pipeline import execute
 from layertune.records import Store, read_record
 from layertune.records.record import ChecksRecord
 from layertune.records.writer import RecordDraft, RunFailed
+from layertune.stopping import Interruption
 from layertune.tasks import DataError
 from layertune.training import loop
 
@@ -324,14 +325,16 @@ def test_the_mirror_of_a_run_holds_the_heat_map_and_the_record_says_so(request_r
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kept", [True, False])
 def test_a_run_that_is_stopped_before_it_trains_leaves_a_record_that_says_so(
-    request_run, store, monkeypatch, number
+    request_run, store, monkeypatch, number, kept
 ):
     before = signal.getsignal(number)
     monkeypatch.setattr(pipeline, "build_model", lambda *_: signal.raise_signal(number))
-    run = request_run()
-    with pytest.raises(KeyboardInterrupt, match="asked to stop"):
+    run = request_run(*["checkpoint.every_steps=5"] * kept)
+    with pytest.raises(KeyboardInterrupt, match="asked to stop") as stopped:
         execute(run, store)
+    assert isinstance(stopped.value, Interruption) is kept  # the same command goes on, exit code 75
     record = read_record(store.path(run))
     assert (record.status, record.data, record.training) == ("interrupted", None, None)
     assert signal.getsignal(number) == before

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from layertune.config.hydra_errors import check_overrides, request_error
 from layertune.config.schema import ConfigError
+from layertune.stopping import Interruption, stopping_at_once
 from layertune.terminal import any_terminal
 
 log = logging.getLogger(__name__)
@@ -33,14 +34,15 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
     except ConfigError as error:
         return _say(str(error), WRONG_REQUEST)
     try:
-        main()
+        with stopping_at_once(resumable=True):  # before, between and after its runs
+            main()
         if _job_errors:
             raise _job_errors[0]
     except ConfigError as error:
         return _say(str(error), FAILED if sweep else WRONG_REQUEST)
-    except KeyboardInterrupt as stop:  # by name: importing `Interruption` would import torch
-        if type(stop).__name__ == "Interruption":
-            return _say(str(stop), RESUMABLE)
+    except Interruption as stop:
+        return _say(str(stop), RESUMABLE)
+    except KeyboardInterrupt:
         return _say("interrupted", FAILED)
     except Exception as error:
         name = type(error).__name__

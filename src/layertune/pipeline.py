@@ -15,9 +15,10 @@ from layertune.records.claims import claimed
 from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record
+from layertune.stopping import stopping_at_once
 from layertune.tasks import load_task
 from layertune.training import prepare_runtime, train
-from layertune.training.checkpoint import remove_checkpoint, stopping_at_once
+from layertune.training.checkpoint import remove_checkpoint
 from layertune.training.engagement import Engagement, measured_facts, parameter_facts
 from layertune.training.runtime import freeing_memory
 
@@ -37,7 +38,8 @@ def execute(run: RunConfig, store: Store) -> Record:
             log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))
             remove_checkpoint(run)  # of a process that was killed when it had written the record
             return done
-        with open_record(run, store) as draft, stopping_at_once(), freeing_memory():
+        resumable = run.checkpoint.every_steps is not None
+        with stopping_at_once(resumable), open_record(run, store) as draft, freeing_memory():
             _train_and_measure(run, draft)
         return draft.record
 

@@ -1,6 +1,6 @@
 """Training: the one loop, its optimiser, its clock and its checkpoints."""
 
-from layertune.training.checkpoint import Interruption
+from layertune.stopping import Interruption
 from layertune.training.loop import train
 from layertune.training.outcome import TrainOutcome
 from layertune.training.runtime import Runtime, prepare_runtime

@@ -11,8 +11,6 @@ import dataclasses
 import logging
 import random
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,14 +22,11 @@ import torch
 
 from layertune.config import ConfigError, RunConfig
 from layertune.records.store import versions_of
+from layertune.stopping import Interruption, on_stop_signals, stopping_at_once
 from layertune.tasks import TaskData
 from layertune.training.saved_state import has_state, read_state, write_state
 
 log = logging.getLogger(__name__)
-
-
-class Interruption(KeyboardInterrupt):
-    """The run was asked to stop and can be resumed by the same command; like Ctrl-C it ends a whole sweep."""
 
 
 class CheckpointError(ConfigError):
@@ -82,7 +77,7 @@ class Checkpoint:
         except OSError as error:
             log.warning("the checkpoint %s could not be written (%s)", self.folder, error.strerror)
             if self._stop_asked:
-                _stop_now()
+                raise KeyboardInterrupt("asked to stop") from error
             return
         if self._stop_asked:
             raise Interruption(f"stopped after a step; the same command goes on from {self.folder}")
@@ -144,37 +139,16 @@ class Checkpoint:
     def listening(self) -> Iterator[None]:
         """Turn SIGTERM and Ctrl-C into a stop at the end of the step; at once, where nothing can be saved."""
         if self.every is None:
-            with stopping_at_once():
+            with stopping_at_once(resumable=False):
                 yield
             return
-        with _on_stop_signals(self._ask_to_stop) as listening:
+        with on_stop_signals(self._ask_to_stop) as listening:
             if not listening:
                 log.warning("not in the main thread: this run cannot stop cleanly on a signal")
             yield
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stop_asked = True
-
-
-@contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C raise KeyboardInterrupt, so that what is going on can say it was stopped."""
-    with _on_stop_signals(_stop_now):
-        yield
-
-
-@contextmanager
-def _on_stop_signals(handler: Callable[..., None]) -> Iterator[bool]:
-    """Handle SIGTERM and Ctrl-C; yield whether that is possible: it is in the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield False
-        return
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield True
-    finally:
-        for number, former in previous.items():
-            signal.signal(number, former)
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
@@ -194,7 +168,3 @@ def _restore_random(kept: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(kept["torch"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(kept["device"], device)
-
-
-def _stop_now(*_: object) -> None:
-    raise KeyboardInterrupt("asked to stop")
