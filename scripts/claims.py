@@ -31,11 +31,11 @@ def main(args: argparse.Namespace) -> None:
     asked = Request(args.model, args.lm, args.train, args.grid, args.protocol or None, overrides=overrides)
     (request,) = requests(asked, args.readout, None)
     results = Path(args.results)
-    index = RecordIndex.read(results / "runs")
+    index = RecordIndex.read(*(results / name for name in FOLDERS))
     folder = CONFIG_DIR.parent / PAPER_FOLDER
     judged = judge_all(load_claims(folder), load_paper_tables(folder), request, index)
-    choice = judge_choice(RecordIndex.read(*(results / folder for folder in FOLDERS)), request.model)
-    text = to_text(judged, request, choice)
+    choice = judge_choice(index, request.model)
+    text = to_text(judged, request, choice, index.damaged)
     write_atomic(results / "claims" / f"{request.model}.md", text.encode())
     print(to_json(judged, request, choice) if args.json else text, end="")
 

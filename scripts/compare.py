@@ -1,7 +1,8 @@
 """Print records side by side: `python scripts/compare.py [--means | --modes] results/runs/*.json`.
 
 One row per record; with --means one row per method, over its seeds; with --modes one row per task and method,
-train=published beside train=fast over the seeds that both have, and a paired test.
+train=published beside train=fast over the seeds that both have, and a paired test. A damaged record is named
+and left out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import sys
 from pathlib import Path
 
 from layertune.command_line import WRONG_REQUEST, run_script
-from layertune.records import read_record
+from layertune.config import ConfigError
+from layertune.records.store import read_files
 from layertune.report.modes import compare_modes
 from layertune.report.summary import compare, compare_means
 
@@ -22,8 +24,10 @@ def main(words: list[str]) -> int | None:
     names = [word for word in words if word not in WAYS]
     if not names:
         return print(__doc__, file=sys.stderr) or WRONG_REQUEST
-    records = [read_record(Path(name)) for name in names]
-    print(next((WAYS[word] for word in words if word in WAYS), compare)(records))
+    records, _ = read_files(map(Path, names))
+    if not records:
+        raise ConfigError("none of these files is a record.")
+    print(next((WAYS[word] for word in words if word in WAYS), compare)(list(records.values())))
     return None
 
 

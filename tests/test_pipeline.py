@@ -18,7 +18,7 @@ from layertune.config.compose import compose_run
 from layertune.models import load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.records.record import ChecksRecord
+from layertune.records.record import ChecksRecord, RecordError
 from layertune.records.writer import RecordDraft, RunFailed
 from layertune.stopping import Interruption
 from layertune.tasks import DataError
@@ -72,6 +72,24 @@ def test_a_finished_run_is_found_and_only_force_repeats_it(request_run, store, m
     again = execute(request_run("force=true"), store)
     assert again.run_id == first.run_id
     assert again.training.history[0]["loss"] == first.training.history[0]["loss"]
+
+
+def test_a_damaged_record_under_its_name_is_a_sentence_and_force_repeats_the_run(request_run, store):
+    run = request_run()
+    path = store.path(run)
+    path.parent.mkdir(parents=True)
+    for content in (b"", b"[" * 100_000, b"\xff\xfe", b'{"schema": 99}', b"null"):
+        path.write_bytes(content)
+        with pytest.raises(RecordError, match=rf"{path.name} .*force=true"):
+            execute(run, store)
+        assert path.read_bytes() == content
+    assert execute(request_run("force=true"), store).status == store.status(run) == "done"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RecordError, match=path.name):
+        execute(run, store)
+    with pytest.raises(ConfigError, match="folder"):  # before hours of training
+        execute(request_run("force=true"), store)
 
 
 def test_a_record_of_older_versions_is_stale_and_repeated(request_run, store):

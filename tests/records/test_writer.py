@@ -30,10 +30,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results", tmp_path / "outputs")
 
 
-def test_a_run_that_ends_well_is_written_as_done(store: Store, make_run: MakeRun) -> None:
+def test_a_run_that_ends_well_is_written_as_done(
+    store: Store, make_run: MakeRun, make_record: MakeRecord
+) -> None:
     run = make_run(seed=7)
+    whole = make_record(run)
     with open_record(run, store) as draft:
-        draft.put(checks=GOOD)
+        draft.put(env=whole.env, data=whole.data, model=whole.model, training=whole.training, checks=GOOD)
         assert not store.path(run).exists()  # nothing is written before the end
     record = read_record(store.path(run))
     assert (record.status, record.error, record.run_id) == ("done", None, run.run_id)

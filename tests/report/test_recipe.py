@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_records import made
 from omegaconf import OmegaConf
 
 from layertune.config.plain import plain_run
 from layertune.config.recipe import build_recipe
 from layertune.records import Record
-from layertune.records.record import DataRecord, MetricsRecord, ModelRecord
-from layertune.records.writer import RecordDraft
 from layertune.report.recipe import (
     Found,
     RecipeError,
@@ -55,16 +54,8 @@ def searched(
         *extra,
     ]
     run = plain_run(asked)
-    draft = RecordDraft(run)
-    draft.put(
-        status="done",
-        data=DataRecord("synthetic", None, "synthetic", data, {"train": 90}, ("negative", "positive"), 0.0),
-        model=ModelRecord("random", None, weights, 10, {"backbone": 1, "head": 1, "added": 0}, 0, 1),
-        metrics=MetricsRecord(
-            last={run.task.data_name: {"accuracy": score, "f1_macro": 0.9}}, best={"epoch": 1}
-        ),
-    )
-    return draft.record
+    metrics = {run.task.data_name: {"accuracy": score, "f1_macro": 0.9}}
+    return made(run, run_id=run.run_id, metrics=metrics, data="synthetic", rows=data, weights=weights)
 
 
 def only(records: list[Record], **options: Any) -> Found:

@@ -438,6 +438,8 @@ def read_record(path: Path) -> Record:
         record: Record = _adapter(Record).validate_json(content, strict=True, extra="forbid")
     except ValidationError as error:
         raise RecordError(path, _reason(error)) from error
+    if record.status == "done" and (unsaid := _unsaid(record)):
+        raise RecordError(path, f"is not a valid record: it is done, and says nothing of {', '.join(unsaid)}")
     return record
 
 
@@ -447,6 +449,12 @@ Read = TypeVar("Read", Record, RunConfig)
 @cache
 def _adapter(kind: type[Read]) -> TypeAdapter[Read]:
     return TypeAdapter(kind)
+
+
+def _unsaid(record: Record) -> list[str]:
+    """Return the sections that a finished run fills and this record leaves empty."""
+    needed = ("env", "data", "model", "training" if record.spec.stage == "run" else "selection")
+    return [name for name in needed if getattr(record, name) is None]
 
 
 def _reason(error: ValidationError) -> str:
@@ -465,8 +473,8 @@ def _reason(error: ValidationError) -> str:
         return f"is not a valid record: {where} does not exist"
     if kind == "missing":
         return f"is not a valid record: {where} is missing"
-    said = first["msg"].removeprefix("Value error, ")
-    return f"is not a valid record: {where}={_shown(given)}: {said}"
+    shown = "" if isinstance(given, dict | list) else f"={_shown(given)}"
+    return f"is not a valid record: {where}{shown}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _shown(value: Any) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from layertune.config.compose import group_file
 from layertune.config.files import require_writable
-from layertune.config.schema import RunConfig
+from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema_base import one_line
 from layertune.records.record import SCHEMA, Record, RecordError, VersionsRecord, read_record
+
+log = logging.getLogger(__name__)
 
 State = Literal["done", "failed", "oom", "interrupted", "stale", "missing"]
 
@@ -43,24 +48,32 @@ def _version(group: str, name: str) -> int:
 
 
 def read_folders(*folders: str | Path) -> tuple[dict[Path, Record], dict[Path, str]]:
-    """Read all records in some folders, those of a missing folder being none.
+    """Read all records in some folders, in the order of folders and names; see `read_files`."""
+    return read_files(path for folder in folders for path in sorted(Path(folder).glob("*.json")))
+
+
+def read_files(paths: Iterable[Path]) -> tuple[dict[Path, Record], dict[Path, str]]:
+    """Read records; a file that is none is said on the log, and takes nothing with it.
 
     Returns:
-        The records by their files, in the order of folders and names; and why every other file is none. Of
-        several files with one run id the one that is named after it is the record, else the first.
+        The records by their files, in the order given; and why every other file is none. Of several files
+        with one run id the one that is named after it is the record, else the first.
     """
     records: dict[Path, Record] = {}
     damaged: dict[Path, str] = {}
-    for folder in folders:
-        for path in sorted(Path(folder).glob("*.json")):
-            try:
-                records[path] = read_record(path)
-            except RecordError as error:
-                damaged[path] = error.reason
+    for path in paths:
+        try:
+            records[path] = read_record(path)
+        except RecordError as error:
+            damaged[path] = error.reason
     files: dict[str, Path] = {}
     for path, record in sorted(records.items(), key=lambda one: one[0].stem != one[1].run_id):
         if (first := files.setdefault(record.run_id, path)) != path:
-            damaged[path] = f"is a second file of the run {record.run_id}; {first} is used"
+            damaged[path] = (
+                f"is a second file of the run {record.run_id}; {first.parent.name}/{first.name} is used"
+            )
+    for path, reason in damaged.items():
+        log.warning("%s", one_line(f"damaged, not used: {path} {reason}"))
     return {path: record for path, record in records.items() if path not in damaged}, damaged
 
 
@@ -86,6 +99,8 @@ class Store:
         Raises:
             ConfigError: it is not possible.
         """
+        if self.path(run).is_dir():
+            raise ConfigError(f"{self.path(run)} is a folder, where the record belongs: move it away.")
         for folder in (self.path(run).parent, run.cache_dir):
             require_writable(folder)
 

@@ -43,8 +43,17 @@ SECTIONS = {
 }
 
 
-def to_text(judged: Sequence[Judged], request: Request, choice: Choice | None = None) -> str:
-    """Return the listing, section by section; `choice` is what the layer scores say of §5.5."""
+def to_text(
+    judged: Sequence[Judged], request: Request, choice: Choice | None = None, damaged: Sequence[str] = ()
+) -> str:
+    """Return the listing, section by section.
+
+    Args:
+        judged: the claims.
+        request: of which model.
+        choice: what the layer scores say of §5.5.
+        damaged: files that are no records, a line each.
+    """
     lines = [f"# The paper's claims, asked of {model_title(request.model)}", "", *_head(judged, request)]
     sections: dict[str, list[Judged]] = {}
     for one in judged:
@@ -55,6 +64,8 @@ def to_text(judged: Sequence[Judged], request: Request, choice: Choice | None = 
             lines += [line for one in sections[section] for line in _entry(one, request)]
             if choice is not None and section == SECTIONS["§5.5"]:
                 lines += _choice(choice)
+    if damaged:
+        lines += ["", "## Damaged records, not used", "", *(f"- {line}" for line in damaged)]
     lines += ["", "## How to read this", "", *(f"- {text}" for text in (*_reading(request), *ASSUMPTIONS))]
     return "\n".join(lines) + "\n"
 

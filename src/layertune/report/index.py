@@ -6,7 +6,7 @@ official data come first, and what cannot be told apart is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +33,9 @@ class Found:
 class RecordIndex:
     """Records by the hash of their configuration."""
 
-    def __init__(self, records: Iterable[Record], damaged: Mapping[Path, str] | None = None) -> None:
+    def __init__(self, records: Iterable[Record], damaged: Iterable[str] = ()) -> None:
         self.records = tuple(records)
-        self._damaged = dict(damaged or {})
+        self.damaged = tuple(damaged)  # files that are no records and not used: name and why, a line each
         self._by_config: dict[str, list[Record]] = {}
         for record in self.records:
             self._by_config.setdefault(record.identity.config_sha256, []).append(record)
@@ -44,12 +44,7 @@ class RecordIndex:
     def read(cls, *folders: str | Path) -> RecordIndex:
         """Read all records in folders such as results/runs; files that are none are listed in `damaged`."""
         records, damaged = read_folders(*folders)
-        return cls(records.values(), damaged)
-
-    @property
-    def damaged(self) -> list[tuple[str, str]]:
-        """Files that are no records and are not used: name and why, in the order of their names."""
-        return sorted((one_line(path.name), reason) for path, reason in self._damaged.items())
+        return cls(records.values(), sorted(one_line(f"{path.name} {why}") for path, why in damaged.items()))
 
     @cached_property
     def by_id(self) -> dict[str, Record]:

@@ -16,8 +16,8 @@ def summarise(record: Record) -> str:
     lines = [record.run_id]
     selection, model, training = record.selection, record.model, record.training
     if selection is not None and selection.scores is not None:
-        shown = "  ".join(f"{layer}:{score:.3f}" for layer, score in enumerate(selection.scores, start=1))
-        lines.append(f"  scores    {shown}")
+        known = ["—" if score is None else f"{score:.3f}" for score in selection.scores]
+        lines.append(f"  scores    {'  '.join(f'{n}:{score}' for n, score in enumerate(known, start=1))}")
     if selection is not None and selection.layers is not None:
         lines.append(f"  layers    {', '.join(map(str, selection.layers))}")
     if model is not None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 from layertune.config.compose import group_names
 from layertune.config.plain import group_choice, plain_run
-from layertune.config.schema import ConfigError
+from layertune.config.schema import ConfigError, RunConfig
 from layertune.records.record import OFFICIAL, Record
 from layertune.report.figures.similarity import KeptScores, kept_scores
 from layertune.report.index import RecordIndex
@@ -154,16 +156,23 @@ def _asks_as_configured(record: Record, control: str) -> bool:
     But for the control of the texts, which is asked for.
     """
     spec = record.spec
+    usual = _usual_run(spec.model, spec.task, spec.method, control)
+    return record.run is not None and usual is not None and _asked(record.run) == _asked(usual)
+
+
+def _asked(run: RunConfig) -> list[dict[str, Any]]:
+    """Return what decides the scores of a run, apart from how many texts are read and how many at once."""
+    identity = run.identity()
+    for key in ("examples", "batch_size"):
+        identity.get("scoring", {}).pop(key, None)
+    return [identity.get(part) or {} for part in ("model", "task", "scoring")]
+
+
+@cache
+def _usual_run(model: str, task: str, method: str, control: str) -> RunConfig | None:
+    """Return the run of three files as they are; None where one is gone, or was the author's own."""
+    words = [f"model={model}", f"task={task}", f"method={method}"]
     try:
-        words = [f"model={spec.model}", f"task={spec.task}", f"method={spec.method}"]
-        asked = [] if control == "none" else ["stage=score", f"task.control={control}"]
-        usual = plain_run([*words, *asked]).identity()
-    except ConfigError:  # a file that is gone, or of the author's own
-        return False
-    if record.run is None:
-        return False
-    own = record.run.identity()
-    for identity in (own, usual):
-        for key in ("examples", "batch_size"):
-            identity.get("scoring", {}).pop(key, None)
-    return all((own.get(part) or {}) == (usual.get(part) or {}) for part in ("model", "task", "scoring"))
+        return plain_run(words if control == "none" else [*words, "stage=score", f"task.control={control}"])
+    except ConfigError:
+        return None

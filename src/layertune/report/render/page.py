@@ -53,11 +53,12 @@ def to_page(
     return document("layertune: tables", body)
 
 
-def to_comparison(title: str, sheets: Sequence[Sheet], runs: str) -> str:
+def to_comparison(title: str, sheets: Sequence[Sheet], index: RecordIndex, runs: str) -> str:
     """Return the page of a comparison."""
     body = [f"<h1>{escape(title)}</h1>", f"<p>{INTRO}</p>"]
     body.append(f"<nav>{' '.join(_jump(sheet, sheet.name) for sheet in sheets)}</nav>")
     body += [_section(sheet, runs, sheet.name) for sheet in sheets]
+    body.append(_damaged(index.damaged))
     return document(title, body)
 
 
@@ -143,12 +144,12 @@ def _others(found: Sequence[OtherRuns], runs: str) -> str:
     return "\n".join(lines)
 
 
-def _damaged(damaged: Sequence[tuple[str, str]]) -> str:
-    """Name the files among the records that are none."""
+def _damaged(damaged: Sequence[str]) -> str:
+    """Name the files among the records that are none, each with its reason."""
     if not damaged:
         return ""
-    items = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in damaged)
-    return f"<h2>Files that are no records</h2>\n<ul>{items}</ul>"
+    items = "".join(f"<li>{escape(line)}</li>" for line in damaged)
+    return f"<h2>Damaged records, not used</h2>\n<ul>{items}</ul>"
 
 
 def _jump(sheet: Sheet, anchor: str) -> str:

@@ -76,7 +76,7 @@ def write_comparison(one: Request, other: Request, results: Path) -> Written:
     sheets = [compared((one, first), (other, second)) for first, second in zip(*sides, strict=True)]
     files = _write(folder, sheets, [list(pair) for pair in zip(*sides, strict=True)])
     title = f"layertune: {title_of_comparison(one, other)}"
-    page = write_atomic(folder / "index.html", to_comparison(title, sheets, "../../runs").encode())
+    page = write_atomic(folder / "index.html", to_comparison(title, sheets, index, "../../runs").encode())
     return Written(page, tuple(files), _coverage([*sides[0], *sides[1]]))
 
 
