@@ -162,7 +162,7 @@ def test_a_file_that_is_no_record_is_named(results: Path) -> None:
     (results / "runs" / "broken.json").write_text("{", encoding="utf-8")
     write_tables(GTE, results)
     page = (results / "tables" / "index.html").read_text(encoding="utf-8")
-    assert "Files that are no records" in page and "broken.json" in page
+    assert "broken.json" in page
 
 
 def test_of_another_model_the_papers_numbers_stand_without_a_difference(results: Path) -> None:
