@@ -99,6 +99,16 @@ def test_many_tests_are_counted_by_what_they_decide_and_the_weakest_are_shown(pa
     )
 
 
+def test_the_error_of_the_evaluation_split_stands_beside_a_claim_on_few_tasks(paper: PaperTables) -> None:
+    records = world_of(CLAIMS["mr_wants_high"], holds=True).records(GTE)
+    counted = [
+        replace(one, data=replace(one.data, counts={"train": 64, "mr": 500})) for one in records if one.data
+    ]
+    lines = text_of(paper, "mr_wants_high", *counted)
+    # accuracies of 60 and 50 %: the larger is sqrt(0.5 * 0.5 / 500)
+    assert "  - standard error of the evaluation split itself, which no seed changes: mr 2.2" in lines
+
+
 def test_where_nothing_is_decided_it_says_of_how_many(paper: PaperTables) -> None:
     claim = CLAIMS["wins_7_of_8_single"]
     world = world_of(claim, holds=True)

@@ -35,6 +35,7 @@ class Evidence:
     absent: tuple[str, ...]  # rows that the tables of this model do not have
     notices: tuple[str, ...]  # sentences: stale, failed and refused records, by run id
     learned_nothing: tuple[str, ...]  # row and task of the cells that are left out
+    split_errors: Mapping[str, float]  # task -> the largest standard error of its split, in points
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ class OurNumbers:
             record = index.by_id[run_id]
             if not record.is_official:
                 others.setdefault(record.data_status, set()).add(record.spec.task)
+        errors: dict[str, float] = {}
+        for cell in cells:
+            if cell.split_error is not None:
+                task = cell.cell.column.task
+                errors[task] = max(errors.get(task, 0.0), cell.split_error)
         tasks = [index.by_id[run_id].spec.task for run_id in run_ids]
         wanted = {run.config_sha256 for cell in cells for run in cell.cell.own_runs()}
         return Evidence(
@@ -113,6 +119,7 @@ class OurNumbers:
             learned_nothing=tuple(
                 f"{cell.cell.row.name} {cell.cell.column.task}" for cell in cells if not cell.has_learned
             ),
+            split_errors=dict(sorted(errors.items())),
         )
 
 

@@ -13,6 +13,7 @@ from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
 from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.request import Request
 from layertune.report.render.words import listed
+from layertune.report.rounding import printed
 from layertune.report.spec import model_title
 from layertune.report.verdicts import Status, Verdict
 
@@ -138,9 +139,9 @@ def _entry(one: Judged, request: Request) -> list[str]:
     mark = " ‡" if one.evidence.others else ""
     lines = [f"- **{WORDS[one.ours.status]}{mark}** {claim.says} (`{claim.id}`, {claim.section})"]
     erratum = f" [erratum {claim.erratum}]" if claim.erratum else ""
-    printed = "" if one.paper.status == "not_enough_runs" else f"; {one.paper.reason}"
+    reason = "" if one.paper.status == "not_enough_runs" else f"; {one.paper.reason}"
     told = OF_THE_PAPER[one.paper.status]
-    lines.append(f"  - paper, {_tables(claim.tables)}: {told}{printed}{erratum}")
+    lines.append(f"  - paper, {_tables(claim.tables)}: {told}{reason}{erratum}")
     if one.evidence.run_ids and (reason := _reason(one)):
         lines.append(f"  - records: {reason}")
     lines.append(f"  - {_runs(one.evidence)}")
@@ -158,6 +159,9 @@ def _entry(one: Judged, request: Request) -> list[str]:
         lines += _tests(one.tests)
     elif one.evidence.run_ids:
         lines.append(f"  - no test: {one.no_test}")
+    if one.tests and len(one.evidence.split_errors) in range(1, SHOWN + 1):
+        errors = ", ".join(f"{task} {printed(error, 1)}" for task, error in one.evidence.split_errors.items())
+        lines.append(f"  - standard error of the evaluation split itself, which no seed changes: {errors}")
     won, lost, looks = one.by_task
     if won or lost:
         lines.append(f"  - task by task, beyond the noise of seeds: {won} for it, {lost} against, of {looks}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def _strip(axes: Axes, choice: Choice) -> None:
     """Draw the correlation of each task's order with a second sample's and with those of the controls."""
     columns = [("a second\nsample", choice.samples, Mark(style.BLACK, "o"))]
     columns += [
-        (CONTROLS[name].replace(" ", "\n", 2), found, MARKS[name]) for name, found in choice.controls.items()
+        (textwrap.fill(CONTROLS[name], 9), found, MARKS[name]) for name, found in choice.controls.items()
     ]
     for place, (_, found, mark) in enumerate(columns):
         if found is None:
@@ -87,6 +88,8 @@ def _strip(axes: Axes, choice: Choice) -> None:
     axes.plot([], [], color="black", linewidth=1.4, label="mean with other tasks")
     axes.legend(loc="lower left", frameon=False, handlelength=1.2)
     axes.set_xticks(range(len(columns)), [name for name, _, _ in columns])
-    axes.set(xlim=(-0.6, len(columns) - 0.4), ylabel="Spearman's rho with the scores of the texts")
+    axes.set(xlim=(-0.6, len(columns) - 0.4), ylabel="Spearman's rho with the texts' scores")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.15 * (high - low), high)  # the legend has the lowest part to itself
     axes.set_title("orders of layers, a point a task")
     style.bare(axes)
