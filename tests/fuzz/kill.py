@@ -92,7 +92,7 @@ def _killed(name: str, root: Path, moments: list[Any], record: Any) -> str | Non
     trained = False
     for moment in [*moments, None]:
         code, said = _run_py(name, folder, root / "data", moment)
-        if trained and any(" loss " in line for line in said):
+        if trained and any("epoch " in line and ": loss " in line for line in said):
             return "it trains again, and had come to the end"
         if code not in (0, -signal.SIGKILL) or (moment is None and code != 0):
             return f"ends with {code}: {said[-1]}"
