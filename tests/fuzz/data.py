@@ -30,6 +30,7 @@ TASKS = {
     "mrpc": "tiny_bert",
     "stsb": "tiny_bert",
     "e2e": "tiny_gpt2",
+    "own": "tiny_bert",
 }
 PROTOCOLS = ("smoke", "search")
 LONGEST_SENTENCE = 1500  # characters of a message
@@ -62,10 +63,13 @@ def _load(folder: Path, rng: Random, done: list[str]) -> str | None:
     run = replace(_composed(task, protocol), data_dir=str(folder / "data"), outputs_dir=str(folder / "out"))
     done += [task, protocol]
     (folder / "data" / task).mkdir(parents=True)
-    listed = {}
+    listed, paths = {}, []
     for split in filter(None, (run.task.train_split, run.task.dev_split, run.task.eval_split)):
-        path = _write_split(folder / "data" / task / split, run, rng, done)
-        listed[path.relative_to(folder / "data").as_posix()] = _entry(run, rng, done)
+        paths.append(_write_split(folder / "data" / task / split, run, rng, done))
+        listed[paths[-1].relative_to(folder / "data").as_posix()] = _entry(run, rng, done)
+    if task == "own":
+        evaluated = str(paths[1]) if rng.random() < 0.5 else None
+        run = replace(run, own=replace(run.own, train=str(paths[0]), eval=evaluated))
     if rng.random() < 0.5:
         (folder / "data" / "manifest.json").write_bytes(_manifest(listed, rng, done))
     try:
@@ -83,10 +87,16 @@ def _load(folder: Path, rng: Random, done: list[str]) -> str | None:
 
 @cache
 def _composed(task: str, protocol: str) -> RunConfig:
-    return compose_run(
-        f"model={TASKS[task]}", f"task={task}", "method=low_k", f"protocol={protocol}", "task.max_length=64",
-        "task.decoding.max_new_tokens=8",
-    )  # fmt: skip
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:  # task=own asks for one
+        return compose_run(
+            f"model={TASKS[task]}",
+            f"task={task}",
+            "method=low_k",
+            f"protocol={protocol}",
+            "task.max_length=64",
+            "task.decoding.max_new_tokens=8",
+            f"own.train={file.name}",
+        )
 
 
 @cache
@@ -104,7 +114,8 @@ def _rows(run: RunConfig, rng: Random) -> list[Row]:
         if task.kind == "regression":
             row["label"] = round(rng.uniform(0, 5), 2)
         elif task.kind == "classification":
-            row["label"] = rng.choice((number % len(task.labels), rng.choice(task.labels)))
+            names = task.labels or ("no", "yes")  # those of task=own are found
+            row["label"] = rng.choice((number % len(names), rng.choice(names)))
         rows.append(row)
     return rows
 

@@ -26,6 +26,8 @@ def resolve_name(name: str, known: Mapping[str, Value], what: str) -> Value:
         )
     try:
         value: Value = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{what}={name} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever the module's own code raises
+        raise ConfigError(f"{what}={name} cannot be imported: {type(error).__name__}: {error}.") from error
+    if not callable(value):
+        raise ConfigError(f"{what}={name} is {type(value).__name__}, nothing that can be called.")
     return value

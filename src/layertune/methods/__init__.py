@@ -1,6 +1,6 @@
 """All methods by name. A method acts through its hooks; none has a loop of its own."""
 
-from layertune.config import RunConfig
+from layertune.config import ConfigError, RunConfig
 from layertune.config.names import resolve_name
 from layertune.methods.adapters import Adapters
 from layertune.methods.base import (
@@ -44,9 +44,12 @@ def build_method(run: RunConfig) -> Method:
     """Return the method of a run.
 
     Raises:
-        ConfigError: `method.kind` is neither a known name nor a dotted path.
+        ConfigError: `method.kind` is neither a known name nor a dotted path to a method.
     """
-    return resolve_name(run.method.kind, METHODS, "method.kind")(run)
+    kind = resolve_name(run.method.kind, METHODS, "method.kind")
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise ConfigError(f"method.kind={run.method.kind} is no Method (layertune.methods.Method).")
+    return kind(run)
 
 
 __all__ = [
