@@ -8,7 +8,7 @@ from typing import Any
 
 from layertune.config.build import unknown_key
 from layertune.config.compose import CONFIG_DIR, base_tree, group_names
-from layertune.config.schema_base import ConfigError, one_line
+from layertune.config.schema_base import NAME, ConfigError, one_line
 
 _LONG_VALUE = 300  # characters of a value that a sentence shows
 
@@ -34,8 +34,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(_unreadable(text))
         if override.is_delete() or not (group in groups or group.startswith("hydra/")):
             continue
-        if not all(isinstance(name, str) and name and "${" not in name for name in _names_given(override)):
-            raise ConfigError(f"{text} is not allowed: {group} takes a name{_one_of(group)}.")
+        if not all(isinstance(name, str) and NAME.holds(name) for name in _names_given(override)):
+            raise ConfigError(f"{text[:_LONG_VALUE]} is not allowed: {group} takes a name{_one_of(group)}.")
 
 
 def _unreadable(text: str) -> str:

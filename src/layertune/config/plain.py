@@ -43,7 +43,7 @@ def plain_tree(overrides: Sequence[str]) -> dict[str, Any]:
         tree["recipe"] = recipe
     tree = merged(tree, _own_values())
     for key, text in values.items():
-        tree = merged(tree, _nested(key, _parsed(text)))
+        tree = merged(tree, _nested(key, _value(key, text)))
     return _resolved(tree)
 
 
@@ -99,6 +99,16 @@ def _own_values() -> Mapping[str, Any]:
     return {str(key): value for key, value in content.items() if key not in {"defaults", "hydra"}}
 
 
+def _value(key: str, text: str) -> Any:
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        return _parsed(text)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{key}={text} cannot be read: {error}") from error
+
+
 @cache
 def _parsed(text: str) -> Any:
     """Return the value that a text stands for: 1e-5 is a number, [1,2] a list."""
@@ -121,8 +131,12 @@ def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
     if not any(isinstance(value, str) and "${" in value for value in tree["protocol"].values()):
         return tree
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     part = {key: tree[key] for key in ("protocol", *_INTERPOLATED)}
-    resolved = OmegaConf.to_container(OmegaConf.create(part), resolve=True)
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(part), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"protocol.* cannot be read: {error}") from error
     assert isinstance(resolved, dict)
     return tree | {str(key): value for key, value in resolved.items()}

@@ -111,7 +111,8 @@ Rates = Annotated[tuple[Rate, ...], listing(1, 100, "(at least one, each once)")
 Betas = Annotated[tuple[Share, ...], Allowed(lambda betas: len(betas) == 2, "(AdamW takes two)")]
 
 # Names become parts of file names: a run's record, its predictions, the folder of a data set.
-Name = Annotated[str, matching(r"[A-Za-z0-9_][\w.-]{0,59}", "of at most 60 letters, digits and _ . -")]
+NAME = matching(r"\w[\w.-]{0,59}", "of at most 60 letters, digits and _ . -")
+Name = Annotated[str, NAME]
 Text = Annotated[str, matching(r"(?s:.*\S.*)", "that is not empty")]
 Line = Annotated[str, matching(r"[^\n\r\t]{1,300}", "on one line, of at most 300 characters")]
 Source = Annotated[
