@@ -69,8 +69,8 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
             training=say.training_section(run, outcome),
             metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
             checks=proof.check(run, model, data, prep, outcome),
-            tracking=track.facts,
         )
         if prep.scores is not None:
             track.log_figure("layer similarity", partial(plot_record, draft.record))
         track.finish(draft.conclude())
+    draft.put(tracking=track.facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,8 @@ class FakeRun:
 
     def __init__(self, step: int = 0) -> None:
         self.step, self.calls = step, []
-        self.summary = {}
+        self.summary, self.id = {}, "a0"
+        self.settings = SimpleNamespace(sync_file=__file__)
 
     def log(self, values: dict[str, Any], step: int) -> None:
         self.calls.append(("log", values, step))
@@ -145,6 +147,25 @@ def test_one_wandb_run_per_run_id_continued_or_replaced(
         and settings["disable_git"] is True
         and settings["x_disable_stats"] is True
     )
+
+
+def test_the_record_names_the_id_that_was_given(fake: FakeWandb, make_run: MakeRun) -> None:
+    fake.opened.id = "given by a sweep"
+    with Tracker(make_run()) as track:
+        pass
+    assert track.facts.wandb_id == "given by a sweep"
+
+
+def test_a_mirror_that_lost_its_file_is_noticed(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture, wandb_helpers: Helpers
+) -> None:
+    run = make_run()
+    with Tracker(run) as track:
+        (file,) = Path(run.outputs_dir).glob("wandb/offline-run-*/run-*.wandb")
+        shutil.rmtree(file.parent)
+    assert track.facts.wandb_mode == f"failed: {file.name} is gone"
+    assert [line.levelname for line in caplog.records if line.name.startswith("layertune")] == ["WARNING"]
+    assert wandb_helpers() == []
 
 
 def test_a_continued_run_logs_a_picture_at_its_present_step(

@@ -44,6 +44,8 @@ _SETTINGS: dict[str, Any] = {
 class Tracker:
     """Mirror one run to Weights & Biases, as a context manager that always closes what it opened.
 
+    What became of the mirror (`facts`) is known when it is closed.
+
     Args:
         run: says the mode (online, offline, disabled), the project and the entity.
         outputs_dir: offline files lie in `<outputs_dir>/wandb`; None = the run's own.
@@ -151,7 +153,7 @@ class Tracker:
             resume=self._resume(),
             settings=wandb.Settings(**settings),
         )
-        self._id = run.run_id
+        self._id = str(self._mirror.id)  # an agent of a W&B sweep gives its own
         self._step = int(self._mirror.step)
 
     def _resume(self) -> str | None:
@@ -184,12 +186,21 @@ class Tracker:
         mirror, self._mirror = self._mirror, None
         if mirror is not None:
             self._finish(mirror, exit_code)
+            if self.mode == "offline":
+                self._attempt(lambda: _require_file(mirror))
         wandb, self._wandb = self._wandb, None
         if wandb is not None and wandb.run is None:  # no run of the program's own needs the helper process
             try:
                 wandb.teardown(exit_code=exit_code)
             except Exception as error:
                 log.warning("The wandb helper process did not end cleanly: %s", error)
+
+
+def _require_file(mirror: Any) -> None:
+    """Raise FileNotFoundError where the file of an offline mirror is not there: wandb does not say so."""
+    file = Path(mirror.settings.sync_file)
+    if not file.is_file() or file.stat().st_size == 0:
+        raise FileNotFoundError(f"{file.name} is gone")
 
 
 def cell_of(run: RunConfig) -> str:
