@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import EXTRA, SMALL, batch_of
@@ -143,6 +144,99 @@ def test_a_tied_language_model_head_stays_frozen_and_an_untied_one_is_trained():
     assert freeze_all_but(untied, [1]) == size + 768 * 32
 
 
+def test_an_empty_text_and_a_pair_are_read_as_a_run_reads_them():
+    """A decoder's empty text is its end token, a pair two lines; see tests/tasks/test_encode.py."""
+    model, tokenizer = model_of(AutoModel, "gpt2"), tiny_tokenizer("decoder")
+    given = score_layers(model, (tokenizer, ["", *TEXTS]))
+    assert given.values == score_layers(model, (tokenizer, ["<|endoftext|>", *TEXTS])).values
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    lines = [f"{first}\n{second}" for first, second in pairs]
+    assert score_layers(model, (tokenizer, pairs)).values == score_layers(model, (tokenizer, lines)).values
+
+
+def test_segments_of_pairs_are_left_out_as_runs_leave_them_out():
+    model, tokenizer = model_of(AutoModel, "bert"), tiny_tokenizer("encoder")
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    first, second = (list(side) for side in zip(*pairs, strict=True))
+    batch = {**tokenizer(first, second, return_tensors="pt", padding=True)}
+    batch["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])
+    scores = score_layers(model, (tokenizer, pairs), segment_ids="zeros")
+    assert scores.values == pytest.approx(score_layers(model, [batch]).values, abs=1e-6)
+
+
+def test_batches_of_lists_and_arrays_score_like_tensors():
+    model, tokenizer = model_of(AutoModelForSequenceClassification, "bert"), tiny_tokenizer("encoder")
+    lists = {**tokenizer(TEXTS, TEXTS[::-1], padding=True), "labels": [0, 1, 0, 1]}
+    expected = [{name: torch.tensor(rows) for name, rows in lists.items()}]
+    arrays = {name: np.array(rows) for name, rows in lists.items()}
+    for scorer in ("cosine", "gradient_norm"):
+        for batch in (lists, arrays, {**lists, "attention_mask": np.array(lists["attention_mask"]) > 0}):
+            assert score_layers(model, [batch], scorer).values == score_layers(model, expected, scorer).values
+
+
+def test_what_is_masked_may_be_any_id_and_what_is_not_must_be_known():
+    model, batch = model_of(AutoModel, "gpt2"), dictionary_of(batch_of([5, 3]))
+    expected = score_layers(model, [batch]).values
+    for padding in (768, -100):
+        ids = torch.where(batch["attention_mask"].bool(), batch["input_ids"], padding)
+        assert score_layers(model, [{**batch, "input_ids": ids}]).values == expected
+    with pytest.raises(ConfigError, match="768"):
+        score_layers(model, [{"input_ids": torch.tensor([[3, 768]])}])
+
+
+def test_a_pad_token_without_an_embedding_pads_all_the_same():
+    tokenizer = tiny_tokenizer("decoder")
+    model = model_of(AutoModel, "gpt2", vocab_size=len(tokenizer))
+    expected = score_layers(model, (tokenizer, TEXTS)).values
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == model.config.vocab_size
+    assert score_layers(model, (tokenizer, TEXTS)).values == expected
+    with pytest.raises(ConfigError, match="another model"):
+        score_layers(model, (tokenizer, ["a [PAD]"]))
+
+
+def test_a_tokenizer_in_python_is_read_like_one_in_rust():
+    from transformers import ByT5Tokenizer
+
+    model, tokenizer = model_of(AutoModel, "bert"), ByT5Tokenizer()
+    batch = {"input_ids": [[100, 105, 1], [106, 1, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]]}
+    assert score_layers(model, (tokenizer, ["af", "g"])).values == score_layers(model, [batch]).values
+
+
+def test_weights_that_are_kept_elsewhere_are_scored_and_not_trained():
+    from accelerate import cpu_offload
+
+    model, batch = model_of(AutoModelForSequenceClassification, "bert"), dictionary_of(batch_of([5, 3]))
+    expected = score_layers(model, [batch])
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert score_layers(model, [batch]).values == expected.values
+    with pytest.raises(ConfigError, match="offloaded"):
+        freeze_all_but(model, [1])
+    with pytest.raises(ConfigError, match="meta"):
+        score_layers(model, [{**batch, "labels": [0, 1]}], "gradient_norm")
+
+
+def test_integer_weights_are_not_trained_and_a_refusal_changes_nothing():
+    model = model_of(AutoModelForSequenceClassification, "bert")
+    codes = torch.nn.Parameter(torch.zeros(64, 32, dtype=torch.int8), requires_grad=False)
+    model.bert.encoder.layer[1].intermediate.codes = codes
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(ConfigError, match="codes"):
+        freeze_all_but(model, [2])
+    assert before == [parameter.requires_grad for parameter in model.parameters()]
+    assert freeze_all_but(model, [1]) > 0
+    with pytest.raises(ConfigError, match="int8"):
+        score_layers(model, [{"input_ids": [[3, 4]], "labels": [0]}], "gradient_norm")
+
+
+def test_half_precision_and_a_model_in_training_score_like_the_same_model_at_rest():
+    model, batch = model_of(AutoModel, "bert").to(torch.bfloat16), dictionary_of(batch_of([9, 5]))
+    expected = score_layers(model, [batch]).values
+    assert score_layers(model.train(), [batch]).values == expected and model.training
+    exact = model_of(AutoModel, "bert").to(torch.bfloat16).float()
+    assert expected == pytest.approx(score_layers(exact, [batch]).values, abs=0.02)
+
+
 def test_requests_that_cannot_work_are_refused_in_a_sentence():
     model, tokenizer = model_of(AutoModel, "bert"), tiny_tokenizer("encoder")
     left = batch_of([9, 5])
@@ -163,6 +257,22 @@ def test_requests_that_cannot_work_are_refused_in_a_sentence():
         "no layer 0": lambda: freeze_all_but(model, [0]),
         "also=nothing": lambda: freeze_all_but(model, [1], also=["nothing"]),
         "nothing is left to train": lambda: freeze_all_but(model, []),
+        "text 1 is": lambda: score_layers(model, (tokenizer, [["a", "great", "film"], ["b", "c", "d"]])),
+        "text 2 is": lambda: score_layers(model, (tokenizer, ["a film", ("a", "film")])),
+        "row 2 has no text": lambda: score_layers(model, (tokenizer, ["a film", None])),
+        "half a character": lambda: score_layers(model, (tokenizer, ["a film", "\ud800"])),
+        "begins with a tokenizer": lambda: score_layers(model, (str, TEXTS)),
+        "max_length=2": lambda: score_layers(model, (tokenizer, TEXTS), max_length=2),
+        "batch_size=0": lambda: score_layers(model, (tokenizer, TEXTS), batch_size=0),
+        "got int": lambda: score_layers(model, 3),
+        "last_layer=middle": lambda: score_layers(model, [left], last_layer="middle"),
+        "unequal length": lambda: score_layers(model, [{"input_ids": [[1, 2], [1]]}]),
+        "gaps": lambda: score_layers(model, [{"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]}]),
+        "position_ids": lambda: score_layers(model, [{"input_ids": [[1, 2]], "position_ids": [[0, 1]]}]),
+        "integers": lambda: score_layers(model, [{"input_ids": [1, 2]}]),
+        "40 positions": lambda: score_layers(model, [{"input_ids": [[1] * 41]}]),
+        "has one": lambda: score_layers(model_of(AutoModel, "bert", num_hidden_layers=1), (tokenizer, TEXTS)),
+        "head": lambda: score_layers(model, [{"input_ids": [[1, 2]], "labels": [0]}], "gradient_norm"),
     }.items():
         with pytest.raises(ConfigError, match=match):
             call()

@@ -46,6 +46,14 @@ def tiny_model(model_type: str, **changes: object) -> torch.nn.Module:
     return model.eval()
 
 
+def any_model(model_type: str, **changes: object) -> torch.nn.Module:
+    """A headless random model of any architecture; one with a `vocab_size` has its own settings alone."""
+    settings = changes if "vocab_size" in changes else {**SMALL, **changes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return AutoModel.from_config(AutoConfig.for_model(model_type, **settings)).eval()
+
+
 def tiny_backbone(model_type: str, **options: str) -> Backbone:
     representative = "first" if model_type in ENCODERS else "last"
     return Backbone(tiny_model(model_type), representative, **options)

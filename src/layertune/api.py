@@ -9,21 +9,24 @@ The scores are computed by the same code as those of the paper's tables.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
 from layertune.config import ConfigError
 from layertune.config.names import resolve_name
-from layertune.models import Backbone, ModelError, TaskModel
-from layertune.models.blocks import find_layers
+from layertune.models import Backbone, ModelError, Output, TaskModel
+from layertune.models.architectures import find_layers, refuse_other_than_one_stack
+from layertune.models.limits import num_embeddings, refuse_what_does_not_fit, usable_positions
+from layertune.models.probe import probe
 from layertune.scoring import SCORERS, LayerScores
 from layertune.selection import SELECTORS
-from layertune.tasks import Batch, TokenStore, sorted_batches
+from layertune.tasks import Batch
+from layertune.tasks.given import batch_of_mapping, batches_of_store, encode_texts
 
 STRATEGIES = {  # the paper's names for the rules in SELECTORS
     "high_k": "highest",
@@ -46,38 +49,47 @@ def score_layers(
     tokens: Literal["all", "representative"] | None = None,
     max_length: int = 256,
     batch_size: int = 32,
+    segment_ids: Literal["standard", "zeros"] = "standard",
 ) -> LayerScores:
     """Score the layers of a pretrained model on the texts it will be fine-tuned on (§3.1).
 
     Args:
         model: a model of transformers, with or without a task head; it is left as it was.
-        data: `(tokenizer, texts)`, a text being a string or a pair of strings; or batches (a DataLoader) of
-            dictionaries with `input_ids` and `attention_mask` [B, T], padded on the right.
+        data: `(tokenizer, texts)`, a text being a string or a pair (tuple) of strings, read as a run reads
+            its rows; or batches (a DataLoader) of dictionaries with `input_ids` and `attention_mask` [B, T],
+            padded on the right.
         scorer: cosine, euclidean, io_cosine, feature_variance; gradient_norm needs batches with `labels` and
             the head the model has.
         representative: the token that stands for a text: the first or the last; `auto` takes the last for
-            causal models and the first for all others.
+            causal models (asked of the model itself) and for those that end in [CLS], else the first.
         last_layer: decoders: the state of the last layer after the final norm (`library`) or before (`raw`).
         tokens: io_cosine and feature_variance: which tokens they read; None is each scorer's own default.
-        max_length: longest text in tokens, where texts are given.
+        max_length: longest text in tokens, where texts are given; never more than the model's positions.
         batch_size: texts per forward pass, where texts are given.
+        segment_ids: pairs, where texts are given: the tokenizer's own, or `zeros`, the default of runs.
 
     Raises:
-        ModelError: the model is not one of transformers, or its layers cannot be found.
+        ModelError: the model is not one of transformers, its layers cannot be found, or do not each leave
+            one state [B, T, H] behind.
         ConfigError: unknown scorer, no data, or batches that do not fit.
     """
-    wrapped = _wrap(model, representative, last_layer)
     score = resolve_name(scorer, SCORERS, "scorer")
     options = {} if tokens is None else {"tokens": tokens}
     if tokens is not None and scorer not in ("io_cosine", "feature_variance"):
         raise ConfigError(f"tokens={tokens} has no meaning for scorer={scorer}.")
     needs_labels = scorer == "gradient_norm"
+    wrapped = _wrap(model, representative, last_layer)
+    base = wrapped.backbone.model
     if isinstance(data, tuple) and len(data) == 2 and callable(data[0]):
         if needs_labels:
             raise ConfigError("scorer=gradient_norm needs labels: give batches, not (tokenizer, texts).")
-        batches = _from_texts(*data, min(max_length, _positions(model)), batch_size)
+        limit = usable_positions(base)
+        length = max_length if limit is None else min(max_length, limit)
+        store = encode_texts(*data, length, segment_ids)
+        refuse_what_does_not_fit(base, int(store.ids.max()), int(store.lengths.max()))
+        batches = batches_of_store(store, batch_size, num_embeddings(base), _padding(base))
     else:
-        batches = (_from_mapping(batch, needs_labels) for batch in data)
+        batches = _own_batches(base, data, needs_labels)
     return score(wrapped, batches, **options)
 
 
@@ -120,6 +132,7 @@ def freeze_all_but(
     """
     base = _base_of(model)
     blocks = base.get_submodule(find_layers(base))
+    assert isinstance(blocks, nn.ModuleList)
     wrong = [layer for layer in layers if not 1 <= layer <= len(blocks)]
     if wrong:
         raise ConfigError(f"the model has no layer {wrong[0]}: layers are numbered from 1 to {len(blocks)}.")
@@ -129,19 +142,23 @@ def freeze_all_but(
         if not found:
             raise ConfigError(f"also={name}: the model has no module of that name.")
         chosen += found
-    model.requires_grad_(False)
-    if train_head:
-        inside = {id(parameter) for parameter in base.parameters()}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) not in inside)
-    for module in chosen:
-        module.requires_grad_(True)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    if trained == 0:
+    inside = set(base.parameters())
+    head = [parameter for parameter in model.parameters() if train_head and parameter not in inside]
+    trained = {*head, *(parameter for module in chosen for parameter in module.parameters())}
+    if not trained:
         raise ConfigError(
             "nothing is left to train: name a layer, or train_head=True for a model with a head."
         )
-    return trained
+    for name, parameter in model.named_parameters():
+        if parameter in trained and (parameter.is_meta or not parameter.is_floating_point()):
+            kept = "kept elsewhere (offloaded)" if parameter.is_meta else f"{parameter.dtype} (quantised)"
+            raise ConfigError(
+                f"{name} cannot be trained, it is {kept}: load the model in fp32 or bf16 on one device, or "
+                "train adapters on it."
+            )
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter in trained)
+    return sum(parameter.numel() for parameter in trained)
 
 
 class _Wrapped(TaskModel):
@@ -152,19 +169,38 @@ class _Wrapped(TaskModel):
         self.whole = whole
 
     def forward(self, batch: Batch) -> Any:
-        return self.whole(**self.backbone.inputs(batch), labels=batch.labels)
+        """Return the output of the user's model; its `loss` is a number.
+
+        Raises:
+            ModelError: it has none.
+        """
+        inputs = self.backbone.inputs(batch)
+        output = None if self.whole is self.backbone.model else self.whole(**inputs, labels=batch.labels)
+        loss = output[0] if isinstance(output, tuple) else getattr(output, "loss", None)
+        if not isinstance(loss, torch.Tensor) or loss.ndim > 0:
+            raise ModelError(
+                f"scorer=gradient_norm needs the loss of a head, and {type(self.whole).__name__} has none: "
+                "load the model with one (AutoModelForSequenceClassification, …)."
+            )
+        return Output(loss, loss)
 
     def with_fresh_head(self, seed: int) -> TaskModel:
         return self
 
 
 def _wrap(model: nn.Module, representative: str, last_layer: Literal["library", "raw"]) -> _Wrapped:
-    base = _base_of(model)
+    for name, value, allowed in (
+        ("representative", representative, ("auto", "first", "last")),
+        ("last_layer", last_layer, ("library", "raw")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{name}={value} is not allowed: {' or '.join(allowed)}.")
+    backbone = Backbone(_base_of(model), "first", last_layer)
+    is_causal = probe(backbone)
     if representative == "auto":
-        representative = "last" if _is_causal(base) else "first"
-    if representative not in ("first", "last"):
-        raise ConfigError(f"representative={representative} is not allowed: auto, first or last.")
-    return _Wrapped(model, Backbone(base, representative, last_layer))
+        representative = "last" if is_causal else backbone.architecture.token
+    backbone.representative_token = representative
+    return _Wrapped(model, backbone)
 
 
 def _base_of(model: nn.Module) -> nn.Module:
@@ -175,76 +211,24 @@ def _base_of(model: nn.Module) -> nn.Module:
             f"layertune works on models of transformers and got a {type(model).__name__}: "
             "unwrap it first (peft: before get_peft_model; DistributedDataParallel: model.module)."
         )
-    config = model.config
-    if config.is_encoder_decoder or getattr(config, "num_hidden_layers", None) is None:
-        raise ModelError(
-            f"{type(model).__name__} is not a single stack of layers; encoders and decoders are."
-        )
-    return model.base_model
+    base: nn.Module = model.base_model
+    refuse_other_than_one_stack(base.config, type(model).__name__)
+    return base
 
 
-def _is_causal(base: nn.Module) -> bool:
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_MASKED_LM_MAPPING,
-    )
-
-    if getattr(base.config, "is_decoder", False):  # BERT's family can be told to attend to the left only
-        return True
-    kind = type(base.config)
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
-
-
-def _positions(model: nn.Module) -> int:
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 30
-    # RoBERTa and MPNet keep the first positions for themselves, up to and including the padding id.
-    return positions - (config.pad_token_id + 1 if config.model_type in ("roberta", "mpnet") else 0)
+def _own_batches(base: nn.Module, data: Any, needs_labels: bool) -> Iterator[Batch]:
+    if not isinstance(data, Iterable):
+        raise ConfigError(f"score_layers needs (tokenizer, texts) or batches and got {type(data).__name__}.")
+    accepted, known = inspect.signature(base.forward).parameters, num_embeddings(base)
+    for given in data:
+        batch = batch_of_mapping(given, accepted, known, _padding(base))
+        if needs_labels and given.get("labels") is None:
+            raise ConfigError("scorer=gradient_norm needs `labels` in every batch.")
+        refuse_what_does_not_fit(base, int(batch.input_ids.max()), batch.input_ids.shape[1])
+        yield batch
 
 
-def _from_texts(
-    tokenizer: Any, texts: Sequence[str | tuple[str, str]], max_length: int, batch_size: int
-) -> Iterator[Batch]:
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise ConfigError("no example to score the layers on: the list of texts is empty.")
-    pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    columns = [list(column) for column in zip(*pairs, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-    rows = encoded["input_ids"]
-    lengths = np.array([len(row) for row in rows])
-    segments = encoded.get("token_type_ids") if len(columns) == 2 else None
-    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)  # masked
-    store = TokenStore(
-        ids=np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        segments=None if segments is None else np.concatenate(segments).astype(np.uint8),
-        labels=np.zeros(len(rows), dtype=np.int64),
-        truncated=0,
-        pad_id=pad,
-        max_length=max_length,
-    )
-    for indices in sorted_batches(lengths, batch_size):
-        yield store.batch(indices)
-
-
-def _from_mapping(batch: Mapping[str, Any], needs_labels: bool) -> Batch:
-    if not isinstance(batch, Mapping) or "input_ids" not in batch:
-        raise ConfigError(
-            f"score_layers needs dictionaries with input_ids and got {type(batch).__name__}: "
-            "use a DataLoader with a collator of transformers, or give (tokenizer, texts)."
-        )
-    ids = torch.as_tensor(batch["input_ids"])
-    mask = torch.as_tensor(batch.get("attention_mask", torch.ones_like(ids)))
-    if not mask[:, 0].all():
-        raise ConfigError("the batches are padded on the left: set tokenizer.padding_side = 'right'.")
-    labels = batch.get("labels")
-    if needs_labels and labels is None:
-        raise ConfigError("scorer=gradient_norm needs `labels` in every batch.")
-    return Batch(
-        input_ids=ids,
-        attention_mask=mask,
-        labels=torch.zeros(len(ids), dtype=torch.int64) if labels is None else torch.as_tensor(labels),
-        segment_ids=batch.get("token_type_ids"),
-        indices=np.arange(len(ids)),
-    )
+def _padding(base: nn.Module) -> int:
+    """Return a token id that a model knows, for positions that are masked: its own where it names one."""
+    own, known = getattr(base.config, "pad_token_id", None), num_embeddings(base)
+    return own if own is not None and (known is None or 0 <= own < known) else 0

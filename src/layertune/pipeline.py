@@ -9,6 +9,7 @@ from layertune.config import RunConfig
 from layertune.evaluation.evaluate import saved_outputs
 from layertune.methods import build_method
 from layertune.models import build_model, load_tokenizer
+from layertune.models.limits import refuse_what_does_not_fit
 from layertune.records import Record, Store
 from layertune.records import sections as say
 from layertune.records.claims import claimed
@@ -51,6 +52,7 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
     tokenizer, tokenizer_key = load_tokenizer(run.model)
     data = load_task(run, tokenizer, tokenizer_key)
     model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
+    refuse_what_does_not_fit(model.backbone.model, *data.extent)
     draft.put(env=runtime.env, data=say.data_section(data.provenance))
 
     prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)

@@ -13,10 +13,10 @@ from tiny_models import batch_of, tiny_model, tiny_task_model
 
 from layertune.config import ConfigError, ModelSpec
 from layertune.methods.peft import merged
-from layertune.methods.sites import SITES
 from layertune.models import Backbone, TaskModel
+from layertune.models.architectures import architecture_of
 
-SEPARATE = [name for name in ALL if SITES[name].fused is None]
+SEPARATE = [name for name in ALL if architecture_of(name).sites.fused is None]
 METHODS = [("lora", {}), ("ia3", {}), ("ia3", {"targets": "all"})]
 
 
@@ -42,7 +42,7 @@ def test_they_start_exactly_at_the_pretrained_function_and_leave_it_when_moved(n
 @pytest.mark.parametrize("model_type", SEPARATE)
 def test_lora_adds_scaled_low_rank_updates_to_query_and_value(model_type):
     model, new = inserted("lora", model_type, r=4, alpha=12)
-    plain, sites = tiny_task_model(model_type), SITES[model_type]
+    plain, sites = tiny_task_model(model_type), architecture_of(model_type).sites
     with torch.no_grad():
         for number, block in enumerate(plain.backbone.layers):
             for path in (sites.query, sites.value):
@@ -57,7 +57,7 @@ def test_lora_adds_scaled_low_rank_updates_to_query_and_value(model_type):
 @pytest.mark.parametrize("model_type", SEPARATE)
 def test_ia3_scales_keys_values_and_the_inner_activation(model_type):
     model, new = inserted("ia3", model_type)
-    plain, sites = tiny_task_model(model_type), SITES[model_type]
+    plain, sites = tiny_task_model(model_type), architecture_of(model_type).sites
     with torch.no_grad():
         for number, block in enumerate(plain.backbone.layers):
             site = f"backbone.model.{plain.backbone.layers_path}.{number}"

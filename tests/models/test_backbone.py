@@ -10,7 +10,7 @@ from tiny_models import DECODERS, ENCODERS, batch_of, tiny_backbone, tiny_model
 from torch.utils.checkpoint import checkpoint
 
 from layertune.models import Backbone, ModelError
-from layertune.models.blocks import BLOCK_LISTS, find_layers
+from layertune.models.architectures import ARCHITECTURES, find_layers
 
 LENGTHS = [9, 5, 16, 3]
 
@@ -85,14 +85,14 @@ def test_run_reports_the_states_around_every_layer_in_order(model_type):
 def test_the_table_of_block_lists_agrees_with_the_search_by_structure(model_type, monkeypatch):
     model = tiny_model(model_type)
     path = find_layers(model)
-    monkeypatch.delitem(BLOCK_LISTS, model_type)
+    monkeypatch.delitem(ARCHITECTURES, model_type)
     assert find_layers(model) == path == find_layers(model, path)
 
 
 def test_an_ambiguous_block_list_is_an_error_that_names_the_candidates(monkeypatch):
     model = tiny_model("bert")
     model.extra = torch.nn.ModuleList([torch.nn.Identity() for _ in range(4)])
-    monkeypatch.delitem(BLOCK_LISTS, "bert")
+    monkeypatch.delitem(ARCHITECTURES, "bert")
     with pytest.raises(ModelError, match=r"encoder\.layer, extra"):
         find_layers(model)
     assert find_layers(model, "extra") == "extra"

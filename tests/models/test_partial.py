@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny_models import batch_of, tiny_backbone, tiny_task_model
 
+from layertune.models.architectures import ARCHITECTURES as KNOWN
 from layertune.models.last_layer import why_not_one_token
-from layertune.models.partial import PLAIN_BLOCKS, run_below, why_not_partial
+from layertune.models.partial import run_below, why_not_partial
 from layertune.tasks import Batch
 from layertune.tasks.encode import Prefix
 
-ARCHITECTURES = sorted(PLAIN_BLOCKS)
+ARCHITECTURES = sorted(name for name, architecture in KNOWN.items() if architecture.plain)
 LENGTHS = [9, 5, 16, 3]
 
 

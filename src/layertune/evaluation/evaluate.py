@@ -23,7 +23,7 @@ from layertune.evaluation.generation import (
     score_outputs,
 )
 from layertune.evaluation.metrics import compute
-from layertune.scoring.layer_scores import scoring_mode
+from layertune.models.modes import scoring_mode
 from layertune.tasks import Split, TaskData, sorted_batches
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from layertune.config import RunConfig
 from layertune.methods.added import AddedParameters
-from layertune.methods.sites import Sites, blocks_at
+from layertune.methods.sites import blocks_at
+from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
     from layertune.models import Backbone

@@ -12,7 +12,8 @@ from torch import nn
 
 from layertune.config import ConfigError, RunConfig
 from layertune.methods.base import Method, Preparation, count, head_parts
-from layertune.methods.sites import Sites, known_type, sites_of
+from layertune.methods.sites import known_type, sites_of
+from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
     from layertune.models import Backbone, TaskModel

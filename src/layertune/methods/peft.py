@@ -18,7 +18,8 @@ from torch import nn
 from layertune.config import ConfigError, RunConfig
 from layertune.methods.added import AddedParameters
 from layertune.methods.fused import FusedGains, FusedLayout, FusedLora, FusedModule
-from layertune.methods.sites import Sites, blocks_at
+from layertune.methods.sites import blocks_at
+from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -83,7 +84,7 @@ class Ia3(AddedParameters):
 
         transposed = not isinstance(backbone.layers[0].get_submodule(sites.ffn_out), nn.Linear)  # GPT-2
         if self.options["targets"] == "all":
-            _inject(IA3Config(fan_in_fan_out=transposed, **_library_targets(backbone)), backbone)
+            _inject(IA3Config(fan_in_fan_out=transposed, **_library_targets(backbone, sites)), backbone)
             return {}
         outputs = [] if sites.fused else [sites.key, sites.value]
         config = IA3Config(
@@ -101,15 +102,17 @@ class Ia3(AddedParameters):
         return {}
 
 
-def _library_targets(backbone: Backbone) -> dict[str, list[str]]:
+def _library_targets(backbone: Backbone, sites: Sites) -> dict[str, str]:
     """Return the options of `IA3Config` that stand in for a default the library lacks; else none."""
-    attention_out = {"electra": "attention.output.dense", "mpnet": "attn.o"}
-    model_type = backbone.model.config.model_type
-    if model_type not in attention_out:
+    from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as DEFAULTS
+
+    if backbone.model.config.model_type in DEFAULTS:
         return {}
-    names = {"electra": ["key", "value"], "mpnet": ["attn.k", "attn.v"]}[model_type]
-    inputs = [attention_out[model_type], "output.dense"]
-    return {"target_modules": [*names, *inputs], "feedforward_modules": inputs}
+    inputs = (sites.attention_out, sites.ffn_out)
+    return {
+        "target_modules": _pattern(backbone, sites.key, sites.value, *inputs),
+        "feedforward_modules": _pattern(backbone, *inputs),
+    }
 
 
 def _inject(config: PeftConfig, backbone: Backbone) -> None:

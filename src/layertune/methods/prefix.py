@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from layertune.config import ConfigError, RunConfig
 from layertune.methods.added import AddedParameters
-from layertune.methods.sites import SITES, Sites, blocks_at
+from layertune.methods.sites import blocks_at
+from layertune.models.architectures import ARCHITECTURES, Sites
 
 if TYPE_CHECKING:
     from layertune.models import Backbone
@@ -48,7 +49,8 @@ class Prefix(AddedParameters):
         """Return the sites of an architecture; refuse those that take no keys from elsewhere."""
         sites = super().check_architecture(model_type)
         if not sites.takes_cache:
-            able = ", ".join(name for name, other in SITES.items() if other.takes_cache)
+            known = ((name, architecture.sites) for name, architecture in ARCHITECTURES.items())
+            able = ", ".join(name for name, other in known if other is not None and other.takes_cache)
             raise ConfigError(
                 f"method={self.spec.name} does not work on {model_type}: its attention scores keys by their "
                 f"distance and takes none that stand at no position. It works on {able}."

@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from layertune.models.blocks import FINAL_NORMS, find_layers
+from layertune.models.architectures import Architecture, architecture_of, find_layers
 from layertune.models.errors import ModelError
 from layertune.models.last_layer import OneToken
 from layertune.models.partial import given, standing_in
+from layertune.models.watch import OnBlock, Watch
 
 if TYPE_CHECKING:
     from layertune.tasks import Batch
 
-# Called once per layer, first to last: its number (1..L), the states entering and leaving it [B, T, H].
-OnBlock = Callable[[int, Tensor, Tensor], None]
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model takes its inputs: at its first weight that has a place.
+
+    Where accelerate keeps all weights elsewhere, it also moves the inputs to where they are used.
+    """
+    devices = [parameter.device for parameter in model.parameters()]
+    moved = any(hasattr(module, "_hf_hook") for module in model.modules())
+    return next((d for d in devices if d.type != "meta"), torch.device("cpu") if moved else devices[0])
 
 
 def full_precision(states: Tensor) -> Tensor:
@@ -65,7 +73,19 @@ class Backbone(nn.Module):
         # GPT-2 would look segment ids up among its words, and RoBERTa has one segment only.
         segments = getattr(model.config, "type_vocab_size", None) or 0
         self._takes_segments = "token_type_ids" in accepted and segments > 1
+        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        self._reports_states = takes_more or "output_hidden_states" in accepted
         self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is known of the model's architecture, beyond what its structure says."""
+        return architecture_of(self.model.config.model_type)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; weights that are kept elsewhere (accelerate) fetch their inputs."""
+        return device_of(self)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -81,7 +101,7 @@ class Backbone(nn.Module):
     @property
     def final_norm(self) -> nn.Module | None:
         """The norm a decoder applies after its last block; None for encoders."""
-        return getattr(self.model, FINAL_NORMS.get(self.model.config.model_type, ""), None)
+        return getattr(self.model, self.architecture.final_norm or "", None)
 
     @property
     def pooler(self) -> nn.Module | None:
@@ -147,16 +167,34 @@ class Backbone(nn.Module):
         """
         with standing_in(self, given(self, batch)):
             if on_block is None:
-                return self.model(**self.inputs(batch)).last_hidden_state
+                return _last_state(self.model(**self.inputs(batch)))
             # Some releases of transformers run the hooks of a recomputed block inside it. It must save the
             # same tensors when it runs again, without hooks: so nothing is picked before the pass is over.
             recomputed = self.training and self.activation_checkpointing
             first = 1 if batch.prefix is None else batch.prefix.layer
-            raw = self.last_layer == "raw"
-            with _Watch(self.layers, on_block, first, raw=raw, defer=recomputed) as watch:
-                last = self.model(**self.inputs(batch)).last_hidden_state
+            with self._watch(batch, on_block, first, defer=recomputed) as watch:
+                last = _last_state(self.model(**self.inputs(batch)))
                 watch.finish(last)
             return last
+
+    def hidden_states(self, batch: Batch, on_block: OnBlock) -> tuple[Tensor, ...]:
+        """Run the model under `on_block`; return the hidden states that it reports itself, if it can."""
+        asked = {"output_hidden_states": True} if self._reports_states else {}
+        with self._watch(batch, on_block) as watch:
+            output = self.model(**self.inputs(batch), **asked)
+            watch.finish(_last_state(output))
+        return getattr(output, "hidden_states", None) or ()
+
+    def _watch(self, batch: Batch, on_block: OnBlock, first: int = 1, defer: bool = False) -> Watch:
+        return Watch(
+            self.layers,
+            on_block,
+            first,
+            (*batch.input_ids.shape, self.hidden_size),
+            raw=self.last_layer == "raw",
+            defer=defer,
+            time_first=self.architecture.time_first,
+        )
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the keyword arguments of the model for a batch."""
@@ -166,37 +204,6 @@ class Backbone(nn.Module):
         return inputs
 
 
-class _Watch:
-    """Hooks on the blocks for the length of one forward pass."""
-
-    def __init__(self, layers: nn.ModuleList, on_block: OnBlock, first: int, raw: bool, defer: bool) -> None:
-        self.layers, self.on_block, self.first, self.raw, self.defer = layers, on_block, first, raw, defer
-        self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
-        self.handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> _Watch:
-        for number, layer in list(enumerate(self.layers, start=1))[self.first - 1 :]:
-            self.handles.append(layer.register_forward_hook(self._hook(number), with_kwargs=True))
-        return self
-
-    def _hook(self, number: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            after = output[0] if isinstance(output, tuple) else output  # DeBERTa's blocks return tuples
-            if self.defer or number == len(self.layers):
-                self.seen.append((number, before, after))
-            else:
-                self.on_block(number, before, after)
-
-        return hook
-
-    def finish(self, last_hidden_state: Tensor) -> None:
-        for number, before, after in self.seen:
-            is_last = number == len(self.layers)
-            self.on_block(number, before, last_hidden_state if is_last and not self.raw else after)
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
-        self.seen.clear()
+def _last_state(output: Any) -> Tensor:
+    """Return a model's last hidden state, from its outputs by name or in a tuple (`return_dict=False`)."""
+    return output[0] if isinstance(output, tuple) else output.last_hidden_state

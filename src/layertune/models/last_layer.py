@@ -16,21 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layertune.models.blocks import TUPLE_BLOCKS
-
 if TYPE_CHECKING:
     from layertune.models.backbone import Backbone
 
 
 def why_not_one_token(backbone: Backbone) -> str | None:
     """Say why the last layer cannot run for one token; None where it can."""
-    model_type = backbone.model.config.model_type
-    if model_type not in _LAYERS:
+    model_type, known = backbone.model.config.model_type, backbone.architecture
+    if known.last_layer is None or known.sites is None:
         return f"a {model_type} layer cannot be run for one of its tokens"
-    if backbone.representative_token != _TOKEN.get(model_type, "first"):
+    if backbone.representative_token != known.token:
         return f"a {model_type} model is to be read at its {backbone.representative_token} token"
-    block = backbone.layers[-1]
-    bypassed = [block, *(block.get_submodule(path) for path in _BYPASSED[model_type])]
+    bypassed = [backbone.layers[-1]]  # it, its attention, and what lies between
+    for name in known.sites.attention.split("."):
+        bypassed.append(bypassed[-1].get_submodule(name))
     if any(module._forward_hooks or module._forward_pre_hooks for module in bypassed):
         return "something is hooked to the last layer's attention"
     config = backbone.model.config
@@ -50,8 +49,8 @@ class OneToken(nn.Module):
     def __init__(self, backbone: Backbone, mask: Tensor) -> None:
         super().__init__()
         self._block = (backbone.layers[-1],)  # in a tuple: not registered here
-        self._layer = _LAYERS[backbone.model.config.model_type]
-        self._as_tuple = backbone.model.config.model_type in TUPLE_BLOCKS
+        self._layer = _LAYERS[backbone.architecture.last_layer or ""]
+        self._as_tuple = backbone.architecture.tuples
         position = (
             mask.sum(1) - 1 if backbone.representative_token == "last" else torch.zeros_like(mask[:, 0])
         )
@@ -146,23 +145,10 @@ def _gemma2(block: Any, states: Tensor, token: Tensor, where: _Where, args: Any,
 
 _LAYERS: dict[str, Callable[..., Tensor]] = {
     "bert": _bert,
-    "roberta": _bert,
-    "electra": _bert,
     "mpnet": _mpnet,
     "gpt2": _gpt2,
     "llama": _llama,
     "gemma2": _gemma2,
-}
-_TOKEN = {"gpt2": "last", "llama": "last", "gemma2": "last"}  # causal: the last token sees all real ones
-_BERT_PARTS = ("attention", "attention.self")
-_BYPASSED: dict[str, tuple[str, ...]] = {
-    "bert": _BERT_PARTS,
-    "roberta": _BERT_PARTS,
-    "electra": _BERT_PARTS,
-    "mpnet": ("attention", "attention.attn"),
-    "gpt2": ("attn",),
-    "llama": ("self_attn",),
-    "gemma2": ("self_attn",),
 }
 
 

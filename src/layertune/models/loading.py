@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,9 @@ from layertune.config.weights import (
     weights_wanted,
 )
 from layertune.hub import HubError, line, repository
-from layertune.models.blocks import EAGER_ONLY
+from layertune.models.architectures import architecture_of, refuse_other_than_one_stack
 from layertune.models.errors import ModelError
+from layertune.models.limits import usable_positions
 from layertune.models.tiny_tokenizer import tiny_tokenizer
 
 if TYPE_CHECKING:
@@ -58,29 +60,43 @@ def load_tokenizer(model: ModelSpec) -> tuple[PreTrainedTokenizerBase, str]:
     """Return a model's tokenizer and the sha256 of its content (what it does to text, not where it came
     from).
 
-    A tokenizer without a pad token pads with its end-of-text token; padding is masked, so the choice has no
-    effect.
+    A tokenizer without a pad token that the model knows pads with its end-of-text token; padding is masked,
+    so the choice has no effect.
 
     Raises:
         ModelError: it cannot be found or read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     if model.source == "random" and model.path is None:
-        tokenizer = tiny_tokenizer(model.family)
+        tokenizer, known = tiny_tokenizer(model.family), None
     else:
         tokenizer = _read(model, "tokenizer", AutoTokenizer.from_pretrained)
-        _refuse_half_a_tokenizer(model, tokenizer)
-    if tokenizer.pad_token_id is None:
+        config = _read(model, "configuration", AutoConfig.from_pretrained)
+        known = getattr(config.get_text_config(), "vocab_size", None)
+        _refuse_half_a_tokenizer(model, tokenizer, known)
+    padding = tokenizer.pad_token_id
+    if padding is None or (known is not None and padding >= known):  # added, and no embedding made for it
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer of model={model.name} has neither a pad nor an eos token.")
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # some checkpoints store a length here; ours is `task.max_length`
-    backend.no_padding()
-    content = backend.to_str() + json.dumps([getattr(tokenizer, name) for name in _BESIDE_BACKEND])
-    return tokenizer, hashlib.sha256(content.encode()).hexdigest()
+    content = _vocabulary_of(tokenizer)
+    content += json.dumps([getattr(tokenizer, name) for name in _BESIDE_BACKEND]).encode()
+    return tokenizer, hashlib.sha256(content).hexdigest()
+
+
+def _vocabulary_of(tokenizer: Any) -> bytes:
+    """Return what decides how a text is cut: the backend's JSON, or the files of a tokenizer in Python."""
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # some checkpoints store a length here; ours is `task.max_length`
+        backend.no_padding()
+        return backend.to_str().encode()
+    known = json.dumps([type(tokenizer).__name__, tokenizer.get_added_vocab()]).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        files = tokenizer.save_vocabulary(folder)
+        return known + b"".join(Path(file).read_bytes() for file in files)
 
 
 def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
@@ -104,7 +120,11 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
                 config = AutoConfig.for_model(**model.random_config)
         else:
             config = _read(model, "configuration", AutoConfig.from_pretrained)
-        options = _options(model, config, MODEL_MAPPING[type(config)], causal_lm)
+        refuse_other_than_one_stack(config, f"model={model.name}")
+        if type(config) not in MODEL_MAPPING:
+            raise ModelError(f"model={model.name}: transformers has no headless {config.model_type}.")
+        headless = MODEL_MAPPING[type(config)]
+        options = _options(model, config, headless[0] if isinstance(headless, tuple) else headless, causal_lm)
         if model.source == "random" and model.path is None:
             with _from_random_config(model):
                 loaded = kind.from_config(config, **options)
@@ -115,14 +135,14 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
             f"model={model.name} has {config.num_hidden_layers} layers and its configuration says "
             f"num_layers={model.num_layers}: correct configs/model/{model.name}.yaml or model.path."
         )
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = usable_positions(loaded.base_model)
     if model.max_positions and positions and model.max_positions > positions:
         raise ModelError(
             f"model={model.name} has {positions} positions and its configuration says "
             f"max_positions={model.max_positions}: say model.max_positions={positions}."
         )
-    if config.pad_token_id is None:
-        config.pad_token_id = config.eos_token_id
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = getattr(config, "eos_token_id", None)
     return loaded.eval()
 
 
@@ -140,10 +160,10 @@ def _from_random_config(model: ModelSpec) -> Iterator[None]:
 def _options(model: ModelSpec, config: Any, headless: type[nn.Module], causal_lm: bool) -> dict[str, Any]:
     attention = model.attention
     if attention is None:
-        has_sdpa = getattr(headless, "_supports_sdpa", False) and config.model_type not in EAGER_ONLY
+        has_sdpa = getattr(headless, "_supports_sdpa", False) and not architecture_of(config.model_type).eager
         attention = "sdpa" if has_sdpa else "eager"
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention}
-    if not causal_lm and "add_pooling_layer" in inspect.signature(headless.__init__).parameters:
+    if not causal_lm and "add_pooling_layer" in inspect.signature(headless).parameters:
         options["add_pooling_layer"] = model.pooler
     return options
 
@@ -223,12 +243,8 @@ def _damaged(folder: Path) -> Path | None:
     return None
 
 
-def _refuse_half_a_tokenizer(model: ModelSpec, tokenizer: Any) -> None:
+def _refuse_half_a_tokenizer(model: ModelSpec, tokenizer: Any, known: int | None) -> None:
     """Refuse a tokenizer that the library built without its vocabulary: it takes every word for unknown."""
-    from transformers import AutoConfig
-
-    config = _read(model, "configuration", AutoConfig.from_pretrained)
-    known = getattr(config.get_text_config(), "vocab_size", None)
     if known is not None and len(tokenizer) * VOCABULARY_SHARE < known:
         found = f"knows {len(tokenizer)} tokens and the model {known}"
     elif not set(tokenizer(PLAIN_SENTENCE)["input_ids"]) - set(tokenizer.all_special_ids):

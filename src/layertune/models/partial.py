@@ -13,30 +13,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from layertune.models.blocks import TUPLE_BLOCKS
-
 if TYPE_CHECKING:
     from layertune.models.backbone import Backbone
     from layertune.tasks import Batch
 
-# Architectures whose blocks take the states of all tokens and return them, and nothing else.
-PLAIN_BLOCKS = frozenset({"bert", "roberta", "electra", "mpnet", "gpt2", "llama", "gemma2"})
-
 
 def why_not_partial(backbone: Backbone) -> str | None:
     """Say why a model's forward pass cannot start at a later layer; None where it can."""
-    model_type = backbone.model.config.model_type
-    if model_type in PLAIN_BLOCKS:
+    if backbone.architecture.plain:
         return None
-    return f"the layers of a {model_type} model hand on more than their states"
+    return f"the layers of a {backbone.model.config.model_type} model hand on more than their states"
 
 
 class HandOn(nn.Module):
     """Stands where a block was: returns what it is given, or fixed states [B, T, H]."""
 
-    def __init__(self, model_type: str, states: Tensor | None = None) -> None:
+    def __init__(self, as_tuple: bool, states: Tensor | None = None) -> None:
         super().__init__()
-        self.as_tuple = model_type in TUPLE_BLOCKS
+        self.as_tuple = as_tuple
         self.states = states
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
@@ -65,7 +59,7 @@ def given(backbone: Backbone, batch: Batch) -> dict[int, nn.Module]:
     """Return what stands for the layers whose result comes with the batch."""
     if batch.prefix is None:
         return {}
-    states = HandOn(backbone.model.config.model_type, batch.prefix.states)
+    states = HandOn(backbone.architecture.tuples, batch.prefix.states)
     return dict.fromkeys(range(1, batch.prefix.layer), states)
 
 
@@ -96,8 +90,8 @@ def run_below(
         if number == layer - 1 < backbone.num_layers:
             entering = after
 
-    left_out = HandOn(backbone.model.config.model_type)
-    with standing_in(backbone, dict.fromkeys(range(layer, backbone.num_layers + 1), left_out)):
+    above = range(layer, backbone.num_layers + 1)
+    with standing_in(backbone, {number: HandOn(backbone.architecture.tuples) for number in above}):
         backbone.run(batch, keep)
     if not representatives:
         return entering, None

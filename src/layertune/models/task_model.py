@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layertune.config import ModelSpec, RunConfig
-from layertune.models.backbone import Backbone, full_precision
+from layertune.models.backbone import Backbone, device_of, full_precision
 from layertune.models.errors import ModelError
 from layertune.models.heads import ConcatHead, PooledHead, initialise
 from layertune.models.loading import load_model
+from layertune.models.probe import probe
 from layertune.tasks.encode import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TaskModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return next(self.parameters()).device
+        return device_of(self)
 
     def representatives(self, batch: Batch) -> Tensor:
         """Return the representative vector of every layer, [B, L, H]."""
@@ -127,6 +128,11 @@ def build_backbone(model: ModelSpec, causal_lm: bool = False) -> tuple[Backbone,
     loaded = load_model(model, causal_lm)
     headless = loaded.base_model if causal_lm else loaded
     backbone = Backbone(headless, model.representative_token, model.last_layer, model.layers)
+    if probe(backbone) and model.representative_token == "first" and model.representative is None:
+        raise ModelError(
+            f"model={model.name} is causal, so its first token has seen nothing of a text: set "
+            "model.family=decoder (the last token stands for a text), or model.representative=first."
+        )
     if backbone.pooler is not None:
         backbone.pooler.requires_grad_(False)  # unused: it is only counted
     return backbone, loaded if causal_lm else None
@@ -148,6 +154,12 @@ def build_model(run: RunConfig, num_outputs: int, kind: str) -> TaskModel:
         with torch.random.fork_rng(devices=[]):  # building draws nothing from the global generator
             head = build_head(run.head, backbone, num_outputs, spec.head_dropout, spec.rep_norm == "rms")
         initialise(head, run.seed)
+    dropped = {name: rate for name, rate in vars(backbone.model.config).items() if name.endswith("layerdrop")}
+    if any(dropped.values()) and run.stage == "run":
+        raise ModelError(
+            f"model={spec.name} leaves out whole layers at random in training ({dropped}), and then not "
+            "every layer has a state in each step: set layerdrop to 0 in its config.json."
+        )
     model = TaskModel(backbone, head, kind, run.train.label_smoothing or 0.0, causal_lm).eval()
     log.info(
         "%s: %d layers of %d, %s parameters, head %s",

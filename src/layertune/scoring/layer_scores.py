@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,18 +86,6 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds so far."""
         return time.perf_counter() - self._start
-
-
-@contextmanager
-def scoring_mode(model: TaskModel) -> Iterator[None]:
-    """Switch dropout off for the length of a scoring pass; every module returns to the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def batches_on(model: TaskModel, batches: Iterable[Batch]) -> Iterator[Batch]:

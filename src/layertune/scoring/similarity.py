@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layertune.models.backbone import full_precision
+from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
     LayerScores,
     Moments,
+    ScoreError,
     Stopwatch,
     batches_on,
     finished,
-    scoring_mode,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def _between_layers(
     batches: Iterable[Batch],
     each: Each | None,
 ) -> LayerScores:
+    if model.backbone.num_layers < 2:
+        raise ScoreError(f"the {name} score compares layers, and the model has one: nothing to choose.")
     watch = Stopwatch()
     pairs, scores = Moments(), Moments()
     with scoring_mode(model), torch.no_grad():

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from layertune.models.backbone import full_precision
+from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
     LayerScores,
     Moments,
+    ScoreError,
     Stopwatch,
     batches_on,
     finished,
-    scoring_mode,
 )
 from layertune.tasks.parts import loss_terms
 
@@ -41,6 +42,11 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     examples = terms = 0
     layers = [list(layer.parameters()) for layer in model.backbone.layers]
     wanted = [parameter for layer in layers for parameter in layer]
+    if odd := [parameter for parameter in wanted if parameter.is_meta or not parameter.is_floating_point()]:
+        raise ScoreError(
+            f"a gradient is taken of weights in memory and in floating point; some here are {odd[0].dtype} "
+            f"on {odd[0].device}: load the model unquantised, on one device."
+        )
     sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
     scored = model.with_fresh_head(HEAD_SEED)
     flags = [(parameter, parameter.requires_grad) for parameter in scored.parameters()]

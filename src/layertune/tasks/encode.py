@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -207,6 +207,11 @@ def encode(rows: Rows, tokenizer: Any, spec: TaskSpec) -> TokenStore:
 
     Encoders see a pair as `[CLS] a [SEP] b [SEP]`, decoders as "a<newline>b".
     """
+    special = tokenizer.num_special_tokens_to_add(pair=len(rows.texts) == 2 and not is_decoder(tokenizer))
+    if spec.max_length <= special:
+        raise DataError(
+            f"max_length={spec.max_length} leaves no room for a word: the tokenizer adds {special} tokens."
+        )
     ids: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
     segments: list[np.ndarray] = []
@@ -241,6 +246,9 @@ def _tokenised(rows: Rows, tokenizer: Any, max_length: int) -> Iterator[list[Any
         columns = [[f"{first}\n{second}" for first, second in zip(*columns, strict=True)]]
     for start in range(0, len(rows), _CHUNK):
         chunk = [list(column[start : start + _CHUNK]) for column in columns]
+        if not tokenizer.is_fast:
+            yield _in_python(chunk, tokenizer, max_length)
+            continue
         with _pretraining_layout(tokenizer):
             encoded = tokenizer(
                 *chunk,
@@ -251,6 +259,24 @@ def _tokenised(rows: Rows, tokenizer: Any, max_length: int) -> Iterator[list[Any
                 return_token_type_ids=False,
             )
         yield encoded.encodings
+
+
+class _Encoding(NamedTuple):
+    """One row of a tokenizer in Python, with the names that those in Rust give to its parts."""
+
+    ids: list[int]
+    type_ids: list[int]
+    overflowing: bool
+
+
+def _in_python(chunk: list[Any], tokenizer: Any, max_length: int) -> list[_Encoding]:
+    whole = tokenizer(*chunk, truncation=False, padding=False, verbose=False)["input_ids"]
+    cut = tokenizer(*chunk, truncation=True, max_length=max_length, padding=False, return_token_type_ids=True)
+    segments = cut.get("token_type_ids") or [[0] * len(row) for row in cut["input_ids"]]
+    return [
+        _Encoding(row, kinds, len(row) < len(all_of_it))
+        for row, kinds, all_of_it in zip(cut["input_ids"], segments, whole, strict=True)
+    ]
 
 
 @contextmanager

@@ -72,6 +72,13 @@ class TaskData:
     tokenizer: Any = None
 
     @property
+    def extent(self) -> tuple[int, int]:
+        """The largest token id, and the tokens of the longest example, of all splits."""
+        stores = [split.store for split in (self.train, *self.evals.values())]
+        largest = max(int(store.ids.max(initial=0)) for store in stores)
+        return largest, max(int(store.lengths.max(initial=0)) for store in stores)
+
+    @property
     def each_epoch(self) -> str:
         """Name of the evaluation split that is scored after each epoch and picks the best."""
         return next(iter(self.evals))

@@ -20,8 +20,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from layertune.models.modes import scoring_mode
 from layertune.models.partial import run_below
-from layertune.scoring.layer_scores import scoring_mode
 from layertune.tasks import Batch, TokenStore, sorted_batches
 from layertune.tasks.encode import Prefix
 from layertune.training.cache_store import CacheStore, Entry, MemoryStore

@@ -17,13 +17,7 @@ from layertune.config import ConfigError
 from layertune.methods.sites import sites_of
 from layertune.models import Backbone
 
-# Paths in one block that layertune.methods.sites does not name: the output map, and the maps into the inner
-# activation. DeBERTa's attention has further maps, from positions to the rows of each head.
-_OUTPUT = {"mpnet": "attention.attn.o", "gpt2": "attn.c_proj"}
-_OUTPUT |= dict.fromkeys(("bert", "roberta", "electra", "deberta", "deberta-v2"), "attention.output.dense")
-_OUTPUT |= dict.fromkeys(("llama", "gemma2"), "self_attn.o_proj")
-_INNER = {"gpt2": ("mlp.c_fc",), "llama": ("mlp.gate_proj", "mlp.up_proj")}
-_INNER["gemma2"] = _INNER["llama"]
+# DeBERTa's attention has further maps, from positions to the rows of each head.
 _POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")
 
 
@@ -99,13 +93,12 @@ def layout_of(backbone: Backbone) -> Layout:
         ConfigError: heads or neurons of this architecture cannot be removed.
     """
     config, block = backbone.model.config, backbone.layers[0]
-    model_type = config.model_type
-    sites = sites_of(model_type, "recap")
+    sites = sites_of(config.model_type, "recap")
     shapes = {name: parameter.shape for name, parameter in block.named_parameters()}
     if getattr(config, "talking_head", False):
         raise ConfigError("method=recap cannot remove heads of a DeBERTa with talking heads: they are mixed.")
     row = 0 if isinstance(block.get_submodule(sites.ffn_out), nn.Linear) else 1
-    output, inner = _OUTPUT[model_type], _INNER.get(model_type, ("intermediate.dense",))
+    output, inner = sites.attention_out, sites.ffn_in
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     queries = config.num_attention_heads // groups
     size = shapes[f"{output}.weight"][1 - row] // config.num_attention_heads

@@ -1,0 +1,65 @@
+"""What a model does, asked of the model itself: three made-up tokens run through it before anything is read.
+
+So a model that is none of text, or whose layers cannot be told apart, is refused before the work, in one
+sentence, and what transformers has no accessor for (causality, the order of axes) needs no list of names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layertune.hub import line
+from layertune.models.errors import ModelError
+from layertune.models.limits import num_embeddings
+from layertune.models.modes import scoring_mode
+from layertune.tasks.encode import Batch
+
+if TYPE_CHECKING:
+    from layertune.models.backbone import Backbone
+
+_SAME = 1e-4  # of a state's length; a token that is seen moves even a random model's thirty times as far
+
+
+def probe(backbone: Backbone) -> bool:
+    """Run two rows that differ in their last token; return whether no earlier token saw it: causality.
+
+    The model and the global random state are left as they were.
+
+    Raises:
+        ModelError: the model cannot be run on token ids alone, or what the hooks see are not the hidden
+            states of its layers.
+    """
+    first, second, third, other = _four_tokens(backbone.model)
+    rows = torch.tensor([[first, second, third], [first, second, other]], device=backbone.device)
+    batch = Batch(rows, torch.ones_like(rows), rows[:, 0], None, np.arange(2))
+    seen: dict[int, Tensor] = {}
+    with torch.no_grad(), torch.random.fork_rng(), scoring_mode(backbone):
+        try:
+            known = backbone.hidden_states(batch, lambda layer, _, after: seen.update({layer: after}))
+        except (ModelError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"{type(backbone.model).__name__} cannot be run on the tokens of a text alone: {line(error)}"
+            ) from error
+    for layer in range(1, backbone.num_layers) if known else ():
+        if not any(torch.equal(seen[layer], state) for state in known):
+            raise ModelError(
+                f"what layer {layer} of model.layers={backbone.layers_path} leaves is none of the hidden "
+                f"states of {type(backbone.model).__name__}: the layers are another list."
+            )
+    one, two = seen[backbone.num_layers][:, 0]
+    return bool((one - two).norm() <= _SAME * one.norm())
+
+
+def _four_tokens(model: nn.Module) -> list[int]:
+    """Return token ids for made-up rows: different ones, and none that pads."""
+    known = num_embeddings(model) or getattr(model.config, "vocab_size", None)
+    if not isinstance(known, int):
+        raise ModelError(f"{type(model).__name__} has no embeddings of tokens: it is no model of text.")
+    ids = [token for token in range(min(known, 64)) if token != getattr(model.config, "pad_token_id", None)]
+    return (ids * 4)[-4:]

@@ -1,0 +1,111 @@
+"""What is seen of a model's layers during one forward pass, and whether it is what a layer's state must be.
+
+Hooks on the blocks see the states as they pass. A model is watched rightly where every layer runs once, in
+order, and leaves one state [B, T, H] behind. Architectures that pool, repeat, drop or project do not: they
+are told apart here by what they do, not by their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layertune.models.errors import ModelError
+
+# Called once per layer, first to last: its number (1..L), the states entering and leaving it [B, T, H].
+OnBlock = Callable[[int, Tensor, Tensor], None]
+
+
+class Watch:
+    """Hooks on the blocks for the length of one forward pass.
+
+    Args:
+        layers: the blocks.
+        on_block: is told of every layer.
+        first: the lowest layer that runs, counted from 1.
+        shape: [B, T, H] of every state.
+        raw: what the last layer leaves behind is its own output, not the model's last state.
+        defer: tell `on_block` of all layers after the pass only.
+        time_first: the blocks hold [T, B, H] (XLNet).
+    """
+
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        on_block: OnBlock,
+        first: int,
+        shape: tuple[int, int, int],
+        *,
+        raw: bool,
+        defer: bool,
+        time_first: bool = False,
+    ) -> None:
+        self.layers, self.on_block, self.first, self.shape = layers, on_block, first, shape
+        self.raw, self.defer, self.time_first = raw, defer, time_first
+        self.numbers: list[int] = []  # of the layers that ran, in their order
+        self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
+        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> Watch:
+        for number, layer in list(enumerate(self.layers, start=1))[self.first - 1 :]:
+            self.handles.append(layer.register_forward_hook(self._hook(number), with_kwargs=True))
+        return self
+
+    def _hook(self, number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            after = self._state(output[0] if isinstance(output, tuple) else output, f"layer {number} leaves")
+            before = args[0] if args else kwargs.get("hidden_states")
+            before = self._state(before, f"layer {number} is given").to(after.device)
+            self.numbers.append(number)
+            if self.defer or number == len(self.layers):
+                self.seen.append((number, before, after))
+            else:
+                self.on_block(number, before, after)
+
+        return hook
+
+    def _state(self, state: Any, what: str) -> Tensor:
+        if isinstance(state, Tensor):
+            state = state.transpose(0, 1) if self.time_first and state.ndim == 3 else state
+            if state.shape == self.shape:
+                return state
+        found = list(state.shape) if isinstance(state, Tensor) else f"a {type(state).__name__}"
+        raise ModelError(
+            f"what {what} is {found} and not the states of the tokens, {list(self.shape)}: the layers of "
+            "this architecture cannot be compared with each other."
+        )
+
+    def finish(self, last_hidden_state: Tensor) -> None:
+        """Report what is left, after the pass.
+
+        Raises:
+            ModelError: a layer did not run, or ran more than once, or the model's last state is another
+                thing than the states of its layers.
+        """
+        wanted = range(self.first, len(self.layers) + 1)
+        if self.numbers != list(wanted):
+            odd = next((n for n in wanted if self.numbers.count(n) != 1), wanted[0])
+            times = self.numbers.count(odd)
+            raise ModelError(
+                f"layer {odd} of {len(self.layers)} ran {times} times in one forward pass, or out of order: "
+                "a model that drops (layerdrop), repeats or shares layers has no one state per layer."
+            )
+        for number, before, after in self.seen:
+            if number == len(self.layers) and not self.raw:
+                if last_hidden_state.shape != self.shape:
+                    raise ModelError(
+                        f"the model's last state is {list(last_hidden_state.shape)} and those of its layers "
+                        f"are {list(self.shape)} (a projection behind the last layer): take that layer's own "
+                        "output (last_layer=raw)."
+                    )
+                after = last_hidden_state
+            self.on_block(number, before, after)
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.seen.clear()
