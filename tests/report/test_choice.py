@@ -8,7 +8,7 @@ import pytest
 from made_records import write
 from test_figures_scores import scored
 
-from layertune.report.choice import Choice, judge_choice, told
+from layertune.report.choice import ChoiceJudged, judge_choice, told
 from layertune.report.figures.controls import controls_figure
 from layertune.report.figures.scores import model_scores
 from layertune.report.index import RecordIndex
@@ -27,7 +27,7 @@ UNLIKE = {
 
 def judged(
     folder: Path, first: dict, second: dict | None = None, **controls: dict
-) -> tuple[RecordIndex, Choice]:  # type: ignore[type-arg]
+) -> tuple[RecordIndex, ChoiceJudged]:  # type: ignore[type-arg]
     records = [scored(task, values) for task, values in first.items()]
     records += [
         scored(task, tuple(v + 0.001 for v in values), "scoring.examples=16", examples=16)

@@ -33,7 +33,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceJudged:
     """Whether the choice of layers follows the task, and what it is judged on."""
 
     verdict: Verdict
@@ -43,7 +43,7 @@ class Choice:
     controls: Mapping[str, Agreement]
 
 
-def judge_choice(index: RecordIndex, model: str) -> Choice:
+def judge_choice(index: RecordIndex, model: str) -> ChoiceJudged:
     """Judge the claim for one model.
 
     It holds where a task agrees with itself more than with others (permutation test) and two tasks choose
@@ -58,7 +58,7 @@ def judge_choice(index: RecordIndex, model: str) -> Choice:
     pairs = list(combinations(first, 2))
     if not pairs:
         nothing = Verdict("not_enough_runs", {}, "fewer than two tasks have scores")
-        return Choice(nothing, (), None, None, {})
+        return ChoiceJudged(nothing, (), None, None, {})
     same = statistics.fmean(_same(one, other) for one, other in pairs)
     second = {task: found[1] for task, found in known.by_task.items() if len(found) > 1}
     samples = _agreement(first, second)
@@ -83,10 +83,12 @@ def judge_choice(index: RecordIndex, model: str) -> Choice:
             f"; orders of layers agree with a second sample of the same task by {printed(own, 3)} "
             f"(Spearman), with other tasks' by {printed(samples.others, 3)}, permutation p {samples.p:.2g}"
         )
-    return Choice(Verdict(status, numbers, reason), tuple(one.task for one in first), same, samples, controls)
+    return ChoiceJudged(
+        Verdict(status, numbers, reason), tuple(one.task for one in first), same, samples, controls
+    )
 
 
-def told(choice: Choice) -> list[str]:
+def told(choice: ChoiceJudged) -> list[str]:
     """Return what the controls say, a sentence each."""
     lines = []
     for name, found in choice.controls.items():

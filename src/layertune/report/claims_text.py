@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layertune.report.choice import Choice, told
+from layertune.report.choice import ChoiceJudged, told
 from layertune.report.claims import Evidence, Judged
 from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
 from layertune.report.render.footers import READ_OUTS
@@ -45,7 +45,10 @@ SECTIONS = {
 
 
 def to_text(
-    judged: Sequence[Judged], request: Request, choice: Choice | None = None, damaged: Sequence[str] = ()
+    judged: Sequence[Judged],
+    request: Request,
+    choice: ChoiceJudged | None = None,
+    damaged: Sequence[str] = (),
 ) -> str:
     """Return the listing, section by section.
 
@@ -71,7 +74,7 @@ def to_text(
     return "\n".join(lines) + "\n"
 
 
-def to_json(judged: Sequence[Judged], request: Request, choice: Choice | None = None) -> str:
+def to_json(judged: Sequence[Judged], request: Request, choice: ChoiceJudged | None = None) -> str:
     """Return everything that is known about every claim."""
     tree = {
         "request": dataclasses.asdict(request),
@@ -168,7 +171,7 @@ def _entry(one: Judged, request: Request) -> list[str]:
     return lines
 
 
-def _choice(choice: Choice) -> list[str]:
+def _choice(choice: ChoiceJudged) -> list[str]:
     """Return the lines of the claim that is judged on layer scores, not on tables."""
     lines = [
         f"- **{WORDS[choice.verdict.status]}** The choice of layers follows the task. "

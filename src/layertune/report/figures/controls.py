@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from layertune.report.choice import CONTROLS, Choice, told
+from layertune.report.choice import CONTROLS, ChoiceJudged, told
 from layertune.report.figures import style
 from layertune.report.figures.scores import ModelScores, TaskScores, scored_tasks
 from layertune.report.figures.similarity import Mark
@@ -23,7 +23,7 @@ MARKS = {
 }
 
 
-def controls_figure(known: ModelScores, controls: Mapping[str, ModelScores], choice: Choice) -> Figure:
+def controls_figure(known: ModelScores, controls: Mapping[str, ModelScores], choice: ChoiceJudged) -> Figure:
     """Return the figure: the scores over the layers, and how far their orders agree.
 
     Args:
@@ -70,7 +70,7 @@ def _profiles(axes: Axes, own: Sequence[TaskScores], controls: Mapping[str, Sequ
     style.bare(axes)
 
 
-def _strip(axes: Axes, choice: Choice) -> None:
+def _strip(axes: Axes, choice: ChoiceJudged) -> None:
     """Draw the correlation of each task's order with a second sample's and with those of the controls."""
     columns = [("a second\nsample", choice.samples, Mark(style.BLACK, "o"))]
     columns += [
