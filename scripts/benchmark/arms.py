@@ -24,8 +24,9 @@ from layertune.config import RunConfig
 from layertune.config.compose import compose_run
 from layertune.methods import build_method, train_only
 from layertune.models import TaskModel, build_model
+from layertune.records.record import DataRecord
 from layertune.records.tracking import Tracker
-from layertune.tasks import Batch, Provenance, Split, TaskData, epoch_batches
+from layertune.tasks import Batch, Split, TaskData, epoch_batches
 from layertune.training import Runtime, prepare_runtime, train
 from layertune.training.outcome import TrainOutcome
 from scripts.benchmark.lengths import (
@@ -142,7 +143,7 @@ class Bench:
     def data(self, split: Split) -> TaskData:
         """Return a task that holds this training split alone."""
         task = self.setting.run("method=full").task
-        provenance = Provenance("benchmark", None, "benchmark", str(len(split)), {}, (), 0.0)
+        provenance = DataRecord("benchmark", None, "benchmark", str(len(split)), {}, (), 0.0)
         return TaskData(split, {}, provenance, task.num_outputs, task.kind)
 
     def train(self, run: RunConfig, data: TaskData) -> TrainOutcome:

@@ -53,7 +53,7 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
     data = load_task(run, tokenizer, tokenizer_key)
     model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
     refuse_what_does_not_fit(model.backbone.model, *data.extent)
-    draft.put(env=runtime.env, data=say.data_section(data.provenance))
+    draft.put(env=runtime.env, data=data.provenance)
 
     prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
     facts = parameter_facts(model, prep)
@@ -68,7 +68,7 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
         draft.once_written = partial(remove_checkpoint, run)
         draft.put(
             model=of_model(measured_facts(model, prep, outcome)),
-            training=say.training_section(run, outcome),
+            training=outcome.record(),
             metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
             checks=proof.check(run, model, data, prep, outcome),
         )

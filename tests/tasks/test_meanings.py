@@ -114,7 +114,7 @@ def test_the_dev_split_comes_first_and_the_test_split_goes_by_the_tasks_name(tmp
     assert list(data.evals) == ["e2e_validation", "e2e"] and data.each_epoch == "e2e_validation"
     assert data.evals["e2e"].split == "test" and data.evals["e2e"].meanings.texts[0] == "name[test 0]"
     assert data.provenance.counts == {"train": 12, "e2e_validation": 12, "e2e": 12}
-    assert (data.provenance.status, data.provenance.labels) == ("official", [])
+    assert (data.provenance.status, data.provenance.labels) == ("official", ())
 
 
 def test_a_study_reads_the_first_meanings_and_says_that_it_is_a_subset(tmp_path):

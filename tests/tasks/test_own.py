@@ -43,7 +43,7 @@ def test_labels_are_found_and_a_stratified_tenth_is_held_out(tmp_path, load, cap
     caplog.set_level(logging.INFO)
     csv_of(tmp_path / "reviews.csv", REVIEWS, ("review", "stars"))
     data = load("reviews.csv", "own.text=review", "own.label=stars")
-    assert data.provenance.labels == ["1", "5"] and data.num_outputs == 2
+    assert data.provenance.labels == ("1", "5") and data.num_outputs == 2
     assert data.provenance.counts == {"train": 27, "own": 3} and "held-out" in data.provenance.status
     assert np.bincount(data.train.store.labels).tolist() in ([13, 14], [14, 13])
     assert "held out" in caplog.text and "1 (15), 5 (15)" in caplog.text
@@ -59,7 +59,7 @@ def test_every_format_gives_the_same_rows(tmp_path, load):
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
     found = [load(name) for name in ("a.csv", "excel.csv", "b.tsv", "c.jsonl", "d.parquet")]
     assert len({data.provenance.fingerprint_sha256 for data in found}) == 1
-    assert all(data.provenance.labels == ["1", "5"] for data in found)
+    assert all(data.provenance.labels == ("1", "5") for data in found)
 
 
 def test_columns_with_spaces_and_letters_of_any_language_pairs_and_booleans(tmp_path, load):
@@ -67,7 +67,7 @@ def test_columns_with_spaces_and_letters_of_any_language_pairs_and_booleans(tmp_
     csv_of(tmp_path / "pairs.csv", rows, ("die Frage", "réponse", "wahr?"))
     options = ("own.text='die Frage'", "own.text2='réponse'", "own.label='wahr?'")
     data = load("pairs.csv", *options)
-    assert data.provenance.labels == ["false", "true"]
+    assert data.provenance.labels == ("false", "true")
     csv_of(tmp_path / "dev.csv", rows[:4], ("die Frage", "réponse", "wahr?"))
     data = load("pairs.csv", f"own.eval='{tmp_path / 'dev.csv'}'", *options)
     assert data.provenance.counts == {"train": 20, "own": 4}
@@ -77,9 +77,9 @@ def test_columns_with_spaces_and_letters_of_any_language_pairs_and_booleans(tmp_
 
 def test_numbers_are_sorted_as_numbers_and_predicted_where_asked(tmp_path, load):
     csv_of(tmp_path / "r.csv", [(f"text {i}", (2, 10, 1)[i % 3]) for i in range(30)])
-    assert load("r.csv").provenance.labels == ["1", "2", "10"]
+    assert load("r.csv").provenance.labels == ("1", "2", "10")
     data = load("r.csv", "own.regression=true")
-    assert (data.kind, data.num_outputs, data.provenance.labels) == ("regression", 1, [])
+    assert (data.kind, data.num_outputs, data.provenance.labels) == ("regression", 1, ())
     assert sorted(set(data.train.store.labels.tolist())) == [1.0, 2.0, 10.0]
 
 
@@ -87,7 +87,7 @@ def test_what_a_person_would_want_to_know_is_said(tmp_path, load, caplog):
     csv_of(tmp_path / "train.csv", [*REVIEWS, ("", 5), ("  ", 1), ("the only one", 3)])
     csv_of(tmp_path / "dev.csv", [*REVIEWS[:2], ("a new one", 4)])
     data = load("train.csv", f"own.eval={tmp_path / 'dev.csv'}")
-    assert data.provenance.labels == ["1", "3", "4", "5"] and data.provenance.counts["train"] == 31
+    assert data.provenance.labels == ("1", "3", "4", "5") and data.provenance.counts["train"] == 31
     for words in (
         "2 rows without text",
         "one training row: 3",
@@ -156,5 +156,5 @@ def test_a_data_set_of_the_hub_is_read_by_its_id(tmp_path, loopback_hub):
     loopback_hub.repositories["datasets", "someone/reviews"] = ("c" * 40, files)
     run = compose_tiny(tmp_path, "task=own", "own.train=someone/reviews", "method=full", "protocol=quick")
     data = load_task(run, *load_tokenizer(run.model))
-    assert data.provenance.source == "hub:someone/reviews" and data.provenance.labels == ["1", "5"]
+    assert data.provenance.source == "hub:someone/reviews" and data.provenance.labels == ("1", "5")
     assert data.provenance.counts["train"] == 30 and data.provenance.counts["own"] < 10

@@ -178,10 +178,10 @@ class EnvRecord:
 class DataRecord:
     """Which rows answered."""
 
-    source: str  # hub:<id> | local | synthetic
-    revision: str | None
-    status: str  # official | subset | own-split | surrogate | local | synthetic ...
-    fingerprint_sha256: str  # of the rows used: texts and labels, in order
+    source: str  # hub:<id> | local | synthetic; several are joined by " + "
+    revision: str | None  # of the hub
+    status: str  # official, or what is special: subset, own-split, surrogate, local ...; joined by " + "
+    fingerprint_sha256: str  # of the rows used: texts and labels, in order, training rows first
     counts: Annotated[dict[str, Count], _with_keys("train")]  # train and each evaluation set -> rows
     labels: tuple[str, ...]  # canonical order
     truncated_fraction: Fraction  # rows cut to max_length

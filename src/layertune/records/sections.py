@@ -7,31 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from layertune.config.identity import weights_key
 from layertune.config.schema import RunConfig
-from layertune.records.record import (
-    DataRecord,
-    MetricsRecord,
-    ModelRecord,
-    SelectionRecord,
-    TrainingRecord,
-)
+from layertune.records.record import MetricsRecord, ModelRecord, SelectionRecord
 
 if TYPE_CHECKING:
     from layertune.methods import Preparation
-    from layertune.tasks import Provenance
     from layertune.training import TrainOutcome
-
-
-def data_section(provenance: Provenance) -> DataRecord:
-    """Say which rows answered."""
-    return DataRecord(
-        source=provenance.source,
-        revision=provenance.revision,
-        status=provenance.status,
-        fingerprint_sha256=provenance.fingerprint_sha256,
-        counts=dict(provenance.counts),
-        labels=tuple(provenance.labels),
-        truncated_fraction=provenance.truncated_fraction,
-    )
 
 
 def model_section(
@@ -70,29 +50,6 @@ def selection_section(run: RunConfig, prep: Preparation) -> SelectionRecord | No
         examples=0 if scores is None else scores.examples,
         seconds=0.0 if scores is None else scores.seconds,
         reused=prep.reused,
-    )
-
-
-def training_section(run: RunConfig, outcome: TrainOutcome) -> TrainingRecord:
-    """Say how it trained and what that cost."""
-    train = run.train
-    assert train.learning_rate is not None and train.batch_size is not None and train.epochs is not None
-    return TrainingRecord(
-        learning_rate=train.learning_rate,
-        head_learning_rate=train.head_learning_rate,
-        batch_size=train.batch_size,
-        micro_batch=train.micro_batch,
-        epochs=outcome.epochs,
-        steps=outcome.steps,
-        origin=dict(run.origin),
-        history=outcome.history,
-        seconds=outcome.seconds,
-        cpu_seconds=outcome.cpu_seconds,
-        seconds_per_step_median=outcome.seconds_per_step_median,
-        examples_per_second=outcome.examples_per_second,
-        tokens_per_second=outcome.tokens_per_second,
-        peak_memory_bytes=outcome.peak_memory_bytes,
-        cache=outcome.cache,
     )
 
 

@@ -5,13 +5,12 @@ from layertune.tasks.encode import Batch, Split, TokenStore
 from layertune.tasks.meanings import Meanings
 from layertune.tasks.parts import in_parts
 from layertune.tasks.rows import DataError
-from layertune.tasks.sources import Provenance, TaskData, load_task
+from layertune.tasks.sources import TaskData, load_task
 
 __all__ = [
     "Batch",
     "DataError",
     "Meanings",
-    "Provenance",
     "Split",
     "TaskData",
     "TokenStore",

@@ -1,7 +1,7 @@
 """`load_task`: the rows a run asks for, from the hub, a local folder or the generator, encoded and described.
 
-First room of the flow. Which rows: the task's splits, cut as the protocol says. What they are: `Provenance`,
-which goes into the record, so that no number is shown as the benchmark's when its data were not.
+First room of the flow. Which rows: the task's splits, cut as the protocol says. What they are: the
+record's section `data`, so that no number is shown as the benchmark's when its data were not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from layertune.config import RunConfig, TaskSpec
 from layertune.config.files import resolved_data_dir
+from layertune.records.record import OFFICIAL, DataRecord
 from layertune.tasks.control import with_other_texts, with_other_tokens
 from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
@@ -27,33 +28,9 @@ from layertune.tasks.token_cache import encode_cached
 
 log = logging.getLogger(__name__)
 
-OFFICIAL = "official"
 CUT_SEED = 0  # of subsets and held-out parts: the same rows for every run
 HOLDOUT = "holdout"
 HOLDOUT_SHARE = 10  # a tenth of train
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What the rows are and where they came from.
-
-    Attributes:
-        source: `hub:<id>`, `local` or `synthetic`; several are joined by " + ".
-        revision: the hub's; None elsewhere.
-        status: `official`, or what is special, such as `subset`, `own-split`, `local`; joined by " + ".
-        fingerprint_sha256: over the texts and labels really used, training rows first.
-        counts: rows of `train` and of each evaluation split by its data set's name.
-        labels: canonical names, index = class id.
-        truncated_fraction: share of all rows that were cut to the maximum length.
-    """
-
-    source: str
-    revision: str | None
-    status: str
-    fingerprint_sha256: str
-    counts: dict[str, int]
-    labels: list[str]
-    truncated_fraction: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class TaskData:
 
     train: Split
     evals: dict[str, Split]
-    provenance: Provenance
+    provenance: DataRecord
     num_outputs: int
     kind: str
     tokenizer: Any = None
@@ -132,14 +109,14 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
         splits.append(Split(part.name, part.split, store, part.meanings))
     train, *evals = splits
     total = sum(len(split) for split in splits)
-    provenance = Provenance(
+    provenance = DataRecord(
         source=_joined(part.source for part in parts),
         revision=_joined(part.revision for part in parts if part.revision) or None,
         status=_joined(status for part in parts for status in part.status.split(" + ") if status != OFFICIAL)
         or OFFICIAL,
         fingerprint_sha256=hashlib.sha256(",".join(fingerprints).encode()).hexdigest(),
         counts={"train": len(train)} | {split.name: len(split) for split in evals},
-        labels=list(task.labels),
+        labels=tuple(task.labels),
         truncated_fraction=sum(split.store.truncated for split in splits) / total,
     )
     counts = ", ".join(f"{name} {count:,}" for name, count in provenance.counts.items())

@@ -240,8 +240,14 @@ class _Loop:
         last, best = self.read_outs
         self.phases.finish()
         self.source.close(self.model)
-        watch = self.watch
+        watch, asked = self.watch, self.run.train
+        assert asked.learning_rate is not None and asked.batch_size is not None, "a run is resolved"
         return TrainOutcome(
+            learning_rate=asked.learning_rate,
+            head_learning_rate=asked.head_learning_rate,
+            batch_size=asked.batch_size,
+            micro_batch=asked.micro_batch,
+            origin=dict(self.run.origin),
             history=tuple(self.history),
             last=last,
             best=best,
