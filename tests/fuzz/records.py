@@ -314,7 +314,47 @@ def _score(tree: Tree, rng: Random) -> str:
     return f"{key}={value!r:.30}"
 
 
-TREES = (_value, _value, _score, _score, _swapped, _gone, _more, _without_section)
+def _alike(tree: Tree, rng: Random) -> str:
+    """Put values of the same kind in place of some: most of them are read, and everything must stand them."""
+    sections = [section for name, section in tree.items() if isinstance(section, dict) and name != "config"]
+    said = []
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        leaves = [
+            (node, key)
+            for node, key in _places(rng.choice([tree, *sections]))
+            if not isinstance(node[key], dict | list)
+        ]
+        if leaves:
+            node, key = rng.choice(leaves)
+            node[key] = _like(node[key], rng)
+            said.append(f"{key}={node[key]!r:.20}")
+    return " ".join(said)
+
+
+def _like(value: Any, rng: Random) -> Any:
+    if isinstance(value, bool):
+        return rng.choice((not value, None))
+    if isinstance(value, int):
+        return rng.choice((0, 1, 2, value + 1, 10 * value, 10**17, None))
+    if isinstance(value, float):
+        return rng.choice((0.0, 1.0, 0.5, 1e-12, value / 3, 1e17, None))
+    return rng.choice(
+        ("", "failed", "interrupted", "score", "run", "local", "$a_{", "ü\n<b>", "sst2", "x", None)
+    )
+
+
+def _other_layers(tree: Tree, rng: Random) -> str:
+    """Give the scores another number of layers, or one value for all."""
+    selection = tree["selection"]
+    count = rng.choice((1, 2, 3, 5, 24))
+    same = rng.choice((None, 0.0, 0.5, 1e17))
+    scores = [same if same is not None or rng.random() < 0.1 else rng.random() for _ in range(count)]
+    selection |= {"scores": scores, "std": scores, "matrix": rng.choice((None, [scores] * count))}
+    return f"{count} layers"
+
+
+TREES = (_alike, _alike, _alike, _value, _value, _score, _score, _swapped, _gone, _more, _without_section)
+TREES += (_other_layers,)
 
 
 def _spoiled(path: Path, record: Record, rng: Random, told: list[str]) -> None:

@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from layertune.config.schema import ConfigError, RunConfig
 from layertune.records.record import Record, TrainingRecord
@@ -41,24 +42,24 @@ class Estimator:
         usable = [record for record in index.records if _is_usable(record)]
         self.device = _device(usable, set(models), device)
         self.records = [record for record in usable if record.device == self.device]
-        names = sorted({record.spec.model for record in self.records})
-        self._models = {name: _named(self.records, model=name) for name in names}
+        self._models = sorted({record.spec.model for record in self.records})
+        self._groups: dict[tuple[object, ...], _Comparable] = {}
         self._paid: set[tuple[object, ...]] = (
             set()
         )  # scores and caches that an earlier run of the plan pays for
 
     def estimate(self, run: RunConfig) -> Estimate:
         """Return time and memory of a run; the first run that needs scores or a cache pays for them."""
-        own = self._comparable(run, self._models.get(run.model.name, []))
-        lowest = self._lowest(run, own)
+        own = self._comparable(run, run.model.name)
+        lowest = _lowest(run, own)
         units = cost.step_units(run, lowest)
         per_unit, basis, nearest = self._per_unit(run, own, units)
-        memory = self._memory(run, own, nearest, lowest)
+        memory = _memory(run, own, nearest, lowest)
         if run.stage == "score":
             units = 0.0
         if per_unit is None:
             return Estimate(None, memory, basis)
-        tokens = self._tokens(run)
+        tokens = _tokens(run, own)
         work = cost.trained_examples(run) * units if run.stage == "run" else 0.0
         if run.stage == "run":
             work += cost.evaluated_examples(run) * run.model.num_layers
@@ -71,29 +72,35 @@ class Estimator:
             work += _scored_rows(run) * scoring
         return Estimate(per_unit * tokens * work, memory, basis)
 
-    def _comparable(self, run: RunConfig, records: Sequence[Record]) -> list[Record]:
-        """Return the records of the same precision; those of a few rows measure start-up, and count among
-        themselves only."""
-        precision = run.train.precision or "fp32"
-        return [
-            record
-            for record in records
-            if record.env is not None
-            and record.env.precision == precision
-            and (record.spec.protocol == "smoke") == (run.protocol.name == "smoke")
-        ]
+    def _comparable(self, run: RunConfig, model: str) -> _Comparable:
+        """Return a model's records of the same precision.
+
+        Those of a few rows measure start-up, and count among themselves only.
+        """
+        precision, few = run.train.precision or "fp32", run.protocol.name == "smoke"
+        key = (model, precision, few)
+        if key not in self._groups:
+            self._groups[key] = _Comparable(
+                record
+                for record in self.records
+                if record.spec.model == model
+                and record.env is not None
+                and record.env.precision == precision
+                and (record.spec.protocol == "smoke") == few
+            )
+        return self._groups[key]
 
     def _per_unit(
-        self, run: RunConfig, own: Sequence[Record], units: float
+        self, run: RunConfig, own: _Comparable, units: float
     ) -> tuple[float | None, str, Sequence[Record]]:
         """Return seconds per unit of the cost model, from where, and the records of the same method."""
-        same = _named(own, method=run.method.name, k=run.method.k, train=run.train.mode)
-        here = _named(same, task=run.task.name)
+        asked = {"method": run.method.name, "k": run.method.k, "train": run.train.mode}
+        same, here = own.named(**asked), own.named(**asked, task=run.task.name)
         for nearest, words in ((here, "same model, method and task"), (same, "same model and method")):
             if nearest and units:
                 seconds = statistics.median(1 / _rate(record) for record in nearest)
                 return seconds / units, _counted(len(nearest), words), nearest
-        if known := _known(_per_unit_of(record) for record in own):
+        if known := own.per_unit:
             words = _counted(len(known), f"{run.model.name}, by the cost model")
             return statistics.median(known), words, ()
         shape, others = cost.shape_of(run.model.name), self._others(run)
@@ -109,39 +116,10 @@ class Estimator:
     def _others(self, run: RunConfig) -> list[float]:
         """Return seconds per unit and parameter of a layer, from the records of other models."""
         found = []
-        for name, records in self._models.items():
+        for name in self._models:
             if (shape := cost.shape_of(name)) is not None:
-                known = _known(_per_unit_of(record) for record in self._comparable(run, records))
-                found += [seconds / shape.layer_parameters for seconds in known]
+                found += [one / shape.layer_parameters for one in self._comparable(run, name).per_unit]
         return found
-
-    def _lowest(self, run: RunConfig, own: Sequence[Record]) -> float | None:
-        """Return the lowest trained layer that the same selection had: on this task, else on others."""
-        same = _named(own, method=run.method.name, k=run.method.k)
-        for records in (_named(same, task=run.task.name), same):
-            if known := _known(_layer(record) for record in records):
-                return statistics.median(known)
-        return None
-
-    def _tokens(self, run: RunConfig) -> float:
-        """Return the tokens of an example of the task: as records of the model have them, else as listed."""
-        records = self._comparable(run, self._models.get(run.model.name, []))
-        found = [_tokens_of(record) for record in _named(records, task=run.task.name)]
-        return statistics.median(found) if found else cost.tokens_per_example(run.task)
-
-    def _memory(
-        self, run: RunConfig, own: Sequence[Record], nearest: Sequence[Record], lowest: float | None
-    ) -> float | None:
-        """Return the largest peak of the nearest records; else the modelled one, scaled by the others."""
-        if peaks := _known(_peak(record) for record in nearest):
-            return max(peaks)
-        modelled = cost.memory_bytes(run.model, run, lowest)
-        ratios = [
-            peak / other
-            for record in own
-            if (peak := _peak(record)) is not None and (other := _modelled_memory(record)) is not None
-        ]
-        return modelled if modelled is None or not ratios else modelled * statistics.median(ratios)
 
     def _pays(self, *key: object) -> bool:
         """Say whether no earlier run computes the same scores or cache: seeds and strategies share them."""
@@ -149,6 +127,64 @@ class Estimator:
             return False
         self._paid.add(key)
         return True
+
+
+class _Comparable:
+    """Records that compare, and what follows from them, each worked out once for all runs of a plan."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = tuple(records)
+        self._groups: dict[tuple[str, ...], dict[tuple[object, ...], list[Record]]] = {}
+
+    def named(self, **spec: object) -> list[Record]:
+        """Return the records whose section `spec` has these values."""
+        names = tuple(spec)
+        if names not in self._groups:
+            groups: dict[tuple[object, ...], list[Record]] = {}
+            for record in self.records:
+                groups.setdefault(tuple(getattr(record.spec, name) for name in names), []).append(record)
+            self._groups[names] = groups
+        return self._groups[names].get(tuple(spec.values()), [])
+
+    @cached_property
+    def per_unit(self) -> list[float]:
+        """Seconds per unit of the cost model, of the runs that it knows."""
+        return _known(_per_unit_of(record) for record in self.records)
+
+    @cached_property
+    def memory_ratio(self) -> float:
+        """How the peaks compare with the modelled ones; 1 where there are none."""
+        ratios = [
+            peak / other
+            for record in self.records
+            if (peak := _peak(record)) is not None and (other := _modelled_memory(record)) is not None
+        ]
+        return statistics.median(ratios) if ratios else 1.0
+
+
+def _lowest(run: RunConfig, own: _Comparable) -> float | None:
+    """Return the lowest trained layer that the same selection had: on this task, else on others."""
+    asked = {"method": run.method.name, "k": run.method.k}
+    for records in (own.named(**asked, task=run.task.name), own.named(**asked)):
+        if known := _known(_layer(record) for record in records):
+            return statistics.median(known)
+    return None
+
+
+def _tokens(run: RunConfig, own: _Comparable) -> float:
+    """Return the tokens of an example of the task: as records of the model have them, else as listed."""
+    found = [_tokens_of(record) for record in own.named(task=run.task.name)]
+    return statistics.median(found) if found else cost.tokens_per_example(run.task)
+
+
+def _memory(
+    run: RunConfig, own: _Comparable, nearest: Sequence[Record], lowest: float | None
+) -> float | None:
+    """Return the largest peak of the nearest records; else the modelled one, scaled by the others."""
+    if peaks := _known(_peak(record) for record in nearest):
+        return max(peaks)
+    modelled = cost.memory_bytes(run.model, run, lowest)
+    return None if modelled is None else modelled * own.memory_ratio
 
 
 def _data(run: RunConfig) -> tuple[object, ...]:
@@ -180,10 +216,6 @@ def _is_usable(record: Record) -> bool:
         and training is not None
         and min(training.tokens_per_second, training.examples_per_second, training.steps) > 0
     )
-
-
-def _named(records: Iterable[Record], **spec: object) -> list[Record]:
-    return [r for r in records if all(getattr(r.spec, key) == value for key, value in spec.items())]
 
 
 def _counted(number: int, words: str) -> str:

@@ -10,7 +10,7 @@ from layertune.records.record import Record
 from layertune.records.store import is_stale
 from layertune.report.paired import effect, paired_test
 from layertune.report.rounding import printed
-from layertune.report.summary import aligned, recipe_of, with_rate
+from layertune.report.summary import aligned, is_scored, recipe_of, with_rate
 
 HEAD = (
     "task",
@@ -43,7 +43,7 @@ def compare_modes(records: Sequence[Record]) -> str:
     found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}  # seed -> mode -> record
     for record in current:
         spec = record.spec
-        if record.status == "done" and record.headline()[1] is not None and spec.train in MODES:
+        if is_scored(record) and spec.train in MODES:
             rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)}"
             key = (spec.task, with_rate(spec.method, record), rest)
             found.setdefault(key, {}).setdefault(spec.seed, {})[spec.train] = record

@@ -61,7 +61,7 @@ def compare_means(records: Sequence[Record]) -> str:
     Unfinished records are left out; other rates, epochs or batch sizes are rows of their own, and so are
     records of older versions, which are called stale.
     """
-    done = [record for record in records if record.status == "done" and record.headline()[1] is not None]
+    done = [record for record in records if is_scored(record)]
     head = (
         "method",
         "grid",
@@ -96,6 +96,11 @@ def _groups(records: Sequence[Record]) -> list[list[Record]]:
         key += recipe_of(record)
         groups.setdefault(key, []).append(record)
     return sorted(groups.values(), key=_mean_score, reverse=True)
+
+
+def is_scored(record: Record) -> bool:
+    """Whether a run is finished, was trained and has a score."""
+    return record.status == "done" and record.training is not None and record.headline()[1] is not None
 
 
 def recipe_of(record: Record) -> tuple[float | None, ...]:
