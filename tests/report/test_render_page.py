@@ -226,9 +226,11 @@ def test_other_read_outs_are_refused(readouts: str, compare: str | None) -> None
 def test_a_damaged_request_is_named(results: Path) -> None:
     write_tables(Request(), results)
     path = results / "tables" / "bert" / "request.json"
-    path.write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=re.escape("bert/request.json is no request")):
-        write_tables(GTE, results)
+    good = path.read_text(encoding="utf-8")
+    for text in ("{}", "[" * 100_000, good.replace('"bert"', "7"), good.replace("[]", '[["a"]]')):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=re.escape("bert/request.json is no request")):
+            write_tables(GTE, results)
 
 
 def _command(repo: Path, results: Path, *words: str) -> subprocess.CompletedProcess[str]:

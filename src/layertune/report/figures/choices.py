@@ -16,7 +16,7 @@ from layertune.config.plain import group_choice
 from layertune.records.record import OFFICIAL
 from layertune.report.figures import style
 from layertune.report.figures.heat_maps import chosen_layers
-from layertune.report.figures.ranks import Agreement, agreement, between_tasks, median, within_tasks
+from layertune.report.figures.ranks import Agreement, agreement, between_tasks, defined, median, within_tasks
 from layertune.report.figures.scores import ModelScores, TaskScores, scored_tasks
 from layertune.report.spec import choice_title, model_title
 
@@ -128,7 +128,7 @@ def _matrix(figure: Figure, axes: Axes, first: Sequence[TaskScores]) -> None:
                 for j, pair in enumerate(found)
             ]
         )
-    low = _floor(value for row in rows for value in row if value == value)
+    low = _floor(value for row in rows for value in row)
     image = axes.imshow(rows, cmap=style.HEAT, vmin=low, vmax=1.0)
     names = [one.title.removesuffix(" ‡") for one in first]
     axes.set_xticks(range(len(names)), names, rotation=90)
@@ -139,8 +139,8 @@ def _matrix(figure: Figure, axes: Axes, first: Sequence[TaskScores]) -> None:
 
 
 def _floor(values: Iterable[float]) -> float:
-    """Return the start of a scale of correlations: the twentieth below the least of them."""
-    return min(math.floor(20 * min(values, default=1.0) - 1e-9) / 20, 0.95)
+    """Return the start of a scale of correlations: the twentieth below the least that there is."""
+    return min(math.floor(20 * min(defined(values), default=1.0) - 1e-9) / 20, 0.95)
 
 
 def _strip(axes: Axes, pairs: Sequence[Agreement], samples: Sequence[Agreement]) -> None:
@@ -210,5 +210,7 @@ def _samples(first: Sequence[TaskScores]) -> str:
 
 
 def _summary(found: Sequence[Agreement]) -> str:
-    rho, tau = [pair.spearman for pair in found], [pair.kendall for pair in found]
+    rho, tau = defined(pair.spearman for pair in found), defined(pair.kendall for pair in found)
+    if not rho or not tau:
+        return "none, as with a constant there is none"
     return f"Spearman {median(rho):.2f} ({min(rho):.2f}), Kendall {median(tau):.2f} ({min(tau):.2f})"

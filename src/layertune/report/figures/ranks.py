@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -42,6 +43,11 @@ def within_tasks(groups: Sequence[Sequence[TaskScores]]) -> list[Agreement]:
     return [agreement(one, other) for group in groups for one, other in combinations(group, 2)]
 
 
-def median(values: Sequence[float]) -> float:
-    """Return the median; nan of nothing."""
-    return statistics.median(values) if values else float("nan")
+def defined(values: Iterable[float]) -> list[float]:
+    """Return the correlations that exist: with a constant there is none."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the median of the correlations that exist; nan of none."""
+    return statistics.median(defined(values) or [float("nan")])

@@ -116,4 +116,4 @@ def caption(figure: Figure, lines: Sequence[str]) -> None:
 
     width = int(figure.get_figwidth() * 17)  # characters of 8 pt in an inch
     text = "\n".join(part for line in lines if line for part in textwrap.wrap(line, width))
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color="0.25")
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color="0.25", parse_math=False)

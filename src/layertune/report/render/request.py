@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import TypeAdapter
+
 from layertune.config.files import write_atomic
 from layertune.config.schema import ConfigError
 from layertune.report.aggregate import ReadOut
@@ -96,12 +98,12 @@ def read_request(path: Path) -> Request:
         ConfigError: the file is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Request)}
-        if set(content) != known:
-            raise ValueError(f"the keys must be {', '.join(sorted(known))}")
-        return Request(**content | {"overrides": tuple(content["overrides"])})
-    except (OSError, ValueError, TypeError) as error:
+        content = path.read_bytes()
+        request = TypeAdapter(Request).validate_json(content, strict=True, extra="forbid")
+        if missing := {field.name for field in fields(Request)} - set(json.loads(content)):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        return request
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} is no request for tables ({error}): delete it or run make tables"
         ) from error
