@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,7 @@ from layertune.config.compose import compose_run
 from layertune.models import load_tokenizer
 from layertune.tasks import load_task
 
-from . import seeded_cases
+from . import in_folders
 
 TASKS = {
     "sst2": "tiny_bert",
@@ -41,20 +40,7 @@ Row = dict[str, Any]
 
 def run(cases: int, seed: int) -> list[str]:
     """Write one data folder per case, damage it in up to three places, and load it as a run does."""
-    failures = []
-    for case, rng in seeded_cases(cases, seed):
-        folder = Path(tempfile.mkdtemp(prefix="layertune-fuzz-"))
-        try:
-            done: list[str] = []
-            try:
-                wrong = _load(folder, rng, done)
-            except Exception as error:
-                wrong = f"{type(error).__name__}: {error}"
-            if wrong:
-                failures.append(f"case {case} ({', '.join(done)}): {wrong[:300]}")
-        finally:
-            shutil.rmtree(folder)
-    return failures
+    return in_folders(cases, seed, _load)
 
 
 def _load(folder: Path, rng: Random, done: list[str]) -> str | None:

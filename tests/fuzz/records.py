@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -54,7 +52,7 @@ from layertune.report.render.values_csv import to_csv
 from layertune.report.summary import compare, compare_means, summarise
 from layertune.report.values import table_values
 
-from . import seeded_cases
+from . import in_folders
 
 MODEL = "tiny_bert"
 TABLES = ("table4", "table9")
@@ -67,26 +65,13 @@ Tree = dict[str, Any]
 
 def run(cases: int, seed: int) -> list[str]:
     """Spoil one record per case and build everything."""
-    failures = []
     log = logging.getLogger("layertune")
     level = log.level
     log.setLevel(logging.ERROR)  # every case names its file
     try:
-        for case, rng in seeded_cases(cases, seed):
-            folder = Path(tempfile.mkdtemp(prefix="layertune-fuzz-"))
-            try:
-                told: list[str] = []
-                try:
-                    wrong = _build(folder, rng, told)
-                except Exception as error:
-                    wrong = f"{type(error).__name__}: {error}"
-                if wrong:
-                    failures.append(f"case {case} ({', '.join(told)}): {wrong[:300]}")
-            finally:
-                shutil.rmtree(folder)
+        return in_folders(cases, seed, _build)
     finally:
         log.setLevel(level)
-    return failures
 
 
 def _build(folder: Path, rng: Random, told: list[str]) -> str | None:

@@ -11,9 +11,7 @@ import contextlib
 import io
 import os
 import runpy
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,7 +29,7 @@ from layertune.models import build_model
 from layertune.records import Record, read_record
 from layertune.report import recipe
 
-from . import seeded_cases
+from . import in_folders
 
 REPO = Path(__file__).resolve().parents[2]
 BASE = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
@@ -40,18 +38,13 @@ GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe", 
 
 def run(cases: int, seed: int) -> list[str]:
     """Spoil one to three words of a good command line per case, and read what comes back."""
-    failures = []
     with _nothing_trained():
-        for case, rng in seeded_cases(cases, seed):
-            words = _words(rng)
-            if wrong := _wrong(words) or _wrong_plain(words):
-                failures.append(f"case {case} {words}: {wrong[:400]}")
-    return failures
+        return in_folders(cases, seed, _answer)
 
 
-def _wrong(words: list[str]) -> str | None:
-    """Return what is wrong with the answer to a command line, None where it is right."""
-    folder = Path(tempfile.mkdtemp(prefix="layertune-fuzz-"))
+def _answer(folder: Path, rng: Random, words: list[str]) -> str | None:
+    """Give the program a command line in an empty folder; return what is wrong with the answer."""
+    words += _words(rng)
     out, err = io.StringIO(), io.StringIO()
     before = Path.cwd()
     os.chdir(folder)
@@ -65,15 +58,13 @@ def _wrong(words: list[str]) -> str | None:
             runpy.run_path(str(REPO / "run.py"), run_name="__main__")
     except SystemExit as end:
         code = end.code
-        written = [path.name for path in folder.rglob("*") if path.is_file() and path.name != "multirun.yaml"]
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
     finally:
         os.chdir(before)
-        shutil.rmtree(folder)
-    if written:
+    if written := [
+        path.name for path in folder.rglob("*") if path.is_file() and path.name != "multirun.yaml"
+    ]:
         return f"wrote {', '.join(written)}"
-    return _wrong_answer(code, err.getvalue(), words)
+    return _wrong_answer(code, err.getvalue(), words) or _wrong_plain(words)
 
 
 def _wrong_plain(words: list[str]) -> str | None:
