@@ -48,7 +48,7 @@ def test_a_layer_that_is_dropped_in_training_is_missed_and_read_otherwise():
     ("model_type", "changes", "word"),
     [
         ("albert", {"embedding_size": 16, "inner_group_num": 4}, "ran 4 times"),  # one group of four layers
-        ("flaubert", {"emb_dim": 32, "n_layers": 4, "n_heads": 4}, "hidden states"),
+        ("flaubert", {"emb_dim": 32, "n_layers": 4, "n_heads": 4}, "list of layers"),
         ("vit", {"image_size": 8, "patch_size": 4}, "ViTModel"),
     ],
 )
@@ -92,6 +92,7 @@ def test_a_probe_leaves_model_and_random_state_as_they_were():
     probe(backbone)
     assert modes == [module.training for module in backbone.modules()]
     assert torch.equal(state, torch.get_rng_state())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
 
 
 def test_outputs_in_a_tuple_are_the_same_states():

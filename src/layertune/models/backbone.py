@@ -73,8 +73,6 @@ class Backbone(nn.Module):
         # GPT-2 would look segment ids up among its words, and RoBERTa has one segment only.
         segments = getattr(model.config, "type_vocab_size", None) or 0
         self._takes_segments = "token_type_ids" in accepted and segments > 1
-        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-        self._reports_states = takes_more or "output_hidden_states" in accepted
         self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
 
     @property
@@ -172,29 +170,19 @@ class Backbone(nn.Module):
             # same tensors when it runs again, without hooks: so nothing is picked before the pass is over.
             recomputed = self.training and self.activation_checkpointing
             first = 1 if batch.prefix is None else batch.prefix.layer
-            with self._watch(batch, on_block, first, defer=recomputed) as watch:
+            watch = Watch(
+                self.layers,
+                on_block,
+                first,
+                (*batch.input_ids.shape, self.hidden_size),
+                raw=self.last_layer == "raw",
+                defer=recomputed,
+                time_first=self.architecture.time_first,
+            )
+            with watch:
                 last = _last_state(self.model(**self.inputs(batch)))
                 watch.finish(last)
             return last
-
-    def hidden_states(self, batch: Batch, on_block: OnBlock) -> tuple[Tensor, ...]:
-        """Run the model under `on_block`; return the hidden states that it reports itself, if it can."""
-        asked = {"output_hidden_states": True} if self._reports_states else {}
-        with self._watch(batch, on_block) as watch:
-            output = self.model(**self.inputs(batch), **asked)
-            watch.finish(_last_state(output))
-        return getattr(output, "hidden_states", None) or ()
-
-    def _watch(self, batch: Batch, on_block: OnBlock, first: int = 1, defer: bool = False) -> Watch:
-        return Watch(
-            self.layers,
-            on_block,
-            first,
-            (*batch.input_ids.shape, self.hidden_size),
-            raw=self.last_layer == "raw",
-            defer=defer,
-            time_first=self.architecture.time_first,
-        )
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the keyword arguments of the model for a batch."""

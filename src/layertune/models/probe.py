@@ -30,29 +30,34 @@ def probe(backbone: Backbone) -> bool:
     The model and the global random state are left as they were.
 
     Raises:
-        ModelError: the model cannot be run on token ids alone, or what the hooks see are not the hidden
-            states of its layers.
+        ModelError: the model cannot be run on token ids alone, or its layers do not hand their states to
+            each other.
     """
     first, second, third, other = _four_tokens(backbone.model)
     rows = torch.tensor([[first, second, third], [first, second, other]], device=backbone.device)
     batch = Batch(rows, torch.ones_like(rows), rows[:, 0], None, np.arange(2))
-    seen: dict[int, Tensor] = {}
+    given: dict[int, Tensor] = {}
+    left: dict[int, Tensor] = {}
+
+    def keep(layer: int, before: Tensor, after: Tensor) -> None:
+        given[layer], left[layer] = before, after
+
     with torch.no_grad(), torch.random.fork_rng(), scoring_mode(backbone):
         try:
-            known = backbone.hidden_states(batch, lambda layer, _, after: seen.update({layer: after}))
+            backbone.run(batch, keep)
         except (ModelError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise ModelError(
                 f"{type(backbone.model).__name__} cannot be run on the tokens of a text alone: {line(error)}"
             ) from error
-    for layer in range(1, backbone.num_layers) if known else ():
-        if not any(torch.equal(seen[layer], state) for state in known):
+    for layer in range(1, backbone.num_layers):
+        if not torch.equal(left[layer], given[layer + 1]):
             raise ModelError(
-                f"what layer {layer} of model.layers={backbone.layers_path} leaves is none of the hidden "
-                f"states of {type(backbone.model).__name__}: the layers are another list."
+                f"what layer {layer} of {type(backbone.model).__name__} leaves is not what layer {layer + 1} "
+                f"is given: {backbone.layers_path} is not its list of layers, or more is done between them."
             )
-    one, two = seen[backbone.num_layers][:, 0]
+    one, two = left[backbone.num_layers][:, 0]
     return bool((one - two).norm() <= _SAME * one.norm())
 
 
