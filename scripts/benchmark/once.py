@@ -76,10 +76,12 @@ def tables_seconds(setting: Setting, runs: Path = Path("results/runs")) -> float
     (results / "runs").mkdir(parents=True)
     for number in range(RECORDS):
         text = texts[number % len(texts)]
+        own = json.loads(text)
+        name = own["run_id"]
         if number >= len(texts):
-            own = json.loads(text)["identity"]["config_sha256"]
-            text = text.replace(own, f"{number:064x}")
-        (results / "runs" / f"{number}.json").write_text(text)
+            text = text.replace(own["identity"]["config_sha256"], f"{number:064x}")
+            text = text.replace(name, name := f"copy-{number}")
+        (results / "runs" / f"{name}.json").write_text(text)
     words = ["--model", "gte_small", "--set", "train.epochs=3", "--results", str(results)]
     start = time.perf_counter()
     subprocess.run([sys.executable, "scripts/make_tables.py", *words], check=True, capture_output=True)
