@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layertune.config import DecodingSpec, RunConfig
+from layertune.config.files import splits_needed
 from layertune.config.plain import plain_run
 from layertune.report.spec import load_table, table_names
 
@@ -37,6 +38,11 @@ def run(model: str = "bert", task: str = "sst2", method: str = "low_k", **more: 
 def test_a_selection_method_ranks_by_its_score_in_its_direction(method, scorer, selector):
     spec = run(method=method).method
     assert (spec.kind, spec.scorer, spec.selector, spec.k) == ("selected", scorer, selector, 3)
+
+
+def test_the_last_layers_with_a_pooled_head_are_those_of_their_source():
+    found = run(method="elsa")  # Lee et al. 2019: a quarter of the layers
+    assert (found.method.selector, found.method.k, found.head) == ("top", 3, "pooled")
 
 
 OPTIONS = {
@@ -92,6 +98,37 @@ def test_a_task_is_encoded_evaluated_and_measured_as_in_the_released_code(task):
         "mnli": ("classification", 3),
         "snli": ("classification", 3),
     }.get(task, ("classification", 2))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("mrpc", ("not_equivalent", "equivalent")),  # binary F1 counts label 1
+        ("qqp", ("not_duplicate", "duplicate")),
+        ("sst2", ("negative", "positive")),  # labels of two domains are matched by position
+        ("imdb", ("negative", "positive")),
+        ("olid", ("NOT", "OFF")),
+        ("dynahate", ("nothate", "hate")),
+        ("subj", ("subjective", "objective")),  # as in LM-BFF, unlike the hub
+        ("trec", ("DESC", "ENTY", "ABBR", "HUM", "LOC", "NUM")),
+    ],
+)
+def test_labels_have_the_order_that_a_metric_or_another_domain_reads(task, labels):
+    assert run(task=task).task.labels == labels
+
+
+@pytest.mark.parametrize(
+    ("pair", "splits"),
+    [
+        ("sst2_imdb", [("sst2", "train"), ("sst2", "validation"), ("imdb", "test")]),
+        ("imdb_sst2", [("imdb", "train"), ("imdb", "test"), ("sst2", "validation")]),
+        ("olid_dynahate", [("olid", "train"), ("olid", "test"), ("dynahate", "test")]),
+        ("dynahate_olid", [("dynahate", "train"), ("dynahate", "test"), ("olid", "test")]),
+    ],
+)
+def test_across_domains_one_train_split_and_two_evaluation_splits_are_read(pair, splits):
+    found = run(task=pair)
+    assert splits_needed(found.task, found.protocol) == splits
 
 
 def test_e2e_is_trained_and_decoded_as_in_the_released_code():

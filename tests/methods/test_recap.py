@@ -142,6 +142,7 @@ def test_moments_return_with_their_weights_and_decay_where_nothing_was_updated(p
                 dim, where, torch.where(rows_that_train(first, name), of[moment], torch.zeros(()))
             )
             assert torch.equal(first["moments"][name][moment], expected), name
+    assert second["carried"].keys() == first["adam"].keys() and first["adam"]
     for name, of in second["carried"].items():
         dim, where = second["places"].get(name, (0, torch.arange(len(second["whole"][name]))))
         for moment, decay in (("exp_avg", 0.9), ("exp_avg_sq", 0.999)):

@@ -241,6 +241,8 @@ def test_the_best_strategy_is_the_best_of_four_finished_cells(says: Says) -> Non
     assert (value.state, value.chosen, value.mean) == ("done", "block_high", pytest.approx(82.0))
     assert value.delta == pytest.approx(0.8)  # the paper prints 81.2
     assert (value.n, value.wanted) == (12, 12)
+    cost = dataclasses.replace(cell, column=dataclasses.replace(cell.column, higher_is_better=False))
+    assert says(cost, *records).chosen == "low_k"
     incomplete = RecordIndex([])
     assert aggregate(cell, incomplete).state == "missing" and aggregate(cell, incomplete).chosen is None
 
