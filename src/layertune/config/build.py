@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import re
 import types
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -105,7 +105,7 @@ def _freeze(value: Any, where: str) -> Any:
         return tuple(_freeze(item, where) for item in value)
     if isinstance(value, int | float) and not abs(value) < _BEYOND:  # NaN too
         raise ConfigError(f"{where}={value!r} is not allowed: numbers are finite and below 2^63.")
-    if isinstance(value, str) and any(_is_control(character) for character in value):
+    if isinstance(value, str) and _CONTROL.search(value):
         raise ConfigError(
             f"{where}={value!r} is not allowed: it holds control characters or half a character."
         )
@@ -115,8 +115,7 @@ def _freeze(value: Any, where: str) -> Any:
 _BEYOND = 2**63  # whole numbers of the libraries end here
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\r\t"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # line breaks and tabs are text
 
 
 def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
