@@ -116,7 +116,10 @@ def test_selection_knows_the_papers_names_and_the_rules():
     assert select_layers(scores, 2, "block_high") == (2, 6)
     assert select_layers(scores, 2, "block_low") == (3, 5)
     assert select_layers(scores, 2, "top_k") == (5, 6)
-    assert select_layers(scores, 2, "random_k", seed=4) == select_layers(scores, 2, "random", seed=4)
+    assert select_layers(scores, 2, "bottom_k") == (1, 2)
+    drawn = [select_layers(scores, 2, "random_k", seed=seed) for seed in range(8)]
+    assert drawn == [select_layers(scores, 2, "random", seed=seed) for seed in range(8)]
+    assert len(set(drawn)) > 3  # of 15; each seed draws its own
     with pytest.raises(ConfigError, match=r"strategy=best does not exist; known: block_high, "):
         select_layers(scores, 2, "best")
     with pytest.raises(ConfigError, match="k=6 is out of range"):

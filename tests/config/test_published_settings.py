@@ -66,7 +66,9 @@ def test_a_baseline_has_the_settings_of_its_source(method):
 FREEZING = {"cola": 0.90, "mrpc": 0.90, "stsb": 0.85, "qnli": 0.95, "qqp": 0.80, "mnli": 0.80, "rte": 0.90}
 
 
-@pytest.mark.parametrize(("task", "share"), [*FREEZING.items(), ("snli", 0.80), ("trec", 0.90)])
+@pytest.mark.parametrize(
+    ("task", "share"), [*FREEZING.items(), ("snli", 0.80), ("trec", 0.90), ("sst2_imdb", 0.95)]
+)
 def test_slimfit_freezes_the_share_of_its_task(task, share):
     assert run(task=task, method="slimfit").method.options["freezing_rate"] == share
 
@@ -129,6 +131,12 @@ def test_labels_have_the_order_that_a_metric_or_another_domain_reads(task, label
 def test_across_domains_one_train_split_and_two_evaluation_splits_are_read(pair, splits):
     found = run(task=pair)
     assert splits_needed(found.task, found.protocol) == splits
+
+
+def test_the_rows_of_the_hub_are_the_matched_ones_the_later_version_and_the_ones_with_a_gold_label():
+    assert run(task="mnli").task.hub.splits["validation"] == "validation_matched"
+    assert run(task="dynahate").task.hub.data_files == {"train": "*v0.2.3*.csv"}
+    assert run(task="snli").task.hub.drop_labels == (-1,)
 
 
 def test_e2e_is_trained_and_decoded_as_in_the_released_code():

@@ -90,6 +90,14 @@ def test_the_concat_head_is_dropout_linear_relu_linear_on_the_layers_side_by_sid
     assert not torch.equal(head(vectors), head(vectors))
 
 
+def test_dropout_acts_on_the_layers_side_by_side_and_in_the_pooled_head_before_the_last_map():
+    vectors = torch.randn(5, 3, 4)
+    concat, pooled = ConcatHead(3, 4, 2, dropout=1.0), PooledHead(4, 2, dropout=1.0)  # nothing comes through
+    from_bias = concat.out(concat.project.bias.clamp(min=0))
+    torch.testing.assert_close(concat.train()(vectors), from_bias.expand(5, 2))
+    torch.testing.assert_close(pooled.train()(vectors), pooled.out.bias.expand(5, 2))
+
+
 def test_the_pooled_head_reads_the_last_layer_only():
     head = PooledHead(4, 2, dropout=0.3).eval()
     vectors = torch.randn(5, 3, 4)
