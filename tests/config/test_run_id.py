@@ -120,6 +120,16 @@ def test_files_that_a_run_does_not_read_are_not_in_its_key(local: Build, tmp_pat
     assert data_key(local(held_out)) == key
 
 
+def test_what_a_manifest_makes_of_the_labels_is_in_the_key(local: Build, tmp_path: Path) -> None:
+    before = data_key(local())
+    manifest = tmp_path / "data" / "manifest.json"
+    labels = list(local().task.labels)
+    for names, same in ((labels, True), (labels[::-1], False)):
+        entry = {"label_names": names}
+        manifest.write_text(json.dumps({"files": {"demo/train.csv": entry, "demo/validation.csv": entry}}))
+        assert (data_key(local()) == before) == same
+
+
 def test_local_weights_are_known_by_their_content(build: Build, tmp_path: Path) -> None:
     folder = tmp_path / "bert"
     folder.mkdir()

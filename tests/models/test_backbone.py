@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from functools import partial
@@ -215,3 +216,17 @@ def test_half_precision_states_come_back_as_fp32_and_doubles_stay_doubles():
     with torch.no_grad():
         assert tiny_backbone("bert").to(torch.bfloat16)(batch).dtype is torch.float32
         assert tiny_backbone("bert").double()(batch).dtype is torch.float64
+
+
+def test_segment_ids_reach_a_model_whose_configuration_does_not_count_them():
+    from transformers import XLNetConfig, XLNetModel
+
+    torch.manual_seed(0)
+    config = XLNetConfig(vocab_size=99, d_model=32, n_layer=3, n_head=4, d_inner=64)
+    backbone, batch = Backbone(XLNetModel(config).eval(), "last"), batch_of([6, 6])
+    segments = torch.tensor([[0, 0, 0, 1, 1, 2]] * 2)
+    with torch.no_grad():
+        given = backbone(dataclasses.replace(batch, segment_ids=segments))
+        states = backbone.model(batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=segments)
+        assert torch.equal(given[:, -1], states.last_hidden_state[:, -1])
+        assert not torch.allclose(given, backbone(batch))

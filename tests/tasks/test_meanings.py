@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
+from huggingface_hub import constants
 
 from layertune.config import ConfigError
 from layertune.config.compose import compose_run
@@ -173,21 +177,21 @@ def test_a_missing_dev_file_is_a_wrong_request(tmp_path):
         loaded(tmp_path)
 
 
-def test_rows_of_the_hub_are_counted_by_row_and_by_meaning(monkeypatch):
-    asked = []
-
-    def play(id_, config, **options):
-        asked.append((id_, config, options["split"], options["revision"], options["data_files"]["test"]))
-        columns = {"meaning_representation": ["name[a]"] * 2, "human_reference": ["it", "that"]}
-        return datasets.Dataset.from_dict(columns)
-
-    monkeypatch.setattr(datasets, "load_dataset", play)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+def test_rows_of_the_hub_are_counted_by_row_and_by_meaning(loopback_hub, monkeypatch):
     task = compose_run("model=gpt2", "task=e2e", "method=full").task
-    with pytest.raises(DataError, match="1 distinct meaning representations and 630 are expected"):
-        read_hub(task, "test")
-    revision = "a1fd8dcb2b81207ecc5b7fd886f78fcee959eebc"
-    assert asked == [("tuetschek/e2e_nlg", None, "test", revision, "default/test/0000.parquet")]
+    rows = {"meaning_representation": ["name[a]"] * 2, "human_reference": ["it", "that"]}
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(rows), stream)
+    files = {f"default/{split}/0000.parquet": stream.getvalue() for split in SPLITS}
+    loopback_hub.repositories["datasets", task.hub.id] = (task.hub.revision, files)
+    asked = []
+    for offline in (False, True):  # the second time from the cache
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(DataError, match="1 distinct meaning representations and 630 are expected"):
+            read_hub(task, "test")
+        asked.append(len(loopback_hub.log))
+    assert 0 < asked[0] == asked[1]
 
 
 def test_the_real_rows_are_the_official_ones(shared_data, tmp_path):

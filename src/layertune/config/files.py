@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,6 +92,19 @@ def splits_needed(task: TaskSpec, protocol: ProtocolSpec) -> list[tuple[str, str
         needed += [(own, split) for split in (task.dev_split, task.eval_split) if split is not None]
         needed += [(foreign.data_name, foreign.eval_split) for foreign in task.foreign.values()]
     return needed
+
+
+def label_order(data_dir: Path, path: Path, labels: Sequence[str]) -> list[str] | None:
+    """Return what manifest.json says the numbers of a file's labels mean, where that is not the task's order.
+
+    A manifest that cannot be read says nothing here: it is refused when the rows are read.
+    """
+    try:
+        files = json.loads((data_dir / "manifest.json").read_bytes())["files"]
+        names = files[path.relative_to(data_dir).as_posix()]["label_names"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return list(map(str, names)) if isinstance(names, list) and names != list(labels) else None
 
 
 def file_sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from layertune.config.files import (
     file_sha256,
+    label_order,
     local_split_file,
     own_files,
     resolved_data_dir,
@@ -125,13 +126,17 @@ def data_key(run: RunConfig) -> str:
     if run.task.source == "own":
         files, own = own_files(run.own), run.own
         read = [own.text, own.text2, own.label, own.regression]
-        content = f"hub:{own.train}" if files is None else [_cached_sha256(path, run) for path in files]
+        source = f"hub:{own.train}@{own.revision or 'main'}"
+        content = source if files is None else [_cached_sha256(path, run) for path in files]
         return "own:" + sha256_of([content, read])
     folder = resolved_data_dir(run.data_dir)
     if folder is None:
         return ",".join(_hub_key(task) for task in (run.task, *run.task.foreign.values()))
     files = [local_split_file(folder, task, split) for task, split in splits_needed(run.task, run.protocol)]
-    return "sha256:" + sha256_of([_cached_sha256(path, run) for path in files])
+    hashes: list[object] = [_cached_sha256(path, run) for path in files]
+    orders = [label_order(folder, path, run.task.labels) for path in files]
+    renumbered = [orders] if any(orders) else []
+    return "sha256:" + sha256_of([*hashes, *renumbered])
 
 
 def _hub_key(task: TaskSpec) -> str:

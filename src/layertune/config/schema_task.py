@@ -79,6 +79,7 @@ class OwnSpec:
 
     train: File | None = None  # csv, tsv, jsonl or parquet; or the id of a data set on the hub
     eval: File | None = None  # None: the hub's own split, else a tenth of the training rows is held out
+    revision: Line | None = None  # of a data set on the hub: commit, branch or tag
     text: Line = "text"
     text2: Line | None = None  # the second sentence of a pair
     label: Line = "label"

@@ -61,6 +61,7 @@ class Architecture:
         plain: the blocks take the states of all tokens and return them, and nothing else, so that a forward
             pass can start at any of them.
         last_layer: how the last block is run for one token (`layertune.models.last_layer`).
+        segments: it reads segment ids, although its configuration does not say how many there are.
         sites: where the inside of a block is.
         named: what the hub ids of its models contain, by custom.
     """
@@ -72,6 +73,7 @@ class Architecture:
     tuples: bool = False
     eager: bool = False
     plain: bool = False
+    segments: bool = False
     last_layer: Literal["bert", "mpnet", "gpt2", "llama", "gemma2"] | None = None
     sites: Sites | None = None
     named: tuple[str, ...] = ()
@@ -153,7 +155,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": replace(_DECODER, layers="h", final_norm="ln_f", last_layer="gpt2", sites=_GPT2),
     "gemma2": replace(_DECODER, eager=True, last_layer="gemma2"),
     "llama": _DECODER,
-    "xlnet": Architecture(token="last", time_first=True),  # its [CLS] is the last token
+    "xlnet": Architecture(token="last", time_first=True, segments=True),  # its [CLS] is the last token
 }
 
 

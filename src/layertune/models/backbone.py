@@ -71,8 +71,8 @@ class Backbone(nn.Module):
         self.hidden_size: int = model.config.hidden_size
         accepted = inspect.signature(model.forward).parameters
         # GPT-2 would look segment ids up among its words, and RoBERTa has one segment only.
-        segments = getattr(model.config, "type_vocab_size", None) or 0
-        self._takes_segments = "token_type_ids" in accepted and segments > 1
+        several = (getattr(model.config, "type_vocab_size", None) or 0) > 1 or self.architecture.segments
+        self._takes_segments = "token_type_ids" in accepted and several
         self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
 
     @property

@@ -38,7 +38,7 @@ def cached_scores(
     """Return the scores of a run's scorer over its training split, and whether they came from disk."""
     assert run.method.scorer is not None, f"{run.method.name} has no scorer"
     rows = scored_rows(len(data.train), run.scoring)
-    path = run.cache_dir / "scores" / f"{score_key(run, data, rows)}.json"
+    path = run.cache_dir / "scores" / f"{score_key(run, data, rows, model.backbone.commit)}.json"
     with locked(lock_of(path)):  # one process scores; others wait here, and then find the scores
         if (scores := _read(path)) is not None:
             log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
@@ -95,8 +95,15 @@ def batches_of(store: TokenStore, rows: np.ndarray, batch_size: int, device: tor
         yield store.batch(rows[indices]).to(device)
 
 
-def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
-    """Hash everything that the scores depend on."""
+def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | None = None) -> str:
+    """Hash everything that the scores depend on.
+
+    Args:
+        run: what is asked.
+        data: the training split is read.
+        rows: which of its rows.
+        commit: of the hub that the weights were read from, where the run pins none.
+    """
     model = run.model
     loss = [run.head, model.rep_norm, run.train.label_smoothing]  # it enters one score
     shown = run.task.score_text if run.task.kind == "generation" else None
@@ -108,7 +115,7 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray) -> str:
             "version": SCORING_VERSION,
             "scorer": scorer_key(run.method.scorer),
             "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,
-            "weights": weights_key(run),
+            "weights": weights_key(run) if run.model.revision else [weights_key(run), commit],
             "representative": [model.representative_token, model.last_layer],
             "loss": loss if run.method.scorer == "gradient_norm" else None,
             "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],

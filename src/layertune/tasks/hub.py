@@ -87,7 +87,7 @@ def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> tuple[R
     return rows, commit
 
 
-def read_whole(name: str) -> tuple[list[tuple[str, Table]], str, str | None]:
+def read_whole(name: str, revision: str | None) -> tuple[list[tuple[str, Table]], str, str | None]:
     """Read a data set of one's own choice: its training split and the first of validation, dev and test.
 
     Returns:
@@ -96,7 +96,7 @@ def read_whole(name: str) -> tuple[list[tuple[str, Table]], str, str | None]:
     Raises:
         DataError: the hub does not give it, or it has no training split.
     """
-    hub = HubSource(id=name)
+    hub = HubSource(id=name, revision=revision)
     task = TaskSpec(name="own", hub=hub)
     parts = [("train", *_load(task, hub, "train"))]
     for part in ("validation", "dev", "test"):

@@ -65,7 +65,7 @@ def read_own(own: OwnSpec, task: TaskSpec) -> OwnRows:
     if files is None:
         from layertune.tasks.hub import read_whole
 
-        tables, source, revision = read_whole(str(own.train))
+        tables, source, revision = read_whole(str(own.train), own.revision)
     else:
         wanted = [*task.columns, own.label]
         tables = [(str(path), read_table(path, wanted)) for path in files]
