@@ -121,6 +121,11 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
         else:
             config = _read(model, "configuration", AutoConfig.from_pretrained)
         refuse_other_than_one_stack(config, f"model={model.name}")
+        if model.num_layers and config.num_hidden_layers != model.num_layers:
+            raise ModelError(
+                f"model={model.name} has {config.num_hidden_layers} layers and its configuration says "
+                f"num_layers={model.num_layers}: correct configs/model/{model.name}.yaml or model.path."
+            )
         if type(config) not in MODEL_MAPPING:
             raise ModelError(f"model={model.name}: transformers has no headless {config.model_type}.")
         headless = MODEL_MAPPING[type(config)]
@@ -130,11 +135,6 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
                 loaded = kind.from_config(config, **options)
         else:
             loaded = _fetch_weights(model, kind, config=config, **options)
-    if model.num_layers and config.num_hidden_layers != model.num_layers:
-        raise ModelError(
-            f"model={model.name} has {config.num_hidden_layers} layers and its configuration says "
-            f"num_layers={model.num_layers}: correct configs/model/{model.name}.yaml or model.path."
-        )
     positions = usable_positions(loaded.base_model)
     if model.max_positions and positions and model.max_positions > positions:
         raise ModelError(
