@@ -264,6 +264,8 @@ def test_requests_that_cannot_work_are_refused_in_a_sentence():
         "text 2 is": lambda: score_layers(model, (tokenizer, ["a film", ("a", "film")])),
         "row 2 has no text": lambda: score_layers(model, (tokenizer, ["a film", None])),
         "half a character": lambda: score_layers(model, (tokenizer, ["a film", "\ud800"])),
+        "the texts are a dict": lambda: score_layers(model, (tokenizer, {"text": TEXTS})),
+        "max_length=None": lambda: score_layers(model, (tokenizer, TEXTS), max_length=None),
         "begins with a tokenizer": lambda: score_layers(model, (str, TEXTS)),
         "max_length=2": lambda: score_layers(model, (tokenizer, TEXTS), max_length=2),
         "batch_size=0": lambda: score_layers(model, (tokenizer, TEXTS), batch_size=0),

@@ -83,9 +83,7 @@ def score_layers(
     if isinstance(data, tuple) and len(data) == 2 and callable(data[0]):
         if needs_labels:
             raise ConfigError("scorer=gradient_norm needs labels: give batches, not (tokenizer, texts).")
-        limit = usable_positions(base)
-        length = max_length if limit is None else min(max_length, limit)
-        store = encode_texts(*data, length, segment_ids)
+        store = encode_texts(*data, max_length, usable_positions(base), segment_ids)
         refuse_what_does_not_fit(base, int(store.ids.max()), int(store.lengths.max()))
         batches = batches_of_store(store, batch_size, num_embeddings(base), _padding(base))
     else:

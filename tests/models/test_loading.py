@@ -132,6 +132,45 @@ def test_what_decides_the_ids_beside_the_vocabulary_is_in_the_key_of_a_tokenizer
     assert key != before
 
 
+def test_a_tokenizer_in_python_loads_and_its_key_is_what_it_knows(saved_bert, repo):
+    from transformers import ByT5Tokenizer
+
+    keys = []
+    for tokens in ([], ["<a>"], []):
+        for file in saved_bert.glob("token*"):
+            file.unlink()
+        tokenizer = ByT5Tokenizer()
+        tokenizer.add_tokens(tokens)
+        tokenizer.save_pretrained(saved_bert)
+        loaded, key = load_tokenizer(spec_of(repo, "tiny_bert", path=str(saved_bert)))
+        assert loaded("af")["input_ids"] == [100, 105, 1]
+        keys.append(key)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_pad_token_without_an_embedding_gives_way_to_the_end_token(tmp_path, repo):
+    spec = spec_of(repo, "tiny_gpt2")
+    load_model(spec).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(spec)[0]
+    tokenizer.add_tokens([f"<{n}>" for n in range(len(tokenizer), spec.random_config["vocab_size"])])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= spec.random_config["vocab_size"]
+    tokenizer.save_pretrained(tmp_path)
+    loaded, _ = load_tokenizer(spec_of(repo, "tiny_gpt2", path=str(tmp_path)))
+    assert loaded.pad_token_id == loaded.eos_token_id
+
+
+def test_what_is_no_single_stack_of_layers_is_refused_before_its_weights_are_read(tmp_path, repo):
+    for model_type in ("t5", "gemma3", "encoder-decoder"):
+        config = {"model_type": model_type} | ({"is_encoder_decoder": True} if "-" in model_type else {})
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelError):
+            load_model(spec_of(repo, "tiny_bert", path=str(tmp_path)))
+    with pytest.raises(ModelError, match="single stack"):
+        load_model(spec_of(repo, "tiny_bert", random_config={"model_type": "t5", "d_model": 8}))
+
+
 def test_a_checkpoint_with_a_head_loads_into_the_headless_model(tmp_path, repo):
     spec = spec_of(repo, "tiny_bert", path=str(tmp_path))
     whole = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**spec.random_config))

@@ -268,3 +268,23 @@ def test_losses_under_bf16_autocast_are_computed_in_fp32():
 def test_the_representative_vectors_of_a_task_model_are_those_of_its_backbone():
     model, batch = tiny_task_model("gpt2"), batch_of([9, 5, 7])
     torch.testing.assert_close(model.representatives(batch), tiny_backbone("gpt2")(batch))
+
+
+def test_a_text_is_read_at_the_token_that_has_seen_it():
+    causal = dataclasses.replace(TINY_GPT2, family="encoder")
+    with pytest.raises(ModelError, match="decoder"):
+        build_model(run_of(causal), 3, "classification")
+    chosen = dataclasses.replace(causal, representative="first")
+    assert build_model(run_of(chosen), 3, "classification").backbone.representative_token == "first"
+    shape = {"vocab_size": 60, "d_model": 32, "n_layer": 4, "n_head": 4, "d_head": 8}
+    xlnet = dataclasses.replace(TINY_BERT, random_config={"model_type": "xlnet", **shape})
+    with pytest.raises(ModelError, match="representative=last"):
+        build_model(run_of(xlnet), 3, "classification")
+
+
+def test_a_model_that_drops_layers_in_training_is_scored_and_not_trained():
+    shape = {**TINY_BERT.random_config, "model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 32}
+    run = run_of(dataclasses.replace(TINY_GPT2, random_config={**shape, "layerdrop": 0.1}))
+    with pytest.raises(ModelError, match="layerdrop"):
+        build_model(run, 3, "classification")
+    assert build_model(dataclasses.replace(run, stage="score"), 3, "classification").backbone.num_layers == 4

@@ -23,6 +23,23 @@ def test_xlnets_blocks_hold_time_first_and_their_states_come_out_batch_first(row
         torch.testing.assert_close(backbone(batch), expected, rtol=0, atol=0)
 
 
+def test_longformer_pads_to_its_window_and_its_states_are_those_of_the_tokens():
+    backbone, batch = Backbone(any_model("longformer", attention_window=8), "first"), batch_of([9, 5])
+    probe(backbone)
+    with torch.no_grad():
+        states = backbone.model(
+            batch.input_ids, batch.attention_mask, output_hidden_states=True
+        ).hidden_states
+        expected = torch.stack([state[:, 0] for state in states[1:]], 1)
+        torch.testing.assert_close(backbone(batch), expected, rtol=0, atol=0)
+
+
+def test_bigbird_keeps_its_sparse_attention_when_it_is_looked_at():
+    model = any_model("big_bird", block_size=2, num_random_blocks=1)
+    probe(Backbone(model, "first"))
+    assert model.attention_type == "block_sparse"
+
+
 def test_a_projection_behind_the_last_layer_leaves_the_layers_own_output_to_compare():
     model, batch = (
         any_model("opt", **OPT),

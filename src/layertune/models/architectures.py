@@ -56,6 +56,7 @@ class Architecture:
         final_norm: the norm behind the last block; None = there is none, as in encoders.
         token: stands for a text where a model is not causal: the first, or the last ([CLS] at the end).
         time_first: the blocks hold [T, B, H].
+        padded: the blocks hold more tokens, behind those of the batch (up to a window of the attention).
         tuples: the blocks return a tuple; the states come first.
         eager: no scaled-dot-product attention in some or all releases of transformers 5.
         plain: the blocks take the states of all tokens and return them, and nothing else, so that a forward
@@ -70,6 +71,7 @@ class Architecture:
     final_norm: str | None = None
     token: Literal["first", "last"] = "first"
     time_first: bool = False
+    padded: bool = False
     tuples: bool = False
     eager: bool = False
     plain: bool = False
@@ -155,6 +157,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": replace(_DECODER, layers="h", final_norm="ln_f", last_layer="gpt2", sites=_GPT2),
     "gemma2": replace(_DECODER, eager=True, last_layer="gemma2"),
     "llama": _DECODER,
+    "longformer": Architecture(padded=True),
+    "big_bird": Architecture(padded=True),
     "xlnet": Architecture(token="last", time_first=True, segments=True),  # its [CLS] is the last token
 }
 
@@ -218,7 +222,11 @@ def find_layers(model: nn.Module, path: str | None = None) -> str:
     if path is None:
         raise ModelError(
             f"cannot tell where {type(model).__name__} holds its {num_layers} layers: set model.layers to "
-            + (f"one of {', '.join(found)}." if found else "the dotted path of the list.")
+            + (
+                f"one of {', '.join(found)}."
+                if found
+                else "the dotted path of the list (layers that share weights, as ALBERT's, are no list)."
+            )
         )
     if path not in found:
         raise ModelError(

@@ -178,6 +178,7 @@ class Backbone(nn.Module):
                 raw=self.last_layer == "raw",
                 defer=recomputed,
                 time_first=self.architecture.time_first,
+                padded=self.architecture.padded,
             )
             with watch:
                 last = _last_state(self.model(**self.inputs(batch)))

@@ -128,10 +128,12 @@ def build_backbone(model: ModelSpec, causal_lm: bool = False) -> tuple[Backbone,
     loaded = load_model(model, causal_lm)
     headless = loaded.base_model if causal_lm else loaded
     backbone = Backbone(headless, model.representative_token, model.last_layer, model.layers)
-    if probe(backbone) and model.representative_token == "first" and model.representative is None:
+    token = "last" if probe(backbone) else backbone.architecture.token
+    if model.representative is None and model.representative_token != token:
         raise ModelError(
-            f"model={model.name} is causal, so its first token has seen nothing of a text: set "
-            "model.family=decoder (the last token stands for a text), or model.representative=first."
+            f"a text is to be read at the {token} token of model={model.name}, and model.family="
+            f"{model.family} reads another: set the family of a causal model to decoder, or say "
+            f"model.representative={token}."
         )
     if backbone.pooler is not None:
         backbone.pooler.requires_grad_(False)  # unused: it is only counted

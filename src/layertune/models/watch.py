@@ -30,6 +30,7 @@ class Watch:
         raw: what the last layer leaves behind is its own output, not the model's last state.
         defer: tell `on_block` of all layers after the pass only.
         time_first: the blocks hold [T, B, H] (XLNet).
+        padded: the blocks hold more tokens behind those of the batch (Longformer).
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Watch:
         raw: bool,
         defer: bool,
         time_first: bool = False,
+        padded: bool = False,
     ) -> None:
         self.layers, self.on_block, self.first, self.shape = layers, on_block, first, shape
-        self.raw, self.defer, self.time_first = raw, defer, time_first
+        self.raw, self.defer, self.time_first, self.padded = raw, defer, time_first, padded
         self.numbers: list[int] = []  # of the layers that ran, in their order
         self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -56,7 +58,8 @@ class Watch:
 
     def _hook(self, number: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            after = self._state(output[0] if isinstance(output, tuple) else output, f"layer {number} leaves")
+            states = output[0] if isinstance(output, (tuple, list)) else output  # DeBERTa: tuple, GPT: list
+            after = self._state(states, f"layer {number} leaves")
             before = args[0] if args else kwargs.get("hidden_states")
             before = self._state(before, f"layer {number} is given").to(after.device)
             self.numbers.append(number)
@@ -70,6 +73,7 @@ class Watch:
     def _state(self, state: Any, what: str) -> Tensor:
         if isinstance(state, Tensor):
             state = state.transpose(0, 1) if self.time_first and state.ndim == 3 else state
+            state = state[:, : self.shape[1]] if self.padded else state
             if state.shape == self.shape:
                 return state
         found = list(state.shape) if isinstance(state, Tensor) else f"a {type(state).__name__}"

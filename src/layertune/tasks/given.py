@@ -27,9 +27,17 @@ def encode_texts(
     tokenizer: Any,
     texts: Iterable[str | tuple[str, str]],
     max_length: int,
+    positions: int | None,
     segment_ids: Literal["standard", "zeros"] = "standard",
 ) -> TokenStore:
     """Tokenise texts, or pairs of texts, as the rows of a task.
+
+    Args:
+        tokenizer: of transformers.
+        texts: strings, or pairs of strings.
+        max_length: longer ones are cut to this many tokens,
+        positions: and to as many as the model can read; None = any.
+        segment_ids: the tokenizer's own, or zeros throughout.
 
     Raises:
         DataError: there is none, or one that is neither a string nor a pair of strings.
@@ -38,6 +46,12 @@ def encode_texts(
         raise DataError(
             f"(tokenizer, texts) begins with a tokenizer of transformers; given: {type(tokenizer).__name__}."
         )
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes) or hasattr(texts, "keys"):
+        raise DataError(
+            f"the texts are a {type(texts).__name__}: give a list of strings, or of pairs of strings."
+        )
+    if not isinstance(max_length, int):
+        raise DataError(f"max_length={max_length} is not allowed: a number of tokens.")
     rows = [texts] if isinstance(texts, str) else list(texts)
     if not rows:
         raise DataError("no example to score the layers on: the list of texts is empty.")
@@ -55,7 +69,8 @@ def encode_texts(
         text_column(column, name, Place("texts"))
         for column, name in zip(zip(*pairs, strict=True), names, strict=True)
     )
-    return encode(unlabelled(columns), tokenizer, TaskSpec(max_length=max_length, segment_ids=segment_ids))
+    length = max_length if positions is None else min(max_length, positions)
+    return encode(unlabelled(columns), tokenizer, TaskSpec(max_length=length, segment_ids=segment_ids))
 
 
 def batches_of_store(store: TokenStore, batch_size: int, known: int | None, padding: int) -> Iterator[Batch]:
