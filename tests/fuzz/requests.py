@@ -33,6 +33,7 @@ from . import in_folders
 
 REPO = Path(__file__).resolve().parents[2]
 BASE = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
+LARGEST_MODEL = 10_000  # of any size: larger ones may take all memory before they are refused
 GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe", "sweep", "table")
 
 
@@ -110,7 +111,9 @@ def _nothing_trained() -> Iterator[None]:
 def _prepared(run: RunConfig, store: Any) -> Record:
     """Build what a run builds before it reads data, and return some record."""
     build_method(run)
-    if run.model.source == "random" and any("random_config" in word for word in run.overrides):
+    sizes = [size for size in (run.model.random_config or {}).values() if isinstance(size, int)]
+    spoilt = any("random_config" in word for word in run.overrides)
+    if run.model.source == "random" and spoilt and max(sizes, default=0) < LARGEST_MODEL:
         build_model(run, run.task.num_outputs, run.task.kind)
     return _some_record()
 
