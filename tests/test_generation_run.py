@@ -212,7 +212,7 @@ def test_wrong_requests_end_before_any_work(request_run):
     for override, words in (
         ("model=tiny_bert", "is an encoder"),
         ("task.decoding.num_beams=0", "task.decoding.num_beams=0"),
-        ("task.decoding.no_repeat_ngram=-1", "at least 0"),
+        ("task.decoding.no_repeat_ngram=-1", "from 0 to"),
         ("task.max_length=510", "together longer than the 512 positions"),
         ("task.format=json", "code | lora"),
         ("eval_generation=never", "every | last"),

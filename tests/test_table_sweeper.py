@@ -242,7 +242,7 @@ def test_other_launchers_run_the_same(launcher, more, folder, repo):
             marks=needs("hydra_joblib_launcher"),
         ),
     ],
-    ids=["table", "plain", "joblib"],
+    ids=["table", "joblib"],
 )
 def test_a_run_that_another_process_trains_comes_again_at_the_end(first, words, folder, repo):
     """It is held until the other run is done, then given up as by a process that was killed."""

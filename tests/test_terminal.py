@@ -15,7 +15,7 @@ from layertune.config import ConfigError
 from layertune.records import RecordError
 from layertune.terminal import any_terminal
 
-SCRIPTS = sorted(path.name for path in (Path(__file__).parents[1] / "scripts").glob("*.py"))
+SCRIPTS = sorted(path.name for path in (Path(__file__).parents[1] / "scripts").glob("[a-z]*.py"))
 OTHERS = {"bench.py", "bench_gpu.py"}  # they print what they wrote to a file
 
 
