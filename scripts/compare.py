@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from layertune.command_line import WRONG_REQUEST, run_script
-from layertune.config import ConfigError
+from layertune.command_line import run_script
+from layertune.errors import WRONG_REQUEST, ConfigError
 from layertune.records.store import read_files
 from layertune.report.modes import compare_modes
 from layertune.report.summary import compare, compare_means

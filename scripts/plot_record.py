@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from layertune.command_line import WRONG_REQUEST, run_script
+from layertune.command_line import run_script
+from layertune.errors import WRONG_REQUEST
 from layertune.records import read_record
 from layertune.report.figures import plot_record
 

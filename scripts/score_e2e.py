@@ -14,7 +14,7 @@ import json
 import logging
 
 from layertune.command_line import run_script
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.evaluation import nlg
 from layertune.evaluation.nlg.files import Corpus, read_lists, read_predictions
 

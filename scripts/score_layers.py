@@ -11,8 +11,9 @@ import argparse
 from pathlib import Path
 
 from layertune.command_line import run_script
-from layertune.config import ConfigError, ModelSpec
+from layertune.config import ModelSpec
 from layertune.config.files import expanded
+from layertune.errors import ConfigError
 
 
 def main(args: argparse.Namespace) -> None:

@@ -19,8 +19,9 @@ from transformers import (
 
 import layertune
 from layertune import freeze_all_but, score_layers, select_layers
-from layertune.config import ConfigError, ModelSpec
-from layertune.models import Backbone, ConcatHead, ModelError, TaskModel
+from layertune.config import ModelSpec
+from layertune.errors import ConfigError, ModelError
+from layertune.models import Backbone, ConcatHead, TaskModel
 from layertune.models.tiny_tokenizer import tiny_tokenizer
 from layertune.scoring import SCORERS
 

@@ -7,10 +7,10 @@ import torch
 from tiny_runs import compose_tiny, options_of, timeless
 
 from layertune.config.compose import group_file, group_names
+from layertune.errors import RunFailed
 from layertune.methods import METHODS, HeadOnly, SelectedLayers
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.records.writer import RunFailed
 from layertune.training import loop
 
 

@@ -13,14 +13,9 @@ import pytest
 from tiny_runs import DEFAULTS, compose_tiny, timeless
 
 from layertune.command_line import run_command_line
-from layertune.config import ConfigError
-from layertune.models import ModelError
+from layertune.errors import ConfigError, DataError, Interruption, ModelError, RecordError, RunFailed
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.records.record import RecordError
-from layertune.records.writer import RunFailed
-from layertune.tasks import DataError
-from layertune.training import Interruption
 
 
 def ends_with(error):

@@ -11,8 +11,8 @@ from tiny_runs import weights
 
 from layertune import pipeline
 from layertune.config.compose import compose_run
+from layertune.errors import JavaError
 from layertune.evaluation.nlg import scorer
-from layertune.evaluation.nlg.java import JavaError
 from layertune.records import Store
 
 # Of the methods here two train the words, and with them the head they are tied to, as their sources do.

@@ -9,10 +9,9 @@ import random
 
 import pytest
 
-from layertune.config import ConfigError
 from layertune.config.compose import compose_run
+from layertune.errors import ConfigError, JavaError
 from layertune.evaluation.nlg import files, scorer
-from layertune.evaluation.nlg.java import JavaError
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
 

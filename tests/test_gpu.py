@@ -17,6 +17,7 @@ from tiny_runs import NO_DROPOUT, Prepared, assert_same, compose_tiny, prepare, 
 
 from layertune.config import DecodingSpec, TaskSpec
 from layertune.config.compose import group_names
+from layertune.errors import Interruption
 from layertune.evaluation.generation import generate
 from layertune.models import build_model, load_tokenizer
 from layertune.pipeline import execute
@@ -25,7 +26,7 @@ from layertune.tasks import Split
 from layertune.tasks.meanings import group_meanings
 from layertune.tasks.prompts import encode_generation
 from layertune.tasks.rows import unlabelled
-from layertune.training import Interruption, loop, prepare_runtime, train
+from layertune.training import loop, prepare_runtime, train
 from layertune.training.runtime import set_determinism
 
 DEVICE = "cuda"

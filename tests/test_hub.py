@@ -14,10 +14,10 @@ import yaml
 from huggingface_hub import constants
 from loopback_hub import Hub
 
-from layertune.config import ConfigError, ModelSpec, TaskSpec
+from layertune.config import ModelSpec, TaskSpec
 from layertune.config.build import build_dataclass
-from layertune.models import Backbone, ModelError, load_model, load_tokenizer
-from layertune.tasks import DataError
+from layertune.errors import ConfigError, DataError, ModelError
+from layertune.models import Backbone, load_model, load_tokenizer
 from layertune.tasks.hub import read_hub
 
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"  # the one that configs/model/bert.yaml pins

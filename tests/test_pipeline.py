@@ -13,15 +13,13 @@ import pytest
 import torch
 
 from layertune import pipeline
-from layertune.config import ConfigError
 from layertune.config.compose import compose_run
+from layertune.errors import ConfigError, DataError, Interruption, RecordError, RunFailed
 from layertune.models import load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.records.record import ChecksRecord, RecordError
-from layertune.records.writer import RecordDraft, RunFailed
-from layertune.stopping import Interruption
-from layertune.tasks import DataError
+from layertune.records.record import ChecksRecord
+from layertune.records.writer import RecordDraft
 from layertune.training import loop
 
 

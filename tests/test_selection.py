@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.selection import SELECTORS, blocks
 
 RNG = random.Random(0)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from layertune.command_line import run_script
-from layertune.config import ConfigError
-from layertune.records import RecordError
+from layertune.errors import ConfigError, RecordError
 from layertune.terminal import any_terminal
 
 SCRIPTS = sorted(path.name for path in (Path(__file__).parents[1] / "scripts").glob("[a-z]*.py"))

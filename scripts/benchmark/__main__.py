@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from layertune.command_line import run_script
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from scripts.benchmark import gpu, jobs
 from scripts.benchmark.arms import ARMS
 from scripts.benchmark.lengths import KNOWN

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.training.outcome import TrainOutcome
 from scripts.benchmark.arms import ARMS, Bench, LoopArm, random_model, timing
 from scripts.benchmark.jobs import FAST, Plan, machine

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from layertune.config import ConfigError
 from layertune.config.names import resolve_name
-from layertune.models import Backbone, ModelError, Output, TaskModel
+from layertune.errors import ConfigError, ModelError
+from layertune.models import Backbone, Output, TaskModel
 from layertune.models.architectures import find_layers, refuse_other_than_one_stack
 from layertune.models.limits import num_embeddings, refuse_what_does_not_fit, usable_positions
 from layertune.models.probe import probe

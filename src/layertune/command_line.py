@@ -11,13 +11,19 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from layertune.config.hydra_errors import check_overrides, request_error
-from layertune.config.schema import ConfigError
-from layertune.stopping import Interruption, stopping_at_once
+from layertune.errors import (
+    DONE,
+    FAILED,
+    WRONG_REQUEST,
+    ConfigError,
+    Interruption,
+    RecordError,
+    RunFailed,
+)
+from layertune.stopping import stopping_at_once
 from layertune.terminal import any_terminal
 
 log = logging.getLogger(__name__)
-
-DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
 
 
 def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None = None) -> int:
@@ -32,22 +38,19 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
     try:
         _check_arguments(arguments)
     except ConfigError as error:
-        return _say(str(error), WRONG_REQUEST)
+        return _say(error, error.exit_code)
     try:
         with stopping_at_once(resumable=True):  # before, between and after its runs
             main()
         if _job_errors:
             raise _job_errors[0]
     except ConfigError as error:
-        return _say(str(error), FAILED if sweep else WRONG_REQUEST)
-    except Interruption as stop:
-        return _say(str(stop), RESUMABLE)
+        return _say(error, FAILED if sweep else error.exit_code)
+    except (RunFailed, RecordError, Interruption) as error:
+        return _say(error, error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted", FAILED)
     except Exception as error:
-        name = type(error).__name__
-        if name in ("RunFailed", "RecordError"):
-            return _say(str(error), FAILED)
         if (sentence := request_error(error)) is not None:
             return _say(sentence, WRONG_REQUEST)
         if isinstance(error, OSError):
@@ -58,8 +61,6 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Call a script's main function and exit; a request that cannot be met is one sentence, code 2."""
-    from layertune.records import RecordError
-
     any_terminal()
     try:
         sys.exit(main() or DONE)
@@ -105,7 +106,7 @@ def job() -> Iterator[None]:
         _job_errors.append(error)
 
 
-def _say(sentence: str, code: int) -> int:
+def _say(sentence: object, code: int) -> int:
     print(f"layertune: {sentence}", file=sys.stderr)
     return code
 

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+from layertune.errors import message_of
+
 PACKAGES = ("torch", "transformers", "datasets", "hydra-core", "omegaconf", "accelerate", "peft", "wandb")
 
 
@@ -27,7 +29,7 @@ def _attempt(question: Callable[[], str]) -> tuple[bool, str]:
     try:
         return True, question()
     except (ImportError, PackageNotFoundError, OSError, ValueError, RuntimeError) as error:
-        return False, " ".join(str(error).split()) or type(error).__name__
+        return False, message_of(error)
 
 
 def _device() -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from layertune.config import ConfigError
+from layertune.errors import HubError, message_of
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,6 @@ log = logging.getLogger(__name__)
 Wanted = Callable[[Sequence[str], Path | None], Sequence[str]]
 
 _PROBE_SECONDS = 5.0
-
-
-class HubError(ConfigError):
-    """Files that cannot be had from the hub: the sentence says why; its caller adds what to do."""
 
 
 def repository(
@@ -128,7 +124,7 @@ def reason(error: BaseException) -> str:
             return "the hub knows no such repository, or it is private: log in with `hf auth login`"
         if isinstance(one, HfHubHTTPError) and one.response is not None:
             return f"the hub answered {one.response.status_code} {one.response.reason_phrase}".rstrip()
-    return line(chain[-1])
+    return message_of(chain[-1])
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -138,9 +134,3 @@ def _chain(error: BaseException) -> list[BaseException]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     return chain
-
-
-def line(error: BaseException) -> str:
-    """Return the message of an error in one line of 300 characters at most, or its type without one."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + " …"

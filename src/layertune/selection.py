@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 
 Selector = Callable[[int, int, Sequence[float] | None, random.Random], tuple[int, ...]]
 

@@ -7,9 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
-class Interruption(KeyboardInterrupt):
-    """The command was asked to stop and the same command goes on; like Ctrl-C it ends a whole sweep."""
+from layertune.errors import Interruption
 
 
 @contextmanager

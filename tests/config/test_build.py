@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.build import convert, describe, run_from_hydra
+from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from layertune.config import ConfigError, MethodSpec, RunConfig
+from layertune.config import MethodSpec, RunConfig
 from layertune.config import compose as compose_module
 from layertune.config.build import build_method
 from layertune.config.compose import group_file, group_names
+from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.files import resolved_data_dir
+from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from layertune.config import ConfigError, MethodSpec, RunConfig
+from layertune.config import MethodSpec, RunConfig
 from layertune.config import checks as checks_module
 from layertune.config.build import run_from_hydra
 from layertune.config.compose import (
@@ -23,6 +23,7 @@ from layertune.config.compose import (
     group_file,
     group_names,
 )
+from layertune.errors import ConfigError
 
 Tree = dict[str, Any]
 

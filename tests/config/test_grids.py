@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from layertune.config import ConfigError, MethodSpec, RunConfig
+from layertune.config import MethodSpec, RunConfig
 from layertune.config.compose import compose_run, group_file, group_names
 from layertune.config.grids import middle, next_rate, rates_to_search
+from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from layertune.config import ConfigError
 from layertune.config.names import resolve_name
+from layertune.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]
 

@@ -16,6 +16,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from layertune.config import DecodingSpec, TaskSpec
+from layertune.errors import JavaError
 from layertune.evaluation.generation import (
     forced_scores,
     generate,
@@ -25,7 +26,6 @@ from layertune.evaluation.generation import (
     score_outputs,
 )
 from layertune.evaluation.nlg import files, scorer
-from layertune.evaluation.nlg.java import JavaError
 from layertune.models import build_model
 from layertune.models.tiny_tokenizer import tiny_tokenizer
 from layertune.tasks import Split, TokenStore

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.evaluation import metrics
 
 # label 0: P 1/2 R 1/2, label 1: P 2/3 R 1, label 2: P 1 R 1/2

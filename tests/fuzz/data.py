@@ -16,8 +16,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.compose import compose_run
+from layertune.errors import ConfigError
 from layertune.models import load_tokenizer
 from layertune.tasks import load_task
 

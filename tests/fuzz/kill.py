@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 import layertune
 from layertune import pipeline
+from layertune.errors import JavaError
 from layertune.evaluation.nlg import scorer
-from layertune.evaluation.nlg.java import JavaError
 
 from . import seeded_cases
 

@@ -23,7 +23,8 @@ from report.made_records import made
 from layertune.config import RunConfig
 from layertune.config.compose import CONFIG_DIR
 from layertune.config.plain import plain_run
-from layertune.records import Record, RecordError, Store
+from layertune.errors import RecipeError, RecordError
+from layertune.records import Record, Store
 from layertune.records.store import read_folders
 from layertune.report.aggregate import ReadOut
 from layertune.report.choice import judge_choice
@@ -42,7 +43,7 @@ from layertune.report.modes import compare_modes
 from layertune.report.paper import PAPER_FOLDER, load_paper_tables
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import Question, lines, make_plan
-from layertune.report.recipe import RecipeError, choose, objective
+from layertune.report.recipe import choose, objective
 from layertune.report.render.build import sheet_of
 from layertune.report.render.latex import to_latex
 from layertune.report.render.markdown import to_markdown

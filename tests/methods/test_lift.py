@@ -10,7 +10,7 @@ from added_cases import real_language_model, real_model
 from test_methods import BERT_LAYER, HEAD
 from tiny_runs import assert_same, compose_tiny, prepare, weights
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.lift import Lift, layer_order
 from layertune.training import loop

@@ -9,7 +9,7 @@ import torch
 from test_methods import BERT_LAYER, HEAD
 from tiny_runs import compose_tiny, prepare, weights
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.lisa import Lisa
 from layertune.training import loop, train

@@ -12,8 +12,8 @@ import torch
 from added_cases import real_language_model
 from tiny_runs import compose_tiny, prepare
 
-from layertune.config import ConfigError
 from layertune.config.compose import group_file, group_names
+from layertune.errors import ConfigError
 from layertune.methods import METHODS, Full, SelectedLayers, build_method, count, optimised, train_only
 from layertune.methods.base import Method
 from layertune.models import PooledHead

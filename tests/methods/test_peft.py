@@ -11,7 +11,8 @@ import torch
 from added_cases import ALL, NO_DROPOUT, added, insert, language_model, method_of, shake
 from tiny_models import batch_of, tiny_model, tiny_task_model
 
-from layertune.config import ConfigError, ModelSpec
+from layertune.config import ModelSpec
+from layertune.errors import ConfigError
 from layertune.methods.peft import merged
 from layertune.models import Backbone, TaskModel
 from layertune.models.architectures import architecture_of

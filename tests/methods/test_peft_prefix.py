@@ -11,7 +11,8 @@ from added_cases import WITH_CACHE, added, insert, language_model, method_of, sh
 from tiny_models import batch_of, tiny_model, tiny_task_model
 from transformers import DynamicCache
 
-from layertune.config import ConfigError, ModelSpec
+from layertune.config import ModelSpec
+from layertune.errors import ConfigError
 from layertune.methods.prefix import prefix_of
 
 P = 5

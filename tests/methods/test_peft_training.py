@@ -10,10 +10,10 @@ from added_cases import ALL, WITH_CACHE, added, insert, shake
 from tiny_models import batch_of, tiny_task_model
 from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, prepare, timeless, weights
 
-from layertune.models import ModelError
+from layertune.errors import Interruption, ModelError
 from layertune.pipeline import execute
 from layertune.records import Store
-from layertune.training import Interruption, loop, train
+from layertune.training import loop, train
 
 METHODS = ["lora", "ia3", "adapters", "prefix"]
 HEAD = (4 * 32 * 32 + 32) + (32 * 2 + 2)  # concat of 4 layers -> 32 -> 2 classes

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_task_model
 from tiny_runs import compose_tiny
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods import build_method, few_bits
 from layertune.methods.few_bits import (
     GELU_INPUT,

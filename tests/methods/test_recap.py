@@ -8,7 +8,7 @@ import torch
 from test_methods import BERT_LAYER, HEAD, generation_run
 from tiny_runs import compose_tiny, prepare, prepare_with, weights
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.recap import Recap, scores
 from layertune.methods.recap.prune import positions

@@ -14,7 +14,8 @@ from tiny_runs import compose_tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from layertune import records
-from layertune.config import ConfigError, TrainSpec
+from layertune.config import TrainSpec
+from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.recap.groups import layout_of
 from layertune.methods.recap.mask import highest_rows

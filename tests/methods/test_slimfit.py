@@ -10,7 +10,7 @@ from added_cases import real_model
 from tiny_models import tiny_task_model
 from tiny_runs import compose_tiny, prepare, weights
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.slimfit import SlimFit, first_ranks, relative_update, units_of
 from layertune.training import loop

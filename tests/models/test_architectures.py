@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 from tiny_models import DECODERS, ENCODERS, tiny_backbone
 
-from layertune.models import ModelError
+from layertune.errors import ModelError
 from layertune.models.architectures import (
     ARCHITECTURES,
     architecture_of,

@@ -10,7 +10,8 @@ import torch
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_backbone, tiny_model
 from torch.utils.checkpoint import checkpoint
 
-from layertune.models import Backbone, ModelError
+from layertune.errors import ModelError
+from layertune.models import Backbone
 from layertune.models.architectures import ARCHITECTURES, find_layers
 
 LENGTHS = [9, 5, 16, 3]

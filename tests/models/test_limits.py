@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import any_model, tiny_model
 
-from layertune.models import ModelError
+from layertune.errors import ModelError
 from layertune.models.limits import num_embeddings, refuse_what_does_not_fit, usable_positions
 
 

@@ -14,10 +14,11 @@ import transformers
 import yaml
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from layertune.config import ConfigError, ModelSpec
+from layertune.config import ModelSpec
 from layertune.config.build import build_dataclass
 from layertune.config.weights import weights_files, weights_folder
-from layertune.models import Backbone, ModelError, load_model, load_tokenizer
+from layertune.errors import ConfigError, ModelError
+from layertune.models import Backbone, load_model, load_tokenizer
 
 MODELS = [
     *("bert", "bert_cased", "roberta", "deberta", "deberta_v3", "electra", "gpt2", "gemma2_2b", "tinyllama"),

@@ -9,7 +9,8 @@ from tiny_models import batch_of, tiny_backbone, tiny_task_model
 from transformers import AutoConfig, AutoModel
 
 from layertune.config import MethodSpec, ModelSpec, ProtocolSpec, RunConfig, TaskSpec, TrainSpec
-from layertune.models import Backbone, ConcatHead, ModelError, PooledHead, build_model
+from layertune.errors import ModelError
+from layertune.models import Backbone, ConcatHead, PooledHead, build_model
 from layertune.models.heads import rms_normalised
 
 TINY_BERT = ModelSpec(

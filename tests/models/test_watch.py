@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_models import any_model, batch_of, tiny_backbone, tiny_model
 
-from layertune.models import Backbone, ModelError
+from layertune.errors import ModelError
+from layertune.models import Backbone
 from layertune.models.probe import probe
 
 XLNET = {"d_model": 32, "n_head": 4, "d_head": 8, "n_layer": 4, "vocab_size": 60}

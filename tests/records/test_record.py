@@ -15,7 +15,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import pytest
 
 from layertune.config import RunConfig
-from layertune.records import Record, RecordError, read_record
+from layertune.errors import RecordError
+from layertune.records import Record, read_record
 from layertune.records.record import ChecksRecord, Status
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "record_keys.json"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from processes import FORK, at_once
 
-from layertune.config import ConfigError, RunConfig, locks
+from layertune.config import RunConfig, locks
+from layertune.errors import ConfigError, RunClaimed, RunFailed
 from layertune.records import Record, Store
-from layertune.records.claims import RunClaimed, claimed, in_a_sweep
-from layertune.records.writer import RunFailed
+from layertune.records.claims import claimed, in_a_sweep
 
 MakeRun = Callable[..., RunConfig]
 MakeRecord = Callable[..., Record]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from layertune.config import RunConfig
-from layertune.records import Record, RecordError, Store, versions_of
+from layertune.errors import RecordError
+from layertune.records import Record, Store, versions_of
 from layertune.records.store import read_folders
 
 MakeRun = Callable[..., RunConfig]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError, RunFailed
 from layertune.records import Record, Store, read_record
 from layertune.records.record import ChecksRecord
-from layertune.records.writer import RecordDraft, RunFailed, git_state, open_record, printable_config
+from layertune.records.writer import RecordDraft, git_state, open_record, printable_config
 
 MakeRun = Callable[..., RunConfig]
 MakeRecord = Callable[..., Record]

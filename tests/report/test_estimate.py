@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from made_records import made, write
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.plain import plain_run
+from layertune.errors import ConfigError
 from layertune.records import Record
 from layertune.report.estimate import Estimator
 from layertune.report.index import RecordIndex

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.report.paper import load_errata, load_paper_tables, paper_value
 
 

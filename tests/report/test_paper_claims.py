@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.report.paper import paper_value
 from layertune.report.paper_claims import Claim, judge, load_claims, paper_numbers
 from layertune.report.verdicts import Column, Verdict

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from made_records import PROVEN, made, write
 
-from layertune.config import ConfigError
 from layertune.config.compose import compose_run
+from layertune.errors import ConfigError
 from layertune.records import Record
 from layertune.records.record import ChecksRecord, VersionsRecord
 from layertune.report.index import RecordIndex

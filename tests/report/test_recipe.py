@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from layertune.config.plain import plain_run
 from layertune.config.recipe import build_recipe
+from layertune.errors import RecipeError
 from layertune.records import Record
 from layertune.report.recipe import (
     Found,
-    RecipeError,
     choose,
     objective,
     search_records,

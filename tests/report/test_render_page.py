@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from made_records import made, write
 
-from layertune.config import ConfigError
 from layertune.config.plain import plain_run
+from layertune.errors import ConfigError
 from layertune.records import Record
 from layertune.report.render.footers import fill_command
 from layertune.report.render.request import Request, read_request, requests

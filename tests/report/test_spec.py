@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.compose import compose_run
 from layertune.config.plain import plain_run
+from layertune.errors import ConfigError
 from layertune.report.paper import PaperTables, paper_value
 from layertune.report.spec import Cell, TableSpec, load_table, table_names
 

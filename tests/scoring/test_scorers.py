@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_backbone, tiny_task_model
 
+from layertune.errors import ScoreError
 from layertune.models import TaskModel
 from layertune.models.heads import initialise
-from layertune.scoring import SCORERS, ScoreError
+from layertune.scoring import SCORERS
 from layertune.scoring.layer_scores import Moments
 from layertune.tasks import Batch
 from layertune.tasks.encode import IGNORED_LABEL

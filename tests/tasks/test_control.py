@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from layertune.config import TaskSpec
+from layertune.errors import DataError
 from layertune.tasks.control import with_other_texts, with_other_tokens
 from layertune.tasks.encode import encode
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.rows import Rows
 from layertune.tasks.synthetic import read_synthetic
 
 PAIRS = Rows((["a b", "c"], ["c", "a a a"]), np.array([0, 1]))

@@ -12,8 +12,9 @@ import torch
 from processes import FORK, at_once
 
 from layertune.config import TaskSpec
+from layertune.errors import DataError
 from layertune.tasks.encode import TokenStore, encode
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.rows import Rows
 from layertune.tasks.token_cache import encode_cached, token_key
 
 PAIR = ("sentence1", "sentence2")

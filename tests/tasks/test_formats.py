@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from layertune.config.compose import compose_run
+from layertune.errors import DataError
 from layertune.models import load_tokenizer
-from layertune.tasks import DataError, load_task
+from layertune.tasks import load_task
 from layertune.tasks.local import read_local
 
 TEXTS = [

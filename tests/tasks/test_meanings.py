@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from layertune.config import ConfigError
 from layertune.config.compose import compose_run
+from layertune.errors import ConfigError, DataError
 from layertune.models import load_tokenizer
-from layertune.tasks import DataError, load_task
+from layertune.tasks import load_task
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
 from layertune.tasks.meanings import first_meanings, group_meanings, split_off_meanings

@@ -11,11 +11,11 @@ import pyarrow.parquet
 import pytest
 from tiny_runs import compose_tiny
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError, DataError
 from layertune.models import load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store
-from layertune.tasks import DataError, load_task
+from layertune.tasks import load_task
 
 REVIEWS = [
     (f"a {word} film, number {i}", stars) for i in range(15) for word, stars in (("good", 5), ("bad", 1))

@@ -13,10 +13,11 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from layertune.config import DecodingSpec, TaskSpec
+from layertune.errors import DataError
 from layertune.models.tiny_tokenizer import tiny_tokenizer
 from layertune.tasks.encode import IGNORED_LABEL
 from layertune.tasks.prompts import encode_generation, prompt_text
-from layertune.tasks.rows import DataError, unlabelled
+from layertune.tasks.rows import unlabelled
 from layertune.tasks.token_cache import encode_cached, token_key
 
 MR = "name[Zizzi], eatType[pub], priceRange[more than £30], familyFriendly[yes], customer rating[5 out of 5]"

@@ -8,11 +8,10 @@ import datasets
 import numpy as np
 import pytest
 
-from layertune.config import ConfigError
 from layertune.config.build import build_dataclass
 from layertune.config.compose import compose_tree
 from layertune.config.schema import TaskSpec
-from layertune.tasks import DataError
+from layertune.errors import ConfigError, DataError
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
 

@@ -7,7 +7,7 @@ import collections
 import numpy as np
 import pytest
 
-from layertune.tasks import DataError
+from layertune.errors import DataError
 from layertune.tasks.synthetic import read_synthetic
 
 

@@ -16,9 +16,8 @@ import pytest
 import torch
 from tiny_runs import assert_same, prepare, timeless, weights, with_foreign
 
-from layertune.config import ConfigError
-from layertune.training import Interruption, checkpoint, loop, train
-from layertune.training.checkpoint import CheckpointError
+from layertune.errors import CheckpointError, ConfigError, Interruption
+from layertune.training import checkpoint, loop, train
 from layertune.training.saved_state import read_state
 
 # 64 rows in batches of 16, twice: steps 1-4 and 5-8; dropout is on, so the random state matters.

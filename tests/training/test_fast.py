@@ -23,7 +23,7 @@ from tiny_runs import (
     weights,
 )
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods import METHODS
 from layertune.training import train
 from layertune.training.cache_store import CacheStore

@@ -9,8 +9,9 @@ import torch
 from tiny_runs import NO_DROPOUT, assert_same, timeless, weights, with_foreign
 from toy_methods import Copies, Diary
 
+from layertune.errors import Interruption
 from layertune.methods import METHODS, Full, Phase
-from layertune.training import Interruption, loop, train
+from layertune.training import loop, train
 from layertune.training.engagement import Engagement, measured_facts
 
 TWO_EPOCHS = ("method=full", "train.epochs=2", "train.learning_rate=1e-3")  # of four steps each

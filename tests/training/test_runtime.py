@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.training import prepare_runtime, runtime
 from layertune.training.runtime import Stopwatch, seed_everything, set_determinism
 

@@ -30,7 +30,8 @@ class InASweep:
 
     def __call__(self, config: Any) -> Any:
         """Run the task, unless its run is claimed."""
-        from layertune.records.claims import RunClaimed, in_a_sweep
+        from layertune.errors import RunClaimed
+        from layertune.records.claims import in_a_sweep
 
         with in_a_sweep(self.began):
             try:

@@ -56,7 +56,7 @@ class TableSweeper(Sweeper):
         from hydra.core.utils import configure_log
         from hydra.errors import HydraException
 
-        from layertune.config.schema import ConfigError
+        from layertune.errors import ConfigError
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         try:
@@ -71,7 +71,7 @@ class TableSweeper(Sweeper):
         return results
 
     def _plan(self, arguments: list[str]) -> Plan:
-        from layertune.config.schema import ConfigError
+        from layertune.errors import ConfigError
         from layertune.report.plan import make_plan, read_index, read_words
 
         names = [word.removeprefix("table=").split(",") for word in arguments if word.startswith("table=")]
@@ -135,7 +135,7 @@ def _announce(plan: Plan) -> None:
 
 def _conclude(runs: Sequence[PlannedRun], results: Sequence[JobReturn], trouble: str | None) -> None:
     """Say which runs did not finish and why: as their records tell, else as their jobs do."""
-    from layertune.records.writer import RunFailed
+    from layertune.errors import RunFailed
     from layertune.report.plan import read_index
 
     index = read_index(runs[0].overrides)

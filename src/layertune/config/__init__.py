@@ -3,7 +3,6 @@
 from layertune.config.schema import (
     CacheSpec,
     CheckpointSpec,
-    ConfigError,
     DecodingSpec,
     HubSource,
     MethodSpec,
@@ -16,6 +15,7 @@ from layertune.config.schema import (
     TrainDefaults,
     TrainSpec,
 )
+from layertune.errors import ConfigError
 
 __all__ = [
     "CacheSpec",

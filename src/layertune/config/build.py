@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from layertune.config.schema import ConfigError, MethodSpec, RunConfig
+from layertune.config.schema import MethodSpec, RunConfig
 from layertune.config.schema_base import Allowed, IsPath, Name
 from layertune.config.schema_task import METRICS
+from layertune.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from layertune.config.files import local_split_file, own_files, resolved_data_dir, splits_needed
 from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, TOKEN_SCORERS, can_be_adaptive
-from layertune.config.schema import CacheSpec, ConfigError, RunConfig
+from layertune.config.schema import CacheSpec, RunConfig
 from layertune.config.schema_task import METRICS, OwnSpec
 from layertune.config.weights import weights_folder
+from layertune.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

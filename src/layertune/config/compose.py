@@ -12,7 +12,6 @@ from typing import Any
 from layertune.config.schema import (
     CacheSpec,
     CheckpointSpec,
-    ConfigError,
     MethodSpec,
     ModelSpec,
     ProtocolSpec,
@@ -22,6 +21,7 @@ from layertune.config.schema import (
     TrackingSpec,
     TrainSpec,
 )
+from layertune.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs"
 

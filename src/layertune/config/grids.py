@@ -16,8 +16,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from layertune.config.schema import ConfigError, MethodSpec, RunConfig, TrainDefaults
+from layertune.config.schema import MethodSpec, RunConfig, TrainDefaults
 from layertune.config.schema_base import Grid
+from layertune.errors import ConfigError
 
 GRIDS = tuple(sorted(get_args(Grid)))
 PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4

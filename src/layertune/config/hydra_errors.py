@@ -8,7 +8,8 @@ from typing import Any
 
 from layertune.config.build import unknown_key
 from layertune.config.compose import CONFIG_DIR, base_tree, group_names
-from layertune.config.schema_base import NAME, ConfigError, one_line
+from layertune.config.schema_base import NAME
+from layertune.errors import ConfigError, one_line
 
 _LONG_VALUE = 300  # characters of a value that a sentence shows
 
@@ -70,8 +71,8 @@ def request_error(error: Exception) -> str | None:
         return _unknown_override(found[1], text)
     if found := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'", text):
         return _unknown_choice(found[1], found[2], text)
-    if found := re.match(r"ConfigError raised while resolving interpolation: (.+)", text):
-        return found[1]  # ours, from a resolver
+    if isinstance(error.__cause__, ConfigError):  # from a resolver of ours
+        return str(error.__cause__)
     if found := re.search(r"You must specify '([^']+)'", text):
         group = found[1]
         return f"No {group} given: say {group}=<name>; allowed: {', '.join(group_names(group))}."

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TypeVar
 
-from layertune.config.schema import ConfigError
+from layertune.errors import ConfigError
 
 Value = TypeVar("Value")
 

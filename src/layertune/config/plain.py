@@ -13,7 +13,8 @@ from typing import Any
 
 from layertune.config.build import GROUPS, run_from_hydra
 from layertune.config.compose import CONFIG_DIR, base_tree, group_file, group_names
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError
 
 _PRIMARY = {"protocol": "paper", "train": "published", "tracking": "offline"}
 _INTERPOLATED = ("study",)  # `${study.train_examples}` in protocol/study.yaml

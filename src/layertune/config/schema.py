@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from layertune.config.schema_base import (
     Amount,
     Betas,
-    ConfigError,
     Count,
     Folder,
     Grid,
@@ -42,7 +41,6 @@ from layertune.config.schema_task import DecodingSpec, HubSource, OwnSpec, TaskS
 __all__ = [
     "CacheSpec",
     "CheckpointSpec",
-    "ConfigError",
     "DecodingSpec",
     "HubSource",
     "MethodSpec",

@@ -1,5 +1,4 @@
-"""What the parts of the schema share: the error of a wrong request, marks of identity, what a value may be,
-training values.
+"""What the parts of the schema share: marks of identity, what a value may be, training values.
 
 Every field that can change a number is part of the run's identity unless it carries `not_identity()`. The
 default of an identity field is its *neutral* value (today's behaviour): a field at its default is left out
@@ -13,28 +12,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
-
-_LONGEST_SENTENCE = 1500  # characters; what stands in the middle of a longer one is left out
-
-
-class ConfigError(ValueError):
-    """A request that cannot be run: one sentence that says what was given and what is allowed.
-
-    What was given may be anything: the sentence stays on one line, of a length that can be read, and can be
-    written in UTF-8.
-    """
-
-    def __init__(self, sentence: object) -> None:
-        super().__init__(one_line(str(sentence)))
-
-
-def one_line(text: str) -> str:
-    """Return a text on one line that can be printed: breaks become spaces, the middle of a long one dots."""
-    line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text.strip())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    if len(line) > _LONGEST_SENTENCE:
-        line = f"{line[: _LONGEST_SENTENCE - 300]} … {line[-290:]}"
-    return line
 
 
 def not_identity(default: Any = None, factory: Any = None) -> Any:

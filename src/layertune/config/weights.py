@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config.files import expanded
-from layertune.config.schema import ConfigError, ModelSpec
+from layertune.config.schema import ModelSpec
+from layertune.errors import ConfigError
 
 PACKAGE = "package:"
 RANDOM = "random"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 
 if TYPE_CHECKING:
     import evaluate

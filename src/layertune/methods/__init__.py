@@ -1,7 +1,8 @@
 """All methods by name. A method acts through its hooks; none has a loop of its own."""
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.names import resolve_name
+from layertune.errors import ConfigError
 from layertune.methods.adapters import Adapters
 from layertune.methods.base import (
     Full,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, head_parts
 from layertune.methods.sites import known_type, sites_of
 from layertune.models.architectures import Sites

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.build import convert
+from layertune.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.methods.base import Method, Phase, Preparation, head_parts, train_only
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, head_parts, train_only, unused_parameters
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.methods.added import AddedParameters
 from layertune.methods.fused import FusedGains, FusedLayout, FusedLora, FusedModule
 from layertune.methods.sites import blocks_at

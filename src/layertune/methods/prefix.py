@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.methods.added import AddedParameters
 from layertune.methods.sites import blocks_at
 from layertune.models.architectures import ARCHITECTURES, Sites

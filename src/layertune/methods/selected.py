@@ -10,8 +10,9 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.names import resolve_name
+from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, head_parts, train_only
 from layertune.scoring import SCORERS
 from layertune.scoring.cached import cached_scores

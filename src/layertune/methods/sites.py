@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from layertune.config import ConfigError, ModelSpec
+from layertune.config import ModelSpec
 from layertune.config.weights import weights_folder
+from layertune.errors import ConfigError
 from layertune.models import Backbone
 from layertune.models.architectures import ARCHITECTURES, Sites, architecture_of, type_named_by
 

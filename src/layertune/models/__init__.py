@@ -1,7 +1,6 @@
 """Pretrained language models behind one interface: layers, representative vectors, heads."""
 
 from layertune.models.backbone import Backbone
-from layertune.models.errors import ModelError
 from layertune.models.heads import ConcatHead, PooledHead
 from layertune.models.loading import load_model, load_tokenizer
 from layertune.models.task_model import Output, TaskModel, build_model
@@ -9,7 +8,6 @@ from layertune.models.task_model import Output, TaskModel, build_model
 __all__ = [
     "Backbone",
     "ConcatHead",
-    "ModelError",
     "Output",
     "PooledHead",
     "TaskModel",

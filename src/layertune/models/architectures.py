@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from layertune.models.errors import ModelError
+from layertune.errors import ModelError
 
 
 @dataclass(frozen=True)

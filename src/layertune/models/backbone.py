@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from layertune.errors import ModelError
 from layertune.models.architectures import Architecture, architecture_of, find_layers
-from layertune.models.errors import ModelError
 from layertune.models.last_layer import OneToken
 from layertune.models.partial import given, standing_in
 from layertune.models.watch import OnBlock, Watch

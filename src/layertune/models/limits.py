@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from layertune.models.errors import ModelError
+from layertune.errors import ModelError
 
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|positions_embed)$")
 

@@ -28,9 +28,9 @@ from layertune.config.weights import (
     weights_folder,
     weights_wanted,
 )
-from layertune.hub import HubError, line, repository
+from layertune.errors import HubError, ModelError, message_of
+from layertune.hub import repository
 from layertune.models.architectures import architecture_of, refuse_other_than_one_stack
-from layertune.models.errors import ModelError
 from layertune.models.limits import usable_positions
 from layertune.models.tiny_tokenizer import tiny_tokenizer
 
@@ -198,7 +198,7 @@ def _read(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any)
         ways = f" Delete {damaged} and run again: it is fetched anew." if damaged and _on_hub(model) else ""
         raise ModelError(
             f"cannot read the {what} of model={model.name} from {folder}: "
-            f"{f'{damaged.name} is damaged' if damaged else line(error)}.{ways}"
+            f"{f'{damaged.name} is damaged' if damaged else message_of(error)}.{ways}"
         ) from error
 
 

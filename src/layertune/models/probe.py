@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layertune.hub import line
-from layertune.models.errors import ModelError
+from layertune.errors import ModelError, message_of
 from layertune.models.limits import num_embeddings
 from layertune.models.modes import scoring_mode
 from layertune.tasks.encode import Batch
@@ -52,7 +51,8 @@ def probe(backbone: Backbone) -> bool:
             raise
         except Exception as error:
             raise ModelError(
-                f"{type(backbone.model).__name__} cannot be run on the tokens of a text alone: {line(error)}"
+                f"{type(backbone.model).__name__} cannot be run on the tokens of a text alone: "
+                f"{message_of(error)}"
             ) from error
     for layer in range(1, backbone.num_layers):
         if not torch.equal(left[layer], given[layer + 1]):

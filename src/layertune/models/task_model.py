@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layertune.config import ModelSpec, RunConfig
+from layertune.errors import ModelError
 from layertune.models.backbone import Backbone, device_of, full_precision
-from layertune.models.errors import ModelError
 from layertune.models.heads import ConcatHead, PooledHead, initialise
 from layertune.models.loading import load_model
 from layertune.models.probe import probe

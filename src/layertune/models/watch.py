@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layertune.models.errors import ModelError
+from layertune.errors import ModelError
 
 # Called once per layer, first to last: its number (1..L), the states entering and leaving it [B, T, H].
 OnBlock = Callable[[int, Tensor, Tensor], None]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from layertune.config.locks import ends_at_this_machine, locked
 from layertune.config.schema import RunConfig
+from layertune.errors import RunClaimed, RunFailed
 from layertune.records.record import Record
 from layertune.records.store import Store
-from layertune.records.writer import RunFailed
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +61,6 @@ class Turn:
             reason = (record.error or "").strip().rpartition("\n")[2]
             raise RunFailed(f"{self.run.run_id}: {state} in another process: {reason}")
         return record if state == "done" else None
-
-
-class RunClaimed(RuntimeError):  # noqa: N818 - reads as a statement where it is raised
-    """Another process is training the run, and a sweep has others to go on with."""
-
-    def __init__(self, turn: Turn) -> None:
-        super().__init__(
-            f"{turn.run.run_id}: another process is training it; its turn comes again at the end"
-        )
-        self.turn = turn
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, Validat
 
 from layertune.config.files import write_atomic
 from layertune.config.schema import RunConfig
-from layertune.config.schema_base import one_line
+from layertune.errors import RecordError
 
 SCHEMA = 1
 LARGEST = 10**18  # no number of a run is larger: such a one is damage when read, and null when written
@@ -30,19 +30,6 @@ OFFICIAL = "official"  # status of data: the rows that the paper's numbers are o
 _ROUNDING = 1e-9  # by which a fraction may leave its range
 
 Status = Literal["done", "failed", "oom", "interrupted"]
-
-
-class RecordError(ValueError):
-    """A file that cannot be read as a complete record of this schema.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, without its name.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path, self.reason = path, one_line(reason)
-        super().__init__(one_line(f"{path} {reason}; delete it, or run again with force=true."))
 
 
 def _plain(value: Any) -> Any:

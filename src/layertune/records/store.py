@@ -10,9 +10,9 @@ from typing import Literal
 
 from layertune.config.compose import group_file
 from layertune.config.files import require_writable
-from layertune.config.schema import ConfigError, RunConfig
-from layertune.config.schema_base import one_line
-from layertune.records.record import SCHEMA, Record, RecordError, VersionsRecord, read_record
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError, RecordError, one_line
+from layertune.records.record import SCHEMA, Record, VersionsRecord, read_record
 
 log = logging.getLogger(__name__)
 

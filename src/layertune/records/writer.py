@@ -20,12 +20,12 @@ from typing import Any
 
 from layertune.config.build import path_keys
 from layertune.config.files import expanded
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError, RecordError, RunFailed
 from layertune.records.record import (
     SCHEMA,
     IdentityRecord,
     Record,
-    RecordError,
     SpecRecord,
     Status,
 )
@@ -35,10 +35,6 @@ log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[3]  # of the checkout
 _CODE = ("src", "configs", "run.py", "pyproject.toml", "constraints.txt")
-
-
-class RunFailed(RuntimeError):  # noqa: N818 - reads as a statement where it is raised
-    """A run that did not finish; its record holds the reason."""
 
 
 class RecordDraft:

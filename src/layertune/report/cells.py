@@ -12,7 +12,8 @@ from functools import cache
 from typing import Literal, TypeVar
 
 from layertune.config.plain import plain_run, split_overrides
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError
 
 How = Literal["runs", "any", "mean", "best"]
 # Measures that mean something within one device only.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from layertune.config.schema import RunConfig
-from layertune.config.schema_base import one_line
+from layertune.errors import one_line
 from layertune.records.record import Record
 from layertune.records.store import is_stale, read_folders, versions_of
 

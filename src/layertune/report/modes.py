@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from layertune.config.schema import ConfigError
+from layertune.errors import ConfigError
 from layertune.records.record import Record
 from layertune.records.store import is_stale
 from layertune.report.paired import effect, paired_test

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 
 PAPER_FOLDER = Path("results/paper")
 UNITS = ("percent", "raw", "million", "factor")  # raw: NIST and CIDEr; million: parameters; factor: speed-up

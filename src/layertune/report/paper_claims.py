@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.report.paper import PAPER_FOLDER, PaperTables, paper_value, read_yaml
 from layertune.report.paper_checks import PREDICATES
 from layertune.report.verdicts import Column, Noise, Numbers, Tally, Verdict, with_derived_rows

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertune.config.plain import group_choice
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError
 from layertune.records.store import Store
 from layertune.report.cells import Cell, TableSpec
 from layertune.report.estimate import Estimate, Estimator

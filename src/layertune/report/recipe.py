@@ -19,16 +19,13 @@ from layertune.config.files import write_atomic
 from layertune.config.grids import GRIDS, next_rate
 from layertune.config.plain import plain_run
 from layertune.config.recipe import EVERY_TASK, by_grid
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError, RecipeError
 from layertune.records.record import Record, read_record
 from layertune.records.store import versions_of
 
 Values = tuple[float, int, int]
 VALUES = ("learning_rate", "epochs", "batch_size")
-
-
-class RecipeError(ConfigError):
-    """Records of a search from which no choice can be made."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from typing import Any
 from layertune.config.build import build_dataclass, unknown_key
 from layertune.config.compose import CONFIG_DIR, group_names
 from layertune.config.plain import group_choice
-from layertune.config.schema import ConfigError
-from layertune.config.schema_base import one_line
+from layertune.errors import ConfigError, one_line
 from layertune.report.cells import UNITS, Cell, Column, How, Row, TableSpec
 from layertune.report.paper import PaperTables, load_paper_tables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from layertune.scoring.layer_scores import LayerScores, ScoreError
+from layertune.scoring.layer_scores import LayerScores
 from layertune.scoring.similarity import cosine, euclidean, io_cosine
 from layertune.scoring.statistics import feature_variance, gradient_norm
 
@@ -17,4 +17,4 @@ SCORERS: dict[str, Callable[..., LayerScores]] = {
     "feature_variance": feature_variance,
 }
 
-__all__ = ["SCORERS", "LayerScores", "ScoreError"]
+__all__ = ["SCORERS", "LayerScores"]

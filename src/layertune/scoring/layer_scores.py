@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layertune.models.errors import ModelError
+from layertune.errors import ScoreError
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
     from layertune.tasks import Batch
-
-
-class ScoreError(ModelError):
-    """Layers that cannot be scored; one sentence names the layer or what is missing."""
 
 
 @dataclass(frozen=True)

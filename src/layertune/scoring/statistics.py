@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from layertune.errors import ScoreError
 from layertune.models.backbone import full_precision
 from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
     LayerScores,
     Moments,
-    ScoreError,
     Stopwatch,
     batches_on,
     finished,

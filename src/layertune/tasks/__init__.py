@@ -4,12 +4,10 @@ from layertune.tasks.batches import epoch_batches, sorted_batches
 from layertune.tasks.encode import Batch, Split, TokenStore
 from layertune.tasks.meanings import Meanings
 from layertune.tasks.parts import in_parts
-from layertune.tasks.rows import DataError
 from layertune.tasks.sources import TaskData, load_task
 
 __all__ = [
     "Batch",
-    "DataError",
     "Meanings",
     "Split",
     "TaskData",

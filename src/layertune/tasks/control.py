@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from layertune.errors import DataError
 from layertune.tasks.encode import TokenStore
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.rows import Rows
 from layertune.tasks.synthetic import read_synthetic
 
 SEED = 0  # of the random tokens: the same for every run

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from layertune.config import TaskSpec
+from layertune.errors import DataError
 from layertune.tasks.meanings import Meanings
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.rows import Rows
 
 log = logging.getLogger(__name__)
 

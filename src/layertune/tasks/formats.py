@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layertune.tasks.rows import DataError
+from layertune.errors import DataError
 
 _LONGEST_FIELD = 1 << 30  # characters of one csv field; the library's default is shorter than some reviews
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layertune.config import ConfigError, TaskSpec
+from layertune.config import TaskSpec
+from layertune.errors import ConfigError, DataError
 from layertune.tasks.batches import sorted_batches
 from layertune.tasks.encode import Batch, TokenStore, encode
 from layertune.tasks.labels import text_column
-from layertune.tasks.rows import DataError, Place, unlabelled
+from layertune.tasks.rows import Place, unlabelled
 
 _BESIDE = ("input_ids", "attention_mask", "token_type_ids", "labels")
 

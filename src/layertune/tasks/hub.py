@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config import HubSource, TaskSpec
+from layertune.errors import DataError
 from layertune.hub import reason, repository, why_no_answer
 from layertune.tasks.formats import Table
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
-from layertune.tasks.rows import DataError, Place, Rows, concatenate, split_off, unlabelled
+from layertune.tasks.rows import Place, Rows, concatenate, split_off, unlabelled
 
 log = logging.getLogger(__name__)
 

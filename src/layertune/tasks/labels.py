@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from layertune.config import TaskSpec
-from layertune.tasks.rows import DataError, Place
+from layertune.errors import DataError
+from layertune.tasks.rows import Place
 
 
 def canonical_labels(

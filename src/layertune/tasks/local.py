@@ -15,10 +15,11 @@ from pydantic import BaseModel, Field, NonNegativeInt, StringConstraints, Valida
 
 from layertune.config import TaskSpec
 from layertune.config.files import file_sha256, local_split_file
+from layertune.errors import DataError
 from layertune.tasks.formats import Table, read_table, text_of
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
-from layertune.tasks.rows import DataError, Place, Rows, unlabelled
+from layertune.tasks.rows import Place, Rows, unlabelled
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertune.tasks.rows import DataError, Place, Rows
+from layertune.errors import DataError
+from layertune.tasks.rows import Place, Rows
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import numpy as np
 from layertune.config import TaskSpec
 from layertune.config.files import own_files
 from layertune.config.schema_task import OwnSpec
+from layertune.errors import DataError
 from layertune.tasks.formats import Table, read_table
 from layertune.tasks.labels import canonical_labels, text_column
-from layertune.tasks.rows import DataError, Place, Rows, split_off
+from layertune.tasks.rows import Place, Rows, split_off
 
 log = logging.getLogger(__name__)
 

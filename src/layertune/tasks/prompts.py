@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from layertune.config import TaskSpec
+from layertune.errors import DataError
 from layertune.tasks.encode import TokenStore, padding_id
-from layertune.tasks.rows import DataError, Rows
+from layertune.tasks.rows import Rows
 
 _SLOT = re.compile(r"\s*([^,\[\]]+)\[([^\]]*)\]")
 # How LoRA's data set (Li & Liang's) calls the slots of the challenge.

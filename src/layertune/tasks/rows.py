@@ -11,12 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertune.config import ConfigError
-
-
-class DataError(ConfigError):
-    """Data that do not fit the request: names the file or hub id, what was found and what is allowed."""
-
 
 @dataclass(frozen=True)
 class Place:

@@ -15,6 +15,7 @@ from typing import Any
 
 from layertune.config import RunConfig, TaskSpec
 from layertune.config.files import resolved_data_dir
+from layertune.errors import DataError
 from layertune.records.record import OFFICIAL, DataRecord
 from layertune.tasks.control import with_other_texts, with_other_tokens
 from layertune.tasks.encode import Split
@@ -22,7 +23,7 @@ from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
 from layertune.tasks.meanings import Meanings, first_meanings, group_meanings, split_off_meanings
 from layertune.tasks.own import read_own
-from layertune.tasks.rows import DataError, Rows, split_off, subset
+from layertune.tasks.rows import Rows, split_off, subset
 from layertune.tasks.synthetic import read_synthetic
 from layertune.tasks.token_cache import encode_cached
 

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from layertune.tasks.rows import DataError, Rows
+from layertune.errors import DataError
+from layertune.tasks.rows import Rows
 
 T = TypeVar("T")
 

@@ -1,8 +1,7 @@
 """Training: the one loop, its optimiser, its clock and its checkpoints."""
 
-from layertune.stopping import Interruption
 from layertune.training.loop import train
 from layertune.training.outcome import TrainOutcome
 from layertune.training.runtime import Runtime, prepare_runtime
 
-__all__ = ["Interruption", "Runtime", "TrainOutcome", "prepare_runtime", "train"]
+__all__ = ["Runtime", "TrainOutcome", "prepare_runtime", "train"]

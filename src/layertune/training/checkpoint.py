@@ -20,17 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import CheckpointError, Interruption
 from layertune.records.store import versions_of
-from layertune.stopping import Interruption, on_stop_signals, stopping_at_once
+from layertune.stopping import on_stop_signals, stopping_at_once
 from layertune.tasks import TaskData
 from layertune.training.saved_state import has_state, read_state, write_state
 
 log = logging.getLogger(__name__)
-
-
-class CheckpointError(ConfigError):
-    """A checkpoint that this run cannot go on from; nothing has been computed yet."""
 
 
 def checkpoint_folder(run: RunConfig) -> Path:

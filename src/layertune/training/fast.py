@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
 from layertune.config.identity import weights_key
+from layertune.errors import ConfigError
 from layertune.methods import Method
 from layertune.models.last_layer import why_not_one_token
 from layertune.models.partial import why_not_partial

@@ -4,7 +4,8 @@ import pytest
 
 pytest.importorskip("pycocoevalcap", reason="the COCO scorers are not installed (pip install pycocoevalcap)")
 
-from layertune.evaluation.nlg.java import JavaError, find_java
+from layertune.errors import JavaError
+from layertune.evaluation.nlg.java import find_java
 from layertune.evaluation.nlg.meteor import Meteor
 
 

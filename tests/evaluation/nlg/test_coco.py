@@ -6,7 +6,7 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.evaluation.nlg import coco
 
 SENTENCES = {

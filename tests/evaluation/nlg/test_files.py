@@ -5,7 +5,7 @@ import json
 import pytest
 from programs import program
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.evaluation import nlg
 from layertune.evaluation.nlg.files import read_lists, read_predictions
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError, JavaError
 from layertune.evaluation import nlg
 from layertune.evaluation.nlg import coco, mteval
-from layertune.evaluation.nlg.java import JavaError, find_java
+from layertune.evaluation.nlg.java import find_java
 from layertune.evaluation.nlg.meteor import Meteor
 from layertune.evaluation.nlg.text import checked
 

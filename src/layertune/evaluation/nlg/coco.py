@@ -14,9 +14,8 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError, JavaError
 from layertune.evaluation.nlg import ptb
-from layertune.evaluation.nlg.java import JavaError
 
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 Tokenized = tuple[list[str], list[list[str]]]

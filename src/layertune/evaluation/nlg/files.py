@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.evaluation.nlg.text import checked
 
 Corpus = tuple[list[str], list[list[str]]]

@@ -6,9 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-
-class JavaError(RuntimeError):
-    """Java, or a program run by it, could not start or ended early; the message gives the reason."""
+from layertune.errors import JavaError
 
 
 def find_java(java: str | Path | None = None) -> str:

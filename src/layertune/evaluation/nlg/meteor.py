@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pycocoevalcap.meteor import meteor as pycoco
 
-from layertune.evaluation.nlg.java import JavaError
+from layertune.errors import JavaError
 
 
 class Meteor(pycoco.Meteor):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from layertune.errors import JavaError
 from layertune.evaluation.nlg import mteval
-from layertune.evaluation.nlg.java import JavaError, find_java
+from layertune.evaluation.nlg.java import find_java
 from layertune.evaluation.nlg.text import checked
 
 log = logging.getLogger(__name__)

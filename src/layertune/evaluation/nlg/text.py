@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from layertune.config import ConfigError
+from layertune.errors import ConfigError
 from layertune.methods.sites import sites_of
 from layertune.models import Backbone
 

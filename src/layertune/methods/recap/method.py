@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layertune.config import ConfigError, RunConfig
+from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.methods.base import Method, Phase, Preparation, count, unused_parameters
 from layertune.methods.recap.carried import Moments, write_back
 from layertune.methods.recap.counts import Counts

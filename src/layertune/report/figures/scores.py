@@ -15,7 +15,8 @@ from typing import Any
 
 from layertune.config.compose import group_names
 from layertune.config.plain import group_choice, plain_run
-from layertune.config.schema import ConfigError, RunConfig
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError
 from layertune.records.record import OFFICIAL, Record
 from layertune.report.figures.similarity import KeptScores, kept_scores
 from layertune.report.index import RecordIndex

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from layertune.config.schema import ConfigError
+from layertune.errors import ConfigError
 from layertune.records.record import Record
 from layertune.report.figures import style
 

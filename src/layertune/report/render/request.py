@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter
 
 from layertune.config.files import write_atomic
-from layertune.config.schema import ConfigError
+from layertune.errors import ConfigError
 from layertune.report.aggregate import ReadOut
 from layertune.report.cells import TableSpec
 from layertune.report.spec import load_table
