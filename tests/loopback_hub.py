@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+LARGE = (".safetensors", ".bin", ".parquet")
+
 
 @dataclass
 class Hub:
@@ -22,7 +24,7 @@ class Hub:
     Attributes:
         repositories: ("models" | "datasets", name) -> (commit, file -> content).
         faults: pattern of "METHOD path" -> status to answer, or "drop" (the connection, in mid-file),
-            "corrupt" (other bytes of the same length).
+            "corrupt" (other bytes of the same length), "flip" (the last bit of the byte in the middle).
         log: "METHOD path" of all requests.
     """
 
@@ -79,7 +81,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 kind = "datasets" if found[1] else "models"
                 commit, files = hub.repositories.get((kind, found[2]), ("", {}))
                 if commit and found[3] in ("main", commit) and found[4] in files:
-                    return self.file(files[found[4]], commit, fault)
+                    return self.file(found[4], files[found[4]], commit, fault)
                 return self.answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
             return self.answer(b"", 404)
 
@@ -96,17 +98,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     return self.answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
                 return self.json(
                     [
-                        {"type": "file", "path": file, "size": len(content), "oid": _tag(content)}
+                        {"type": "file", "path": file, "size": len(content), "oid": _tag(file, content)}
                         for file, content in files.items()
                     ]
                 )
             siblings = [{"rfilename": file} for file in files]
             return self.json({"id": name, "sha": commit, "siblings": siblings, "private": False})
 
-        def file(self, content: bytes, commit: str, fault: Any) -> None:
-            headers = {"X-Repo-Commit": commit, "ETag": f'"{_tag(content)}"', "Accept-Ranges": "bytes"}
+        def file(self, name: str, content: bytes, commit: str, fault: Any) -> None:
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{_tag(name, content)}"', "Accept-Ranges": "bytes"}
             if fault == "corrupt":
                 content = bytes(byte ^ 0x55 for byte in content)
+            if fault == "flip":
+                middle = len(content) // 2
+                content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
             if fault == "drop" and self.command == "GET":
                 self.head(200, {**headers, "Content-Length": str(len(content))})
                 self.wfile.write(content[: len(content) // 2])
@@ -136,5 +141,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _tag(content: bytes) -> str:
+def _tag(name: str, content: bytes) -> str:
+    """Return what the cache of the clients names a file after: the sha256 of a large one, else git's sha1."""
+    if name.endswith(LARGE):
+        return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,18 +72,21 @@ def test_a_model_is_fetched_once_and_then_read_without_the_hub(hub, bert, monkey
     assert len(hub.log) == asked
 
 
-@pytest.mark.parametrize("lost", ["tokenizer.json", "tokenizer_config.json"])
-def test_half_a_tokenizer_is_completed_and_without_a_hub_refused(hub, bert, monkeypatch, lost):
+# The link to a settings file is not missed: fetched before the vocabulary, it was never there.
+@pytest.mark.parametrize(
+    ("file", "lost"),
+    [("tokenizer.json", "link"), ("tokenizer.json", "bytes"), ("tokenizer_config.json", "bytes")],
+)
+def test_half_a_tokenizer_is_completed_and_without_a_hub_refused(hub, bert, monkeypatch, file, lost):
     whole = load_tokenizer(bert)[1]
-    (link,) = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{lost}")
-    link.unlink()
-    if lost == "tokenizer.json":
-        offline(monkeypatch)
-        with pytest.raises(ModelError, match="only a part"):
-            load_tokenizer(bert)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        huggingface_hub.close_session()
-        assert load_tokenizer(bert)[1] == whole
+    (link,) = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")
+    (link if lost == "link" else link.resolve()).unlink()
+    offline(monkeypatch)
+    with pytest.raises(ModelError, match="only a part"):
+        load_tokenizer(bert)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()
+    assert load_tokenizer(bert)[1] == whole
 
 
 @pytest.mark.parametrize(
@@ -102,14 +107,43 @@ def test_a_failing_hub_is_one_sentence_with_its_cause_and_the_ways_out(hub, bert
     assert "\n" not in message and all(way in message for way in ("model.path=<folder>", "minilm_l6"))
 
 
-def test_a_file_of_other_bytes_is_named_with_how_to_fetch_it_anew(hub, bert):
+def named_to_delete(message: str) -> list[Path]:
+    """Return the paths that a sentence asks to delete."""
+    return [Path(word) for word in message.replace(",", " ").split() if word.startswith("/")]
+
+
+def test_a_file_that_arrives_with_other_bytes_is_named_with_how_to_fetch_it_anew(hub, bert):
     hub.faults = {"GET .*/model.safetensors": "corrupt"}
     with pytest.raises(ModelError, match="damaged") as caught:
         load_model(bert)
     hub.faults = {}
-    damaged = next(word for word in str(caught.value).split() if "/blobs/" in word)
-    Path(damaged).unlink()
+    (damaged,) = named_to_delete(str(caught.value))
+    damaged.unlink()
     load_model(bert)
+
+
+def flip_a_bit(folder: str, file: str) -> Path:
+    """Change one bit in the middle of a file of the cache; return where its bytes lie."""
+    (link,) = Path(constants.HF_HUB_CACHE).glob(f"{folder}/snapshots/*/{file}")
+    content = bytearray(link.read_bytes())
+    content[len(content) // 2] ^= 1
+    link.resolve().write_bytes(content)
+    return link.resolve()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_one_changed_bit_in_the_cache_is_noticed_and_the_file_fetched_anew(hub, bert, file):
+    key = load_tokenizer(bert)[1]
+    weights = {name: tensor.clone() for name, tensor in load_model(bert).state_dict().items()}
+    changed = flip_a_bit("models--*", file)
+    with pytest.raises(ModelError, match=f"{file} is damaged") as caught:
+        load_tokenizer(bert)
+        load_model(bert)
+    assert named_to_delete(str(caught.value)) == [changed]
+    changed.unlink()
+    assert load_tokenizer(bert)[1] == key
+    again = load_model(bert).state_dict()
+    assert all(tensor.equal(again[name]) for name, tensor in weights.items())
 
 
 def test_an_unknown_repository_and_revision_are_told_apart_from_a_dead_hub(hub, bert):
@@ -165,6 +199,38 @@ def test_rows_that_cannot_be_fetched_are_a_request_that_cannot_be_met(hub, rows_
     with pytest.raises(DataError, match="500") as caught:
         read_hub(rows_of_dynahate, "test")
     assert "data_dir=<folder>" in str(caught.value)
+
+
+def test_one_changed_bit_in_files_that_a_task_names_is_noticed(hub, rows_of_dynahate):
+    right = list(read_hub(rows_of_dynahate, "test")[0].texts[0])
+    changed = flip_a_bit("datasets--*", "*0.2.3*")
+    with pytest.raises(DataError, match="damaged") as caught:
+        read_hub(rows_of_dynahate, "test")
+    assert str(changed) in str(caught.value)
+    changed.unlink()
+    assert list(read_hub(rows_of_dynahate, "test")[0].texts[0]) == right
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b'{"text": "a film of some length", "label": 1}',  # another letter in the middle
+        b'{"label": 1, "text": "a film"}',  # and no JSON any more
+    ],
+)
+def test_one_changed_bit_in_what_the_library_fetches_is_noticed_and_nothing_made_of_it_stays(hub, repo, rows):
+    task = task_of(repo, "sst2")
+    files = {"train.jsonl": rows, "dev.jsonl": rows}
+    hub.repositories["datasets", task.hub.id] = (task.hub.revision, files)
+    hub.faults = {"GET .*/train.jsonl": "flip"}
+    with pytest.raises(DataError, match="damaged") as caught:
+        read_hub(task, "train")
+    hub.faults = {}
+    with pytest.raises(DataError, match="damaged"):
+        read_hub(task, "train")
+    for path in named_to_delete(str(caught.value)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert list(read_hub(task, "train")[0].texts[0]) == [json.loads(rows)["text"]]
 
 
 @pytest.mark.slow

@@ -1,16 +1,20 @@
 """Files of a repository on the hub, in the local cache: all that are wanted, at one commit, or one sentence.
 
 Models, and data whose files a task names, are read from the folder that `repository` returns and never
-through the hub, so that a run without a network reads what the one before it read.
+through the hub, so that a run without a network reads what the one before it read. What is read has the
+content that the cache names it after.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from layertune.config.files import noted_sha256
 from layertune.errors import HubError, message_of
 
 log = logging.getLogger(__name__)
@@ -42,8 +46,10 @@ def repository(
         HubError: something is missing and the hub does not give it.
     """
     cached = _cached(name, revision, kind)
-    if cached is not None and complete(cached):
-        return cached
+    if cached is not None:
+        _refuse_damaged(name, cached, wanted)
+        if complete(cached) and not _lacks(cached, wanted):
+            return cached
     if (silence := why_no_answer()) is not None:
         found = "only a part of it is" if cached is not None else "is not"
         raise HubError(f"{name} at {revision or 'main'} {found} on this machine and {silence}")
@@ -53,9 +59,62 @@ def repository(
         if isinstance(error, MemoryError):
             raise
         raise HubError(f"{name} at {revision or 'main'} cannot be fetched: {reason(error)}") from error
+    _refuse_damaged(name, folder, wanted)
     if not complete(folder):
         raise HubError(f"{name} at {revision or 'main'} lacks files on the hub itself")
     return folder
+
+
+def refuse_damaged_data(name: str, commit: str | None, made: str | None) -> None:
+    """Check what the `datasets` library fetched of a data set.
+
+    Args:
+        name: of the repository.
+        commit: of the rows; None = the main branch, as cached.
+        made: the folder of what the library made of the files, which goes with them.
+
+    Raises:
+        HubError: a file is not the one that the hub has.
+    """
+    if (folder := _cached(name, commit, "dataset")) is not None:
+        _refuse_damaged(name, folder, lambda listed, _: listed, made)
+
+
+def _refuse_damaged(name: str, folder: Path, wanted: Wanted, made: str | None = None) -> None:
+    """Hold what is wanted of a folder of the cache against the hashes that its files are named after."""
+    for known in (None, folder):  # an index of shards is checked before it is followed
+        for file in wanted(_listed(folder), known):
+            path = folder / file
+            if path.is_file() and not _is_what_it_is_named_after(path):
+                also = f" and {made}" if made else ""
+                raise HubError(
+                    f"{name} at {folder.name}: {file} is damaged on this machine: delete {path.resolve()}"
+                    f"{also} and run again, it is fetched anew"
+                )
+
+
+def _lacks(folder: Path, wanted: Wanted) -> bool:
+    """Whether the bytes of a file are gone that is linked to in a folder of the cache."""
+    return not all((folder / file).is_file() for file in wanted(_listed(folder), folder))
+
+
+def _listed(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _is_what_it_is_named_after(path: Path) -> bool:
+    """Whether a file of the cache, a link to its blob, has the content of that name.
+
+    Large files are named after their sha256, the others after git's sha1; what is not, has no such name (no
+    links on this file system, a hub of another kind).
+    """
+    blob = path.parent / path.readlink() if path.is_symlink() else path
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        return noted_sha256(path, blob.parents[1] / ".layertune") == blob.name
+    if re.fullmatch("[0-9a-f]{40}", blob.name):
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob.name
+    return True
 
 
 def _cached(name: str, revision: str | None, kind: str) -> Path | None:

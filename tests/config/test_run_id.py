@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from layertune.config import RunConfig
-from layertune.config import identity as identity_module
+from layertune.config import RunConfig, files
 from layertune.config.identity import config_sha256, data_key, identity_of, run_id, sha256_of, weights_key
 
 Build = Callable[..., RunConfig]
@@ -154,13 +153,13 @@ def test_a_large_file_is_hashed_once_per_content(
 ) -> None:
     large = tmp_path / "data" / "demo" / "train.csv"
     hashed: list[str] = []
-    real = identity_module.file_sha256
+    real = files.file_sha256
 
     def counted(path: Path) -> str:
         hashed.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(identity_module, "file_sha256", counted)
+    monkeypatch.setattr(files, "file_sha256", counted)
     with large.open("wb") as stream:
         stream.truncate((1 << 24) + 1)
     first = data_key(local())

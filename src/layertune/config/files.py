@@ -114,6 +114,35 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def noted_sha256(path: Path, notes: Path) -> str:
+    """Hash a file once per content: a large one's result is kept under what changes when it is written to.
+
+    `cp -p` and `rsync -t` set size and modification time as they like, the inode's change time nobody can.
+
+    Args:
+        path: of the file.
+        notes: folder of the results; where nothing can be written, each call hashes.
+    """
+    state = _state(path)
+    if path.stat().st_size <= 1 << 24:  # read faster than it is worth remembering
+        return file_sha256(path)
+    note = notes / hashlib.sha256(json.dumps(state, separators=(",", ":")).encode()).hexdigest()
+    known = note.read_text().split() if note.is_file() else []
+    if known[:1] == [note.name] and len(known) == 2:
+        return known[1]
+    digest = file_sha256(path)
+    if _state(path) == state:  # else it was written to meanwhile
+        with suppress(OSError):
+            write_atomic(note, f"{note.name} {digest}".encode())
+    return digest
+
+
+def _state(path: Path) -> list[str | int]:
+    stat = path.stat()
+    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+    return [str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_size, *times]
+
+
 def write_atomic(path: Path, content: bytes) -> Path:
     """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed there.
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config.files import (
-    file_sha256,
     label_order,
     local_split_file,
+    noted_sha256,
     own_files,
     resolved_data_dir,
     splits_needed,
-    write_atomic,
 )
 from layertune.config.schema import RunConfig, TaskSpec
 from layertune.config.weights import weights_files, weights_folder
@@ -127,13 +126,13 @@ def data_key(run: RunConfig) -> str:
         files, own = own_files(run.own), run.own
         read = [own.text, own.text2, own.label, own.regression]
         source = f"hub:{own.train}@{own.revision or 'main'}"
-        content = source if files is None else [_cached_sha256(path, run) for path in files]
+        content = source if files is None else [_sha256(path, run) for path in files]
         return "own:" + sha256_of([content, read])
     folder = resolved_data_dir(run.data_dir)
     if folder is None:
         return ",".join(_hub_key(task) for task in (run.task, *run.task.foreign.values()))
     files = [local_split_file(folder, task, split) for task, split in splits_needed(run.task, run.protocol)]
-    hashes: list[object] = [_cached_sha256(path, run) for path in files]
+    hashes: list[object] = [_sha256(path, run) for path in files]
     orders = [label_order(folder, path, run.task.labels) for path in files]
     renumbered = [orders] if any(orders) else []
     return "sha256:" + sha256_of([*hashes, *renumbered])
@@ -149,34 +148,14 @@ def weights_key(run: RunConfig) -> str:
     """Say which weights answer this run: hub id and revision, sha256 of local files, or the random recipe."""
     folder = weights_folder(run.model)
     if folder is not None:
-        return "sha256:" + sha256_of([_cached_sha256(path, run) for path in weights_files(folder)])
+        return "sha256:" + sha256_of([_sha256(path, run) for path in weights_files(folder)])
     if run.model.source == "random":
         return "random:" + sha256_of(run.model.random_config)
     return f"hub:{run.model.source}@{run.model.revision}"
 
 
-def _cached_sha256(path: Path, run: RunConfig) -> str:
-    """Hash a file once per content: a large one's result is kept under what changes when it is written to.
-
-    `cp -p` and `rsync -t` set size and modification time as they like, the inode's change time nobody can.
-    """
-    state = _state(path)
-    if path.stat().st_size <= 1 << 24:  # read faster than it is worth remembering
-        return file_sha256(path)
-    note = run.cache_dir / "file_sha256" / sha256_of(state)
-    known = note.read_text().split() if note.is_file() else []
-    if known[:1] == [note.name] and len(known) == 2:
-        return known[1]
-    digest = file_sha256(path)
-    if _state(path) == state:  # else it was written to meanwhile
-        write_atomic(note, f"{note.name} {digest}".encode())
-    return digest
-
-
-def _state(path: Path) -> list[str | int]:
-    stat = path.stat()
-    times = (stat.st_mtime_ns, stat.st_ctime_ns)
-    return [str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_size, *times]
+def _sha256(path: Path, run: RunConfig) -> str:
+    return noted_sha256(path, run.cache_dir / "file_sha256")
 
 
 def run_id(run: RunConfig) -> str:

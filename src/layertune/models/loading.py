@@ -195,15 +195,8 @@ def _read(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any)
         if isinstance(error, MemoryError):
             raise
         damaged = _damaged(folder)
-        ways = f" Delete {damaged} and run again: it is fetched anew." if damaged and _on_hub(model) else ""
-        raise ModelError(
-            f"cannot read the {what} of model={model.name} from {folder}: "
-            f"{f'{damaged.name} is damaged' if damaged else message_of(error)}.{ways}"
-        ) from error
-
-
-def _on_hub(model: ModelSpec) -> bool:
-    return weights_folder(model) is None
+        why = f"{damaged.name} is damaged" if damaged else message_of(error)
+        raise ModelError(f"cannot read the {what} of model={model.name} from {folder}: {why}.") from error
 
 
 def _folder(model: ModelSpec, what: str) -> Path:
@@ -228,7 +221,7 @@ def _folder(model: ModelSpec, what: str) -> Path:
 
 
 def _damaged(folder: Path) -> Path | None:
-    """Return a file of a model that cannot be what it is named after, resolved to where its bytes lie."""
+    """Return a file of a model that is none of the kind that its name says."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.iterdir()):
@@ -239,7 +232,7 @@ def _damaged(folder: Path) -> Path | None:
                 with safe_open(path, "pt"):
                     pass
         except (OSError, ValueError, RecursionError, SafetensorError):
-            return path.resolve()
+            return path
     return None
 
 

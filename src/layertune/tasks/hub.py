@@ -15,7 +15,7 @@ from typing import Any
 
 from layertune.config import HubSource, TaskSpec
 from layertune.errors import DataError
-from layertune.hub import reason, repository, why_no_answer
+from layertune.hub import reason, refuse_damaged_data, repository, why_no_answer
 from layertune.tasks.formats import Table
 from layertune.tasks.labels import canonical_labels, check_counts, text_column
 from layertune.tasks.meanings import check_meanings
@@ -132,15 +132,13 @@ def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:
 
 def _load(task: TaskSpec, hub: HubSource, part: str) -> tuple[Any, str | None]:
     """Return one split as the library has it, and the commit it is of."""
-    import datasets
-
     try:
         with _offline_if_unreachable():
             if hub.data_files:
                 return _load_files(hub, part)
-            data = datasets.load_dataset(hub.id, hub.config, split=part, revision=hub.revision)
+            return _load_whole(hub, part)
     except Exception as error:  # whatever the library raises: what it cannot give cannot be had
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError | DataError):
             raise
         raise DataError(
             f"Task {task.name}: {hub.id} at revision {hub.revision or 'main'} cannot be loaded "
@@ -148,7 +146,20 @@ def _load(task: TaskSpec, hub: HubSource, part: str) -> tuple[Any, str | None]:
             f"data_dir=<folder> (<folder>/{task.data_name}/train.parquet, csv, tsv or jsonl), or take the "
             "built-in task=demo."
         ) from error
-    return data, _cached_revision(data, hub)
+
+
+def _load_whole(hub: HubSource, part: str) -> tuple[Any, str | None]:
+    """Read what the library finds by itself."""
+    import datasets
+
+    commit = made = None
+    try:
+        data = datasets.load_dataset(hub.id, hub.config, split=part, revision=hub.revision)
+        commit = _cached_revision(data, hub)
+        made = next((str(Path(entry["filename"]).parent) for entry in data.cache_files), None)
+        return data, commit
+    finally:  # a damaged file may have been read, or be why nothing was
+        refuse_damaged_data(hub.id, commit or hub.revision, made)
 
 
 def _load_files(hub: HubSource, part: str) -> tuple[Any, str]:
