@@ -35,29 +35,26 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the words of run.py: MODEL, LM, TRAIN, GRID, PROTOCOL, READOUT, and SET="train.epochs=3 ..." for every other
+RUNS  = $(foreach key,MODEL LM TRAIN GRID PROTOCOL,$(if $($(key)),$(call lower,$(key))='$($(key))')) $(SET)
+SHOWN = $(RUNS) $(if $(READOUT),readout='$(READOUT)') $(if $(COMPARE),compare='$(COMPARE)')
+lower = $(shell echo $(1) | tr A-Z a-z)
+REPORT = @set -f; $(BIN)/python scripts/report.py
+
 # make tables MODEL=gte_small SET=train.epochs=3; COMPARE=roberta or READOUT=last,best: side by side; STRICT=1: fail on a gap
 tables: setup  ## Write Tables 1-10 of MODEL (default bert) and results/tables/index.html from the records (seconds)
-	@$(BIN)/python scripts/make_tables.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
-		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
-		--readout "$(or $(READOUT),last)" --set "$(SET)" --compare "$(COMPARE)" $(if $(filter 1,$(STRICT)),--strict)
+	$(REPORT) tables $(SHOWN) $(if $(filter 1,$(STRICT)),--strict)
 
-# the words are those of `tables`; DEVICE=EPYC: hours of a recorded device. The output is a shell script
+# DEVICE=EPYC: hours of a recorded device. The output is a shell script
 plan: setup  ## List what is still to be run, of TABLE=1 or of all: commands, hours, memory, longest first (seconds)
-	@$(BIN)/python scripts/plan.py $(if $(TABLE),table=$(TABLE)) $(if $(MODEL),model=$(MODEL)) $(if $(LM),lm=$(LM)) \
-		$(if $(TRAIN),train=$(TRAIN)) $(if $(GRID),grid=$(GRID)) $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(SET) \
-		$(if $(DEVICE),--device "$(DEVICE)")
+	$(REPORT) plan $(if $(TABLE),table='$(TABLE)') $(RUNS) $(if $(DEVICE),--device '$(DEVICE)')
 
-# the words are those of `tables`; JSON=1: all numbers, tests and run ids
+# JSON=1: all numbers, tests and run ids
 claims: setup  ## Judge the paper's claims on its own tables and on the records (seconds)
-	@$(BIN)/python scripts/claims.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
-		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
-		--readout "$(or $(READOUT),last)" --set "$(SET)" $(if $(filter 1,$(JSON)),--json)
+	$(REPORT) claims $(SHOWN) $(if $(filter 1,$(JSON)),--json)
 
-# make figures MODEL=gte_small SET=train.epochs=3; LM, TRAIN, GRID, PROTOCOL, READOUT as for the tables
 figures: setup  ## Draw the figures of MODEL (default bert) into results/figures/<MODEL> from the records (a minute)
-	@$(BIN)/python scripts/make_figures.py --model "$(or $(MODEL),bert)" --lm "$(or $(LM),gpt2)" \
-		--train "$(or $(TRAIN),published)" --grid "$(or $(GRID),paper)" --protocol "$(PROTOCOL)" \
-		--readout "$(or $(READOUT),last)" --set "$(SET)"
+	$(REPORT) figures $(SHOWN)
 
 # make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>: also end to end on real TREC
 bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (under 20 minutes on 2 idle cores)

@@ -16,7 +16,7 @@ from tiny_runs import compose_tiny, prepare, weights
 from layertune.config.compose import compose_run
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.report.plan import read_words
+from layertune.report.request import read_words
 from layertune.report.summary import compare_means
 from layertune.training import train
 

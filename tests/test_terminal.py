@@ -47,7 +47,7 @@ def test_every_script_is_called_through_the_one_door(repo, name):
 def test_a_table_of_records_is_printed_in_ascii(repo, encoding):
     records = [str(path) for path in sorted((repo / "results" / "runs").glob("gte_small-trec-low_k-*"))]
     done = subprocess.run(
-        [sys.executable, str(repo / "scripts" / "compare.py"), "--means", *records],
+        [sys.executable, str(repo / "scripts" / "report.py"), "compare", "--means", *records],
         env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
         capture_output=True,
     )
@@ -86,7 +86,7 @@ def test_a_script_ends_with_a_code_and_one_sentence(capsys, error, code):
 
 
 def test_a_reader_that_closes_the_pipe_early_is_no_error(repo):
-    command = f"{sys.executable} scripts/plan.py table=1 | head -n 1"
+    command = f"{sys.executable} scripts/report.py plan table=1 | head -n 1"
     done = subprocess.run(command, shell=True, cwd=repo, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1

@@ -82,9 +82,9 @@ def tables_seconds(setting: Setting, runs: Path = Path("results/runs")) -> float
             text = text.replace(own["identity"]["config_sha256"], f"{number:064x}")
             text = text.replace(name, name := f"copy-{number}")
         (results / "runs" / f"{name}.json").write_text(text)
-    words = ["--model", "gte_small", "--set", "train.epochs=3", "--results", str(results)]
+    words = ["model=gte_small", "train.epochs=3", f"results_dir={results}"]
     start = time.perf_counter()
-    subprocess.run([sys.executable, "scripts/make_tables.py", *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, "scripts/report.py", "tables", *words], check=True, capture_output=True)
     return time.perf_counter() - start
 
 

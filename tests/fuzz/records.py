@@ -48,8 +48,8 @@ from layertune.report.render.build import sheet_of
 from layertune.report.render.latex import to_latex
 from layertune.report.render.markdown import to_markdown
 from layertune.report.render.page import to_page
-from layertune.report.render.request import Request
 from layertune.report.render.values_csv import to_csv
+from layertune.report.request import Request
 from layertune.report.summary import compare, compare_means, summarise
 from layertune.report.values import table_values
 

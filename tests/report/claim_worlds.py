@@ -16,7 +16,7 @@ from layertune.config import RunConfig
 from layertune.records import Record
 from layertune.report.cells import Cell
 from layertune.report.paper_claims import Claim
-from layertune.report.render.request import Request
+from layertune.report.request import Request
 from layertune.report.verdicts import Column
 
 STRATEGIES = ["high_k", "low_k", "block_high", "block_low"]

@@ -9,9 +9,14 @@ from made_records import write
 from test_figures_scores import scored
 
 from layertune.report.choice import ChoiceJudged, judge_choice, told
+from layertune.report.claims import judge_all
+from layertune.report.claims_text import to_text
 from layertune.report.figures.controls import controls_figure
 from layertune.report.figures.scores import model_scores
 from layertune.report.index import RecordIndex
+from layertune.report.paper import PaperTables
+from layertune.report.paper_claims import load_claims
+from layertune.report.request import Request
 
 TASKS = ("sst2", "trec", "cola", "cr", "mr")
 ALIKE = dict.fromkeys(TASKS, (0.1, 0.2, 0.3, 0.4))
@@ -79,3 +84,14 @@ def test_controls_are_compared_with_the_texts_and_never_taken_for_them(tmp_path:
     controls = {name: model_scores(index, "tiny_bert", name) for name in choice.controls}
     figure = controls_figure(model_scores(index, "tiny_bert"), controls, choice)
     assert "[UNK]" in "".join(text.get_text() for axes in figure.axes for text in axes.get_xticklabels())
+
+
+def test_the_claim_of_the_paper_is_judged_on_scores_with_the_controls_beside_it(
+    tmp_path: Path, paper: PaperTables
+) -> None:
+    index, choice = judged(tmp_path, UNLIKE, UNLIKE, unk=UNLIKE)
+    (claim,) = [one for one in load_claims() if one.kind == "layer_choice"]
+    (one,) = judge_all([claim], paper, Request("tiny_bert"), index)
+    assert (one.paper.status, one.ours, one.choice) == ("not_enough_runs", choice.verdict, choice)
+    lines = [line for line in to_text([one], Request("tiny_bert")).splitlines() if "[UNK]" in line]
+    assert len(lines) == 1 and lines[0].startswith("  - control: as many [UNK] in place of each text")

@@ -13,7 +13,7 @@ from layertune.report.claims import Judged, judge_all
 from layertune.report.index import RecordIndex
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import load_claims
-from layertune.report.render.request import Request
+from layertune.report.request import Request
 from layertune.report.verdicts import Column
 
 CLAIMS = {claim.id: claim for claim in load_claims(CONFIG_DIR.parent / "results" / "paper")}
@@ -25,7 +25,7 @@ def judged(name: str, paper: PaperTables, *records: Record, request: Request = B
     return one
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if claim.columns])
 def test_records_that_satisfy_a_claim_violate_it_or_lack_a_seed_give_the_three_verdicts(
     name: str, paper: PaperTables
 ) -> None:
@@ -270,4 +270,4 @@ def test_without_records_every_claim_is_open_and_the_paper_keeps_its_verdicts(
     assert {one.ours.status for one in found} == {"not_enough_runs"}
     assert {one.evidence.runs[0] for one in found} == {0}
     statuses = [one.paper.status for one in found]
-    assert (statuses.count("holds"), statuses.count("does_not_hold"), len(statuses)) == (34, 19, 56)
+    assert (statuses.count("holds"), statuses.count("does_not_hold"), len(statuses)) == (34, 19, 57)

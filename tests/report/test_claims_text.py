@@ -20,7 +20,7 @@ from layertune.report.claims_text import section_of, to_json, to_text
 from layertune.report.index import RecordIndex
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import Claim, load_claims
-from layertune.report.render.request import Request
+from layertune.report.request import Request
 
 CLAIMS = {claim.id: claim for claim in load_claims(CONFIG_DIR.parent / "results" / "paper")}
 GTE = Request(model="gte_small", overrides=("train.epochs=3",))
@@ -152,13 +152,13 @@ def test_the_listing_counts_verdicts_and_states_its_assumptions(paper: PaperTabl
     text = to_text(judge_all(CLAIMS.values(), paper, GTE, RecordIndex(())), GTE)
     lines = text.splitlines()
     assert lines[0] == "# The paper's claims, asked of GTE-small"
-    assert lines[2].startswith("56 claims; written by `make claims MODEL=gte_small SET=train.epochs=3`.")
-    assert lines[4].startswith("- by the paper's own tables 34 follow, 19 do not, 3 cannot be told")
+    assert lines[2].startswith("57 claims; written by `make claims MODEL=gte_small SET=train.epochs=3`.")
+    assert lines[4].startswith("- by the paper's own tables 34 follow, 19 do not, 4 cannot be told")
     assert (
         lines[5]
-        == "- by our records 0 hold, 0 do not, 0 are within noise, 56 lack runs (0 of these have some)"
+        == "- by our records 0 hold, 0 do not, 0 are within noise, 57 lack runs (0 of these have some)"
     )
-    assert sum(line.startswith("- **") for line in lines) == 56
+    assert sum(line.startswith("- **") for line in lines) == 57
     assert "hierarchical bootstrap" in text and "on the first seed" in text
     assert all(f"`{name}`" in text for name in CLAIMS)
 
@@ -185,21 +185,21 @@ def test_the_command_prints_what_it_writes_and_a_second_run_changes_nothing(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "runs", *world_of(CLAIMS["mr_wants_high"], holds=True).records(GTE))
-    words = ["--model", "gte_small", "--set", "train.epochs=3", "--results", str(tmp_path)]
+    words = ["claims", "model=gte_small", "train.epochs=3", f"results_dir={tmp_path}"]
     found = []
     for more in ([], [], ["--json"]):
-        assert program(repo / "scripts" / "claims.py", [*words, *more], monkeypatch) == 0
+        assert program(repo / "scripts" / "report.py", [*words, *more], monkeypatch) == 0
         found.append(capsys.readouterr().out)
-    assert found[0] == found[1] == (tmp_path / "claims" / "gte_small.md").read_text(encoding="utf-8")
+    assert found[0] == found[1] == (tmp_path / "claims" / f"{GTE.folder}.md").read_text(encoding="utf-8")
     assert "- **HOLDS** MR, called structural" in found[0]
-    assert len(json.loads(found[2])["claims"]) == 56
+    assert len(json.loads(found[2])["claims"]) == 57
 
 
 def test_a_wrong_request_is_one_sentence_and_code_2(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--model", "brt", "--results", str(tmp_path)]
-    assert program(repo / "scripts" / "claims.py", words, monkeypatch) == 2
+    words = ["claims", "model=brt", f"results_dir={tmp_path}"]
+    assert program(repo / "scripts" / "report.py", words, monkeypatch) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: model=brt does not exist") and error.count("\n") == 1
     assert not (tmp_path / "claims").exists()
@@ -207,8 +207,8 @@ def test_a_wrong_request_is_one_sentence_and_code_2(
 
 def test_claims_are_judged_without_torch(repo: Path, tmp_path: Path) -> None:
     code = (
-        "import runpy, sys; sys.argv = ['claims.py', '--results', sys.argv[1]];"
-        "runpy.run_path('scripts/claims.py', run_name='__main__');"
+        "import runpy, sys; sys.argv = ['report.py', 'claims', 'results_dir=' + sys.argv[1]];"
+        "runpy.run_path('scripts/report.py', run_name='__main__');"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=repo, stdout=subprocess.DEVNULL)

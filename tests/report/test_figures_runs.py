@@ -13,7 +13,7 @@ from layertune.report.figures.cost import cost_content, cost_figure, group_of, p
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.figures.write import write_figures
 from layertune.report.index import RecordIndex
-from layertune.report.render.request import Request
+from layertune.report.request import Request
 from layertune.report.spec import load_table
 from layertune.report.values import table_values
 

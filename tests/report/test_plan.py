@@ -15,7 +15,8 @@ from layertune.errors import ConfigError
 from layertune.records import Record
 from layertune.records.record import ChecksRecord, VersionsRecord
 from layertune.report.index import RecordIndex
-from layertune.report.plan import Plan, lines, make_plan, read_words
+from layertune.report.plan import Plan, lines, make_plan
+from layertune.report.request import read_words
 
 NARROW = ("task=sst2", "method=low_k,full")  # of Table 1: six runs
 
@@ -182,16 +183,16 @@ def test_the_script_reads_its_folders_and_imports_nothing_heavy(repo: Path, tmp_
     run = runs_of("table=1")["full 0"]
     write(tmp_path / "results" / "runs", made(run))
     program = (
-        "import runpy, sys; sys.argv = ['plan.py', 'table=1', 'task=sst2', 'method=full', "
+        "import runpy, sys; sys.argv = ['report.py', 'plan', 'table=1', 'task=sst2', 'method=full', "
         f"'results_dir={tmp_path / 'results'}']\n"
-        f"runpy.run_path({str(repo / 'scripts' / 'plan.py')!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(repo / 'scripts' / 'report.py')!r}, run_name='__main__')\n"
         "assert not {'torch', 'transformers', 'hydra'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split()[:5] == ["#", "table1", "3", "1", "2"]
     wrong = subprocess.run(
-        [sys.executable, str(repo / "scripts" / "plan.py"), "table=1", "seed=7"],
+        [sys.executable, str(repo / "scripts" / "report.py"), "plan", "table=1", "seed=7"],
         capture_output=True,
         text=True,
     )

@@ -18,9 +18,9 @@ from layertune.report.render.html_table import to_html
 from layertune.report.render.latex import to_latex
 from layertune.report.render.markdown import to_markdown
 from layertune.report.render.page import document
-from layertune.report.render.request import Request
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
+from layertune.report.request import Request
 from layertune.report.values import TableValues
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tables"

@@ -14,7 +14,7 @@ from every_state import SPEC, every_state
 from layertune.report.index import RecordIndex
 from layertune.report.render.build import sheet_of
 from layertune.report.render.latex import escaped, to_latex
-from layertune.report.render.request import TABLES, Request
+from layertune.report.request import TABLES, Request
 from layertune.report.values import table_values
 
 DOCUMENT = r"""\documentclass{article}

@@ -15,10 +15,10 @@ from made_records import made, write
 
 from layertune.config.plain import plain_run
 from layertune.errors import ConfigError
-from layertune.records import Record
+from layertune.records import Record, versions_of
 from layertune.report.render.footers import fill_command
-from layertune.report.render.request import Request, read_request, requests
 from layertune.report.render.write import write_comparison, write_tables
+from layertune.report.request import Request, read_request, read_requests
 
 GTE = Request("gte_small", overrides=("train.epochs=3",))
 
@@ -45,14 +45,18 @@ def results(tmp_path: Path) -> Path:
 
 def _files(results: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(results)): path.read_bytes() for path in sorted(results.glob("tables/**/*.*"))
+        str(path.relative_to(results)): path.read_bytes()
+        for path in sorted(results.glob("tables/**/*.*"))
+        if path.is_file()
     }
 
 
 def test_ten_tables_in_three_formats_and_the_page_are_written(results: Path) -> None:
     written = write_tables(GTE, results)
     names = {path.relative_to(results / "tables").as_posix() for path in written.files}
-    assert names == {f"gte_small/table{n}.{suffix}" for n in range(1, 11) for suffix in ("md", "tex", "csv")}
+    assert names == {
+        f"{GTE.folder}/table{n}.{suffix}" for n in range(1, 11) for suffix in ("md", "tex", "csv")
+    }
     assert written.page == results / "tables" / "index.html"
     done = {table: (cells, of) for table, cells, of in written.coverage if cells}
     # block_high and block_low on SST-2 stand in four tables
@@ -77,11 +81,11 @@ def test_a_second_run_changes_no_byte_wherever_and_in_whatever_order_the_files_w
 def test_the_page_shows_every_backbone_that_has_a_folder_as_its_request_asks(results: Path) -> None:
     write_tables(GTE, results)
     write_tables(Request(readout="best"), results)
-    assert read_request(results / "tables" / "gte_small" / "request.json") == GTE
+    assert read_request(results / "tables" / GTE.folder / "request.json") == GTE
     page = (results / "tables" / "index.html").read_text(encoding="utf-8")
     assert "make tables MODEL=gte_small SET=train.epochs=3" in page
     assert "make tables MODEL=bert READOUT=best" in page
-    assert page.index('id="bert"') < page.index('id="gte_small"')
+    assert page.index('id="bert-readout=best"') < page.index('id="gte_small-train.epochs=3"')
     assert "91.0 ± 1.0" in page
 
 
@@ -122,7 +126,7 @@ def test_every_link_of_the_page_leads_somewhere_and_nothing_is_loaded(results: P
 
 def test_links_of_a_markdown_table_lead_to_records(results: Path) -> None:
     write_tables(GTE, results)
-    path = results / "tables" / "gte_small" / "table9.md"
+    path = results / "tables" / GTE.folder / "table9.md"
     links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
     assert len(links) == 6
     assert all(json.loads((path.parent / link).read_text())["spec"]["task"] == "sst2" for link in links)
@@ -167,7 +171,7 @@ def test_a_file_that_is_no_record_is_named(results: Path) -> None:
 
 def test_of_another_model_the_papers_numbers_stand_without_a_difference(results: Path) -> None:
     write_tables(GTE, results)
-    text = (results / "tables" / "gte_small" / "table9.md").read_text(encoding="utf-8")
+    text = (results / "tables" / GTE.folder / "table9.md").read_text(encoding="utf-8")
     assert "91.0 ± 1.0 (3)<br><sub>paper 90.7</sub>" in text
     assert "no difference is taken" in text and "(+" not in text
 
@@ -189,9 +193,11 @@ def test_the_command_that_fills_the_gaps_carries_what_was_asked() -> None:
 
 
 def test_two_read_outs_stand_side_by_side(results: Path) -> None:
-    one, other = requests(GTE, "last,best", None)
+    words = ["model=gte_small", "train.epochs=3", "readout=last,best"]
+    (one, other), _ = read_requests(words, sides=2)
+    assert one == GTE
     written = write_comparison(one, other, results)
-    folder = results / "tables" / "gte_small_last_and_best"
+    folder = results / "tables" / "gte_small_last_and_best-train.epochs=3"
     assert written.page == folder / "index.html"
     text = (folder / "table9.md").read_text(encoding="utf-8")
     # 90, 91, 92 after the last epoch; 92 at the best of every seed.
@@ -208,19 +214,67 @@ def test_two_backbones_stand_side_by_side(results: Path) -> None:
     runs = other.table("table9").cell("block_high", "sst2").own_runs()
     write(results / "runs", *(made(run, 0.905) for run in runs))
     write_comparison(GTE, other, results)
-    text = (results / "tables" / "gte_small_and_mpnet" / "table9.md").read_text(encoding="utf-8")
+    text = (results / "tables" / "gte_small_and_mpnet-train.epochs=3" / "table9.md").read_text(
+        encoding="utf-8"
+    )
     assert "# Table 9, GTE-small, MPNet" in text
     assert "91.0 ± 1.0 (3)<br>MPNet: 90.5 ± 0.0 (3)<br><sub>Δ −0.5</sub>" in text
-    table6 = (results / "tables" / "gte_small_and_mpnet" / "table6.md").read_text(encoding="utf-8")
+    table6 = (results / "tables" / "gte_small_and_mpnet-train.epochs=3" / "table6.md").read_text(
+        encoding="utf-8"
+    )
     assert "*GTE-small*" in table6 and "*MPNet*" in table6  # each has its sixth group
 
 
 @pytest.mark.parametrize(
-    ("readouts", "compare"), [("first", None), ("last,last", None), ("", None), ("last,best", "mpnet")]
+    ("words", "named"),
+    [
+        (["readout=first"], "readout=first"),
+        (["readout=last,last"], "readout=last,last"),
+        (["readout=last,best", "compare=mpnet"], "compare=mpnet"),
+        (["task=trec"], "task=trec"),
+        (["table=1"], "table=1"),
+        (["train.epochs=3,5"], "train.epochs"),
+        (["gte_small"], "key=value"),
+    ],
+    ids=" ".join,
 )
-def test_other_read_outs_are_refused(readouts: str, compare: str | None) -> None:
-    with pytest.raises(ConfigError, match="READOUT="):
-        requests(Request(), readouts, compare)
+def test_words_that_mean_nothing_to_tables_are_refused(words: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        read_requests(words, sides=2)
+
+
+def test_claims_and_figures_take_one_side() -> None:
+    assert read_requests(["results_dir=there", "readout=best"]) == ((Request(readout="best"),), Path("there"))
+    for word in ("readout=last,best", "compare=mpnet"):
+        with pytest.raises(ConfigError, match=re.escape(word)):
+            read_requests([word])
+
+
+def test_different_settings_have_different_folders_and_paths_change_nothing(results: Path) -> None:
+    asked = [
+        Request(),
+        GTE,
+        Request("gte_small"),
+        replace(GTE, train="fast"),
+        replace(GTE, grid="fair"),
+        replace(GTE, protocol="study"),
+        replace(GTE, readout="best"),
+        replace(GTE, lm="smollm2"),
+        replace(GTE, overrides=("train.betas=[0.9,0.95]",)),
+        replace(GTE, overrides=("train.betas={0.9,0.95}",)),
+        replace(GTE, overrides=tuple(f"train.epochs={n}" for n in range(99))),
+        replace(GTE, overrides=tuple(f"train.epochs={n}" for n in range(98))),
+    ]
+    names = [one.folder for one in asked]
+    assert len(set(names)) == len(asked) and all(re.fullmatch(r"[\w.,=+-]{1,140}", name) for name in names)
+    assert names[:2] == ["bert", "gte_small-train.epochs=3"]
+    assert replace(GTE, overrides=("model.path=a b", *GTE.overrides, "data_dir=/d")).folder == GTE.folder
+    write_tables(GTE, results)
+    first = (results / "tables" / GTE.folder / "table9.md").read_bytes()
+    write_tables(Request("gte_small"), results)
+    assert (results / "tables" / GTE.folder / "table9.md").read_bytes() == first
+    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    assert 'id="gte_small"' in page and 'id="gte_small-train.epochs=3"' in page
 
 
 def test_a_damaged_request_is_named(results: Path) -> None:
@@ -233,10 +287,12 @@ def test_a_damaged_request_is_named(results: Path) -> None:
             write_tables(GTE, results)
 
 
-def _command(repo: Path, results: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    script = repo / "scripts" / "make_tables.py"
+def _command(
+    repo: Path, results: Path, *words: str, command: str = "tables"
+) -> subprocess.CompletedProcess[str]:
+    script = repo / "scripts" / "report.py"
     return subprocess.run(
-        [sys.executable, str(script), "--results", str(results), *words],
+        [sys.executable, str(script), command, f"results_dir={results}", *words],
         capture_output=True,
         text=True,
         check=False,
@@ -244,14 +300,25 @@ def _command(repo: Path, results: Path, *words: str) -> subprocess.CompletedProc
 
 
 def test_the_command_writes_and_strict_fails_on_a_gap(repo: Path, results: Path) -> None:
-    done = _command(repo, results, "--model", "gte_small", "--set", "train.epochs=3", "--strict")
+    done = _command(repo, results, "model=gte_small", "train.epochs=3", "--strict")
     assert done.returncode == 1, done.stderr
     assert "table9      2 of 16 cells done" in done.stdout and done.stderr == ""
-    assert (results / "tables" / "gte_small" / "table9.md").is_file()
+    assert (results / "tables" / GTE.folder / "table9.md").is_file()
+
+
+def test_damaged_and_stale_records_are_named_on_the_terminal(repo: Path, results: Path) -> None:
+    run = Request("gte_small").table("table9").cell("block_high", "cola").own_runs()[0]
+    old = made(run, versions=replace(versions_of(run), method=0), run_id="an-old-one")
+    write(results / "runs", old)
+    (results / "runs" / "broken.json").write_text("{", encoding="utf-8")
+    for command in ("tables", "claims"):
+        done = _command(repo, results, "model=gte_small", command=command)
+        assert done.returncode == 0
+        assert "broken.json" in done.stderr and "an-old-one" in done.stderr
 
 
 def test_a_wrong_request_is_one_sentence_and_code_2(repo: Path, results: Path) -> None:
-    wrong = _command(repo, results, "--model", "brt")
+    wrong = _command(repo, results, "model=brt")
     assert wrong.returncode == 2 and wrong.stdout == ""
     assert wrong.stderr.startswith("error: model=brt does not exist") and wrong.stderr.count("\n") == 1
     assert not (results / "tables").exists()
@@ -259,7 +326,7 @@ def test_a_wrong_request_is_one_sentence_and_code_2(repo: Path, results: Path) -
 
 def test_tables_are_made_without_torch(repo: Path, results: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from layertune.report.render.request import Request;"
+        "import sys; from pathlib import Path; from layertune.report.request import Request;"
         "from layertune.report.render.write import write_tables;"
         f"write_tables(Request(), Path({str(results)!r})); sys.exit('torch' in sys.modules)"
     )

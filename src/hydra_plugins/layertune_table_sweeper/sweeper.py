@@ -5,8 +5,8 @@ Processes that sweep the same runs at once share them, here and in Hydra's own s
 python run.py -m hydra/sweeper=table table=table1 model=gte_small model.path=<folder> train.epochs=3
 python run.py -m hydra/sweeper=table table=table1,table2 task=trec,cr seed=0 hydra/launcher=joblib
 
-Words are explained in `layertune.report.plan.read_words`. Hydra imports this file whenever it starts: nothing
-heavy at the top.
+Words are explained in `layertune.report.request.read_words`. Hydra imports this file whenever it starts:
+nothing heavy at the top.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class TableSweeper(Sweeper):
 
     def _plan(self, arguments: list[str]) -> Plan:
         from layertune.errors import ConfigError
-        from layertune.report.plan import make_plan, read_index, read_words
+        from layertune.report.plan import make_plan, read_index
+        from layertune.report.request import read_words
 
         names = [word.removeprefix("table=").split(",") for word in arguments if word.startswith("table=")]
         if not names:

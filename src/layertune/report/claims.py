@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from layertune.report.aggregate import STATES, CellValue, State
+from layertune.report.choice import ChoiceJudged, judge_choice
 from layertune.report.decide import Seeds, decide
 from layertune.report.index import RecordIndex
 from layertune.report.paired import PairedTest
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import Claim, judge, paper_numbers
-from layertune.report.render.request import Request
+from layertune.report.request import Request
 from layertune.report.values import TableValues, table_values
 from layertune.report.verdicts import Column, Verdict, parts_of
 
@@ -49,6 +50,7 @@ class Judged:
     tests: tuple[PairedTest, ...]
     no_test: str  # why there is none; "" where there are some
     by_task: tuple[int, int, int]  # of `Decision`
+    choice: ChoiceJudged | None = None  # of the claim that is judged on layer scores instead of tables
 
 
 class OurNumbers:
@@ -138,7 +140,7 @@ def judge_all(
         ConfigError: an unknown model or setting.
     """
     claims = list(claims)
-    names = dict.fromkeys(_name(table) for claim in claims for table in claim.tables)
+    names = dict.fromkeys(_name(table) for claim in claims if claim.columns for table in claim.tables)
     tables = {name: table_values(request.table(name), index, request.readout) for name in names}
     return [_judge(claim, paper, request, index, tables) for claim in claims]
 
@@ -150,13 +152,17 @@ def _judge(
     index: RecordIndex,
     tables: Mapping[str, TableValues],
 ) -> Judged:
+    by_paper = judge(claim, paper_numbers(paper, claim.tables))
+    if claim.kind == "layer_choice":
+        choice = judge_choice(index, request.model)
+        none = OurNumbers(()).evidence(index)
+        return Judged(claim, by_paper, choice.verdict, none, (), "", (0, 0, 0), choice)
     stand_in = {"bert": request.model, "gpt2": request.lm}
     columns = [replace(column, model=stand_in.get(column.model, column.model)) for column in claim.columns]
     asked = replace(claim, columns=tuple(columns))
     numbers = OurNumbers([tables[_name(table)] for table in claim.tables])
     decision = decide(asked, numbers)
     evidence = numbers.evidence(index)
-    by_paper = judge(claim, paper_numbers(paper, claim.tables))
     return Judged(
         asked, by_paper, decision.verdict, evidence, decision.tests, decision.no_test, decision.by_task
     )

@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layertune.report.choice import ChoiceJudged, told
+from layertune.report.choice import told
 from layertune.report.claims import Evidence, Judged
 from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
 from layertune.report.render.footers import READ_OUTS
-from layertune.report.render.request import Request
 from layertune.report.render.words import listed
+from layertune.report.request import Request
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
 from layertune.report.verdicts import Status, Verdict
@@ -47,7 +47,6 @@ SECTIONS = {
 def to_text(
     judged: Sequence[Judged],
     request: Request,
-    choice: ChoiceJudged | None = None,
     damaged: Sequence[str] = (),
 ) -> str:
     """Return the listing, section by section.
@@ -55,7 +54,6 @@ def to_text(
     Args:
         judged: the claims.
         request: of which model.
-        choice: what the layer scores say of §5.5.
         damaged: files that are no records, a line each.
     """
     lines = [f"# The paper's claims, asked of {model_title(request.model)}", "", *_head(judged, request)]
@@ -66,22 +64,19 @@ def to_text(
         if section in sections:
             lines += ["", f"## {section}", ""]
             lines += [line for one in sections[section] for line in _entry(one, request)]
-            if choice is not None and section == SECTIONS["§5.5"]:
-                lines += _choice(choice)
     if damaged:
         lines += ["", "## Damaged records, not used", "", *(f"- {line}" for line in damaged)]
     lines += ["", "## How to read this", "", *(f"- {text}" for text in (*_reading(request), *ASSUMPTIONS))]
     return "\n".join(lines) + "\n"
 
 
-def to_json(judged: Sequence[Judged], request: Request, choice: ChoiceJudged | None = None) -> str:
+def to_json(judged: Sequence[Judged], request: Request) -> str:
     """Return everything that is known about every claim."""
     tree = {
         "request": dataclasses.asdict(request),
         "summary": {"paper": _counts([one.paper for one in judged])}
         | {"records": _counts([one.ours for one in judged])},
         "claims": [_tree(one) for one in judged],
-        "layer_choice": None if choice is None else dataclasses.asdict(choice),
         "assumptions": list(ASSUMPTIONS),
     }
     return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
@@ -143,11 +138,15 @@ def _entry(one: Judged, request: Request) -> list[str]:
     lines = [f"- **{WORDS[one.ours.status]}{mark}** {claim.says} (`{claim.id}`, {claim.section})"]
     erratum = f" [erratum {claim.erratum}]" if claim.erratum else ""
     reason = "" if one.paper.status == "not_enough_runs" else f"; {one.paper.reason}"
-    told = OF_THE_PAPER[one.paper.status]
-    lines.append(f"  - paper, {_tables(claim.tables)}: {told}{reason}{erratum}")
+    follows = OF_THE_PAPER[one.paper.status]
+    lines.append(f"  - paper, {_tables(claim.tables)}: {follows}{reason}{erratum}")
     if one.evidence.run_ids and (reason := _reason(one)):
         lines.append(f"  - records: {reason}")
-    lines.append(f"  - {_runs(one.evidence)}")
+    if one.choice is None:
+        lines.append(f"  - {_runs(one.evidence)}")
+    else:
+        lines.append(f"  - scores: {one.choice.verdict.reason}")
+        lines += [f"  - control: {sentence}" for sentence in told(one.choice)]
     if claim.choice:
         lines.append(f"  - read as: {claim.choice}")
     if one.evidence.absent:
@@ -169,20 +168,6 @@ def _entry(one: Judged, request: Request) -> list[str]:
     if won or lost:
         lines.append(f"  - task by task, beyond the noise of seeds: {won} for it, {lost} against, of {looks}")
     return lines
-
-
-def _choice(choice: ChoiceJudged) -> list[str]:
-    """Return the lines of the claim that is judged on layer scores, not on tables."""
-    lines = [
-        f"- **{WORDS[choice.verdict.status]}** The choice of layers follows the task. "
-        "(`choice_follows_the_task`, §5.5; on layer scores)",
-        "  - paper, Figure 2: cannot be told, figures print no numbers",
-        f"  - scores: {choice.verdict.reason}",
-        *(f"  - control: {sentence}" for sentence in told(choice)),
-        "  - read as: two tasks choose unlike layers more often than not, and a task agrees with itself more "
-        "than with others",
-    ]
-    return lines if choice.tasks else lines[:3]
 
 
 def _tests(tests: Sequence[PairedTest]) -> list[str]:
@@ -266,4 +251,5 @@ def _tree(one: Judged) -> Mapping[str, Any]:
         "evidence": dataclasses.asdict(one.evidence),
         "tests": [dataclasses.asdict(test) | {"decides": test.decides()} for test in one.tests],
         "no_test": one.no_test,
+        "layer_choice": None if one.choice is None else dataclasses.asdict(one.choice),
     }

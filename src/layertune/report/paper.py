@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
+from layertune.config.compose import CONFIG_DIR
 from layertune.errors import ConfigError
 
-PAPER_FOLDER = Path("results/paper")
+PAPER_FOLDER = CONFIG_DIR.parent / "results" / "paper"
 UNITS = ("percent", "raw", "million", "factor")  # raw: NIST and CIDEr; million: parameters; factor: speed-up
 VERDICTS = (
     "contradiction",  # two printed statements exclude each other

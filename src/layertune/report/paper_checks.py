@@ -270,6 +270,11 @@ def separated(tally: Tally, *, rows: Sequence[str], columns: Sequence[Column]) -
     return tally.verdict(all_hold(answers))
 
 
+def layer_choice(tally: Tally, *, columns: Sequence[Column]) -> Verdict:
+    """Does the choice of layers follow the task? No table of numbers says: `choice` judges layer scores."""
+    return Verdict("not_enough_runs", {}, "no table of numbers says")
+
+
 PREDICATES: dict[str, Callable[..., Verdict]] = {
     "outperforms": outperforms,
     "difference": difference,
@@ -282,6 +287,7 @@ PREDICATES: dict[str, Callable[..., Verdict]] = {
     "bounded": bounded,
     "no_single_best": no_single_best,
     "separated": separated,
+    "layer_choice": layer_choice,
 }
 
 

@@ -10,37 +10,14 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from layertune.config.plain import group_choice
 from layertune.config.schema import RunConfig
 from layertune.errors import ConfigError
 from layertune.records.store import Store
 from layertune.report.cells import Cell, TableSpec
 from layertune.report.estimate import Estimate, Estimator
 from layertune.report.index import RecordIndex, RunState
-from layertune.report.render.request import Request
-from layertune.report.spec import table_names
-
-SELECTING = ("task", "method", "seed")  # words that take some of a table's runs, and leave them as they are
-
-
-@dataclass(frozen=True)
-class Question:
-    """Some tables, the model and settings they are asked for, and which of their runs."""
-
-    tables: tuple[str, ...]
-    request: Request = Request()
-    only: Mapping[str, tuple[str, ...]] | None = None  # task, method, seed -> the values wanted
-    contents: Mapping[str, Mapping[str, Any]] | None = None  # table files that are not in configs/table
-
-    def specs(self) -> list[TableSpec]:
-        """Return the tables.
-
-        Raises:
-            ConfigError: no such table, model or setting.
-        """
-        return [self.request.table(name, (self.contents or {}).get(name)) for name in self.tables]
+from layertune.report.request import Question, Request
 
 
 @dataclass(frozen=True)
@@ -84,51 +61,6 @@ class Plan:
     totals: tuple[TableCost, ...]  # per table, then of all tables
     refused: tuple[str, ...]  # records that answer a run and cannot be used: running again changes nothing
     device: str  # that the hours are of
-
-
-def read_words(
-    words: Iterable[str], contents: Mapping[str, Mapping[str, Any]] | None = None, lm: str | None = None
-) -> Question:
-    """Read `key=value` words as the table sweeper and `scripts/plan.py` take them.
-
-    `table`, `task`, `method` and `seed` take lists; `model`, `train`, `grid` and `protocol` choose for every
-    run; `model` names the language model where only tables of language models are asked for; every other word
-    is an override of every run.
-
-    Raises:
-        ConfigError: a word is no `key=value`, a list stands for one value, or there is no such table.
-    """
-    chosen: dict[str, tuple[str, ...]] = {}
-    overrides: list[str] = []
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key or not text:
-            raise ConfigError(f"{word!r} is no override: it reads key=value.")
-        values = tuple(text.split(",")) if not text.startswith(("[", "{", "'", '"')) else (text,)
-        if key in ("table", *SELECTING):
-            chosen[key] = values
-        elif len(values) > 1 or text.startswith(("range(", "choice(", "glob(", "interval(")):
-            raise ConfigError(f"{word}: a sweep over tables takes one value of {key}; lists: {_LISTS}.")
-        elif key in ("model", "lm", "train", "grid", "protocol"):
-            chosen[key] = values
-        else:
-            overrides.append(word)
-    tables = tuple(f"table{name}" if name.isdigit() else name for name in chosen.get("table", table_names()))
-    one = {key: values[0] for key, values in chosen.items()}
-    model = one.get("model", "bert")
-    of_lms = all(_paper_model(name, contents or {}) == "gpt2" for name in tables)
-    request = Request(
-        model=model,
-        lm=one.get("lm") or lm or (model if of_lms and "model" in one else "gpt2"),
-        train=one.get("train", "published"),
-        grid=one.get("grid", "paper"),
-        protocol=one.get("protocol"),
-        overrides=tuple(overrides),
-    )
-    return Question(tables, request, {key: chosen[key] for key in SELECTING if key in chosen}, contents)
-
-
-_LISTS = ", ".join(("table", *SELECTING))
 
 
 def read_index(words: Iterable[str]) -> RecordIndex:
@@ -221,11 +153,6 @@ def _total(
         memory_bytes=max((estimate.memory_bytes or 0.0 for estimate in left), default=0.0),
         unknown=sum(estimate.seconds is None for estimate in left),
     )
-
-
-def _paper_model(table: str, contents: Mapping[str, Mapping[str, Any]]) -> str:
-    content = contents.get(table) or group_choice("table", table)
-    return str(content.get("paper_model", "bert"))
 
 
 def _shown(only: Mapping[str, Sequence[str]]) -> str:

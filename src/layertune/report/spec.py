@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from layertune.config.build import build_dataclass, unknown_key
-from layertune.config.compose import CONFIG_DIR, group_names
+from layertune.config.compose import group_names
 from layertune.config.plain import group_choice
 from layertune.errors import ConfigError, one_line
 from layertune.report.cells import UNITS, Cell, Column, How, Row, TableSpec
@@ -205,7 +205,7 @@ _COLUMN = {field.name for field in fields(Column)}
 
 @cache
 def _paper() -> PaperTables:
-    return load_paper_tables(CONFIG_DIR.parent / "results" / "paper")
+    return load_paper_tables()
 
 
 def _refuse_unknown(content: Mapping[str, Any], known: Collection[str], where: str) -> None:

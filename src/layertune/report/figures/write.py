@@ -23,7 +23,7 @@ from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
 from layertune.report.ranking import improvement, ranks, runs_of
 from layertune.report.render.footers import fill_command
-from layertune.report.render.request import Request
+from layertune.report.request import Request
 from layertune.report.spec import model_title
 from layertune.report.values import table_values
 
@@ -45,7 +45,10 @@ class Drawn:
 
 
 def write_figures(request: Request, results: Path) -> list[Drawn]:
-    """Write `<results>/figures/<model>/`: Figures 2-5, costs per task, and which layers each task selects.
+    """Write Figures 4 and 5, costs per task, and methods over tasks, into the folder of the request.
+
+    What shows layer scores, which no setting changes, lies in the folder of the model: Figures 2 and 3, the
+    controls, and which layers each task selects.
 
     Accuracy against cost is drawn for tasks on which at least two methods have a finished run.
 
@@ -53,7 +56,8 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
         ConfigError: an unknown model or setting.
     """
     index = RecordIndex.read(*(results / folder for folder in FOLDERS))
-    folder = results / "figures" / request.model
+    folder = results / "figures" / request.folder
+    of_scores = results / "figures" / Request(request.model, request.lm).folder
     drawn = []
     specs = [request.table(name) for name in HEAT_MAPS]
     models = dict.fromkeys([request.model, *(row.model for spec in specs for row in spec.rows)])
@@ -61,7 +65,7 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     for spec in specs:
         there = sum(task_of(row) in known[row.model].by_task for row in spec.rows)
         coverage = f"{there} of {len(spec.rows)} tasks"
-        drawn.append(_saved(heat_maps(spec, known), folder, spec.name, coverage))
+        drawn.append(_saved(heat_maps(spec, known), of_scores, spec.name, coverage))
     for name in SWEEPS:
         spec = request.table(name)
         values = table_values(spec, index, request.readout)
@@ -76,8 +80,8 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     if choice.controls:
         controls = {name: model_scores(index, request.model, name) for name in choice.controls}
         coverage = f"{len(choice.tasks)} tasks, {len(controls)} controls"
-        drawn.append(_saved(controls_figure(own, controls, choice), folder, "controls", coverage))
-    drawn.append(_saved(choices_figure(own), folder, "layers_by_task", _write_scores(own, folder)))
+        drawn.append(_saved(controls_figure(own, controls, choice), of_scores, "controls", coverage))
+    drawn.append(_saved(choices_figure(own), of_scores, "layers_by_task", _write_scores(own, of_scores)))
     return drawn
 
 

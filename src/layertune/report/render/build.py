@@ -9,8 +9,8 @@ from layertune.report.cells import TableSpec
 from layertune.report.paper import Erratum
 from layertune.report.render import words
 from layertune.report.render.footers import footers
-from layertune.report.render.request import Request
 from layertune.report.render.sheet import Line, Sheet, SheetRow
+from layertune.report.request import Request
 from layertune.report.spec import model_title
 from layertune.report.values import TableValues
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from layertune.report.aggregate import CellValue
 from layertune.report.cells import Row
 from layertune.report.render import words
 from layertune.report.render.build import columns_of, signs, title_of
 from layertune.report.render.footers import READ_OUTS, coverage, settings
-from layertune.report.render.request import Request
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
+from layertune.report.request import Request, folder_of
 from layertune.report.spec import model_title
 from layertune.report.values import TableValues
 
@@ -31,8 +33,10 @@ def title_of_comparison(one: Request, other: Request) -> str:
 def folder_name(one: Request, other: Request) -> str:
     """Return the name of the folder of a comparison."""
     if one.model == other.model:
-        return f"{one.model}_{one.readout}_and_{other.readout}"
-    return f"{one.model}_and_{other.model}"
+        return folder_of(
+            f"{one.model}_{one.readout}_and_{other.readout}", replace(one, readout="last").settings
+        )
+    return folder_of(f"{one.model}_and_{other.model}", one.settings)
 
 
 def compared(one: Side, other: Side) -> Sheet:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from layertune.records.record import OFFICIAL, Record
 from layertune.report.aggregate import MARKS, STATES, ReadOut
 from layertune.report.cells import TableSpec
-from layertune.report.render.request import Request
 from layertune.report.render.sheet import Footer
+from layertune.report.request import Request
 from layertune.report.values import TableValues
 
 READ_OUTS: dict[ReadOut, str] = {

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 
 from layertune.records.record import Record
 from layertune.report.aggregate import ReadOut
-from layertune.report.render.request import Request
+from layertune.report.request import NO_SETTINGS, Request
 from layertune.report.rounding import printed
 
 _SAID = ("model", "task", "method", "seed", "protocol", "train", "grid", "stage", "tracking", "force")
-_PATHS = ("data_dir", "results_dir", "outputs_dir", "model.path", "train.num_threads")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _settings(record: Record) -> str:
 def _own(record: Record) -> tuple[str, ...]:
     """Return the overrides of a record that are not about what its columns say, paths or threads."""
     given = record.spec.overrides
-    return tuple(text for text in given if text.partition("=")[0] not in (*_SAID, *_PATHS))
+    return tuple(text for text in given if text.partition("=")[0] not in (*_SAID, *NO_SETTINGS))
 
 
 def _score(record: Record, readout: ReadOut) -> str:

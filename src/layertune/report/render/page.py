@@ -11,9 +11,9 @@ from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.html_table import links, to_html
 from layertune.report.render.others import OtherRuns, other_runs, other_settings
 from layertune.report.render.page_style import STYLE
-from layertune.report.render.request import Request
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.words import STATE_MEANING
+from layertune.report.request import Request
 from layertune.report.spec import model_title
 
 INTRO = "Every number comes from the records it links to, none is typed. A cell without a number says why."
@@ -75,8 +75,9 @@ def document(title: str, body: Iterable[str]) -> str:
 def _backbone(request: Request, sheets: Sequence[Sheet], others: Sequence[Record], runs: str) -> list[str]:
     """Return a backbone's heading, its ten tables and its other records."""
     name = escape(request.model)
+    asked = " ".join((f"model={request.model}", *request.settings))
     lines = [
-        f'<h2 id="{name}">{escape(model_title(request.model))} ({name})</h2>',
+        f'<h2 id="{escape(request.folder)}">{escape(model_title(request.model))} ({escape(asked)})</h2>',
         f"<p>Read-out {escape(READ_OUTS[request.readout])}.</p>",
         f"<p>Made by <code>{escape(request.make())}</code></p>",
         f"<nav>{' '.join(_jump(sheet, _anchor(request, sheet)) for sheet in sheets)}</nav>",
@@ -112,7 +113,7 @@ def _overview(tables: Mapping[Request, Sequence[Sheet]]) -> str:
             f'<td><a href="#{_anchor(request, sheet)}">{_cells(sheet) - sheet.gaps}/{_cells(sheet)}</a></td>'
             for sheet in sheets
         )
-        name = escape(request.model)
+        name = escape(request.folder)
         lines.append(f'<tr><th scope="row"><a href="#{name}">{name}</a></th>{cells}</tr>')
     return "\n".join([*lines, "</tbody></table></div>"])
 
@@ -157,7 +158,7 @@ def _jump(sheet: Sheet, anchor: str) -> str:
 
 
 def _anchor(request: Request, sheet: Sheet) -> str:
-    return escape(f"{request.model}-{sheet.name}")
+    return escape(f"{request.folder}-{sheet.name}")
 
 
 def _cells(sheet: Sheet) -> int:

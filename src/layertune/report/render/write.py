@@ -17,9 +17,9 @@ from layertune.report.render.latex import to_latex
 from layertune.report.render.markdown import to_markdown
 from layertune.report.render.others import other_settings
 from layertune.report.render.page import to_comparison, to_page
-from layertune.report.render.request import FILE, TABLES, Request, read_request
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
+from layertune.report.request import FILE, TABLES, Request, read_request
 from layertune.report.values import TableValues, table_values
 
 
@@ -29,6 +29,7 @@ class Written:
 
     page: Path
     files: tuple[Path, ...]
+    index: RecordIndex  # the records that were read
     coverage: tuple[tuple[str, int, int], ...]  # table, cells done, cells
     hint: str = ""  # the command whose tables show most of the records that these leave out
 
@@ -39,9 +40,9 @@ class Written:
 
 
 def write_tables(request: Request, results: Path) -> Written:
-    """Write `<results>/tables/<model>/table1.md ... table10.csv` and `<results>/tables/index.html`.
+    """Write table1.md ... table10.csv into the folder of the request, and `<results>/tables/index.html`.
 
-    The page shows every backbone that has a folder, each as its folder's request asks.
+    The page shows every folder, each as its own request asks.
 
     Raises:
         ConfigError: an unknown model or setting, or a folder whose request is damaged.
@@ -50,13 +51,13 @@ def write_tables(request: Request, results: Path) -> Written:
     index = RecordIndex.read(results / "runs")
     values = {request: _values(request, index)}
     for path in sorted(folder.glob(f"*/{FILE}")):
-        if path.parent.name != request.model:
+        if path.parent.name != request.folder:
             other = read_request(path)
             values[other] = _values(other, index)
-    order = sorted(values, key=lambda one: (one.model != "bert", one.model))
+    order = sorted(values, key=lambda one: (one.model != "bert", one.folder))
     sheets = {one: [sheet_of(table, one) for table in values[one]] for one in order}
-    request.write(folder / request.model)
-    files = _write(folder / request.model, sheets[request], [[table] for table in values[request]])
+    request.write(folder / request.folder)
+    files = _write(folder / request.folder, sheets[request], [[table] for table in values[request]])
     shown = {run_id for tables in values.values() for table in tables for run_id in _shown(table)}
     page = write_atomic(folder / "index.html", to_page(sheets, index, shown).encode())
     left_out = [
@@ -65,7 +66,7 @@ def write_tables(request: Request, results: Path) -> Written:
         if record.run_id not in shown and record.spec.model == request.model
     ]
     hint = other_settings(left_out, request)
-    return Written(page, tuple(files), _coverage(values[request]), hint)
+    return Written(page, tuple(files), index, _coverage(values[request]), hint)
 
 
 def write_comparison(one: Request, other: Request, results: Path) -> Written:
@@ -77,7 +78,7 @@ def write_comparison(one: Request, other: Request, results: Path) -> Written:
     files = _write(folder, sheets, [list(pair) for pair in zip(*sides, strict=True)])
     title = f"layertune: {title_of_comparison(one, other)}"
     page = write_atomic(folder / "index.html", to_comparison(title, sheets, index, "../../runs").encode())
-    return Written(page, tuple(files), _coverage([*sides[0], *sides[1]]))
+    return Written(page, tuple(files), index, _coverage([*sides[0], *sides[1]]))
 
 
 def _values(request: Request, index: RecordIndex) -> list[TableValues]:

@@ -1,0 +1,132 @@
+"""What the records say: `make tables`, `make claims`, `make plan`, `make figures`, and records side by side.
+
+python scripts/report.py tables model=gte_small train.epochs=3   also compare=roberta, readout=last,best
+python scripts/report.py claims model=bert readout=best --json   which of the paper's claims hold
+python scripts/report.py figures model=gte_small                 all figures, as PNG and SVG
+python scripts/report.py plan table=1 task=trec,cr seed=0        what is still to be run, as a shell script
+python scripts/report.py compare --means results/runs/*.json     records side by side
+
+Words are those of run.py. Exit codes: 1 with --strict if a cell is not done, 2 if the request was wrong (one
+sentence says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+
+from layertune.command_line import run_script
+from layertune.config.files import write_atomic
+from layertune.errors import ConfigError
+from layertune.records.store import read_files
+from layertune.report.claims import judge_all
+from layertune.report.claims_text import to_json, to_text
+from layertune.report.figures.write import write_figures
+from layertune.report.index import RecordIndex
+from layertune.report.modes import compare_modes
+from layertune.report.paper import load_paper_tables
+from layertune.report.paper_claims import load_claims
+from layertune.report.plan import lines, make_plan, read_index
+from layertune.report.render.write import write_comparison, write_tables
+from layertune.report.request import read_requests, read_words
+from layertune.report.summary import compare as compare_runs
+from layertune.report.summary import compare_means
+
+
+def tables(args: argparse.Namespace) -> int:
+    """Write the tables and the page; name what is not used."""
+    sides, results = read_requests(args.words, sides=2)
+    written = write_comparison(*sides, results) if len(sides) > 1 else write_tables(*sides, results)
+    for table, done, cells in written.coverage:
+        print(f"{table:<8} {done:>4} of {cells} cells done")
+    print(f"written: {written.page} and {len(written.files)} files in {written.files[0].parent}")
+    _name_unused(written.index, {side.model for side in sides} | {side.lm for side in sides})
+    if written.hint:
+        print(
+            f"records of {sides[0].model} that no table shows were made with other settings: {written.hint}"
+        )
+    return 1 if args.strict and written.gaps else 0
+
+
+def claims(args: argparse.Namespace) -> None:
+    """Judge the claims, print the listing (or JSON) and write it."""
+    (request,), results = read_requests(args.words)
+    index = RecordIndex.read(*(results / name for name in ("runs", "scores")))
+    judged = judge_all(load_claims(), load_paper_tables(), request, index)
+    text = to_text(judged, request, index.damaged)
+    write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
+    print(to_json(judged, request) if args.json else text, end="")
+    _name_unused(index, {request.model, request.lm})
+
+
+def figures(args: argparse.Namespace) -> None:
+    """Draw and say what was drawn."""
+    (request,), results = read_requests(args.words)
+    drawn = write_figures(request, results)
+    for one in drawn:
+        print(f"{one.name:<16} {one.coverage}".rstrip())
+    files = [path for one in drawn for path in one.files]
+    print(f"written: {len(files)} pictures in {', '.join(sorted({str(path.parent) for path in files}))}")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print the plan."""
+    print("\n".join(lines(make_plan(read_words(args.words), read_index(args.words), args.device))))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Print records side by side; a damaged one is named and left out."""
+    records, _ = read_files(map(Path, args.files))
+    if not records:
+        raise ConfigError("none of these files is a record.")
+    print(
+        (compare_means if args.means else compare_modes if args.modes else compare_runs)(
+            list(records.values())
+        )
+    )
+
+
+def _name_unused(index: RecordIndex, models: set[str]) -> None:
+    """Name the records that are damaged, and those of some models that are stale."""
+    for line in index.damaged:
+        print(f"damaged, not used: {line}", file=sys.stderr)
+    stale = [record.run_id for record in index.stale() if record.spec.model in models]
+    if stale:
+        told = f"stale, made at older versions and not used: {len(stale)} records: {', '.join(stale)}"
+        lines = textwrap.wrap(
+            told, 110, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+        )
+        print("\n".join(lines), file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="tables|claims|figures|plan|compare")
+    for do in (tables, claims, figures, plan):
+        one = commands.add_parser(do.__name__, help=(do.__doc__ or "").partition("\n")[0])
+        one.set_defaults(do=do)
+        one.add_argument("words", nargs="*", help="key=value, such as model=gte_small train.epochs=3")
+        if do is tables:
+            one.add_argument("--strict", action="store_true", help="exit with 1 if a cell is not done")
+        if do is claims:
+            one.add_argument("--json", action="store_true", help="print JSON")
+        if do is plan:
+            one.add_argument("--device", help="hours of this device: part of a recorded name, or none")
+    one = commands.add_parser("compare", help=(compare.__doc__ or "").partition("\n")[0])
+    one.set_defaults(do=compare)
+    one.add_argument("files", nargs="+", help="records, such as results/runs/*.json")
+    ways = one.add_mutually_exclusive_group()
+    ways.add_argument("--means", action="store_true", help="one row per method, over its seeds")
+    ways.add_argument(
+        "--modes", action="store_true", help="train=published beside train=fast, with a paired test"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    asked = _parser().parse_args()
+    run_script(lambda: asked.do(asked))
