@@ -68,7 +68,8 @@ def figures(args: argparse.Namespace) -> None:
     for one in drawn:
         print(f"{one.name:<16} {one.coverage}".rstrip())
     files = [path for one in drawn for path in one.files]
-    print(f"written: {len(files)} pictures in {', '.join(sorted({str(path.parent) for path in files}))}")
+    folders = ", ".join(sorted({str(path.parent) for path in files}))
+    print(f"written: {len(files)} pictures{f' in {folders}' if files else ''}")
 
 
 def plan(args: argparse.Namespace) -> None:

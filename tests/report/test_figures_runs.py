@@ -161,17 +161,31 @@ def test_a_second_drawing_changes_no_byte(tmp_path):
     write(tmp_path / "runs", *(record for group in groups for record in group))
     first = {path.name: path.read_bytes() for one in write_figures(REQUEST, tmp_path) for path in one.files}
     folder = tmp_path / "figures" / "tiny_bert"
-    names = ("figure2", "figure3", "figure4", "figure5", "cost_sst2", "layers_by_task")
+    names = ("figure2", "figure4", "cost_sst2", "layers_by_task")  # nothing is recorded of Figures 3 and 5
     assert set(first) == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert {path.stem for path in folder.glob("*.png")} == {"figure2", "layers_by_task"}
     scores = (folder / "layers_by_task.csv").read_text()
     assert scores.startswith("task,data,examples,train,seeds,high_k,low_k,block_high,block_low")
     write_figures(REQUEST, tmp_path)
-    assert first == {path.name: path.read_bytes() for path in folder.glob("*.*g")}
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "figures").rglob("*.*g")}
     assert all(b"<dc:date>" not in content for content in first.values())
 
 
+def test_without_records_nothing_is_drawn_and_what_was_is_removed(tmp_path):
+    old = tmp_path / "figures" / "tiny_bert" / "figure2.png"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert {one.name: one.files for one in write_figures(REQUEST, tmp_path)} == {
+        "figure2": (),
+        "figure3": (),
+        "figure4": (),
+        "figure5": (),
+    }
+    assert not list(tmp_path.rglob("*.*g"))
+
+
 def test_a_wrong_request_is_one_sentence_and_exit_code_2(repo, tmp_path):
-    script = [sys.executable, str(repo / "scripts" / "make_figures.py"), "--results", str(tmp_path)]
-    done = subprocess.run([*script, "--model", "bart"], capture_output=True, text=True)
+    script = [sys.executable, str(repo / "scripts" / "report.py"), "figures", f"results_dir={tmp_path}"]
+    done = subprocess.run([*script, "model=bart"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "bart" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -37,7 +37,7 @@ FOLDERS = ("runs", "scores")  # of the results: finished runs, and kept records 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One figure on disk."""
+    """One figure: its files, none where there is nothing to draw, and how much of it is recorded."""
 
     name: str
     files: tuple[Path, ...]
@@ -47,17 +47,19 @@ class Drawn:
 def write_figures(request: Request, results: Path) -> list[Drawn]:
     """Write Figures 4 and 5, costs per task, and methods over tasks, into the folder of the request.
 
-    What shows layer scores, which no setting changes, lies in the folder of the model: Figures 2 and 3, the
-    controls, and which layers each task selects.
-
-    Accuracy against cost is drawn for tasks on which at least two methods have a finished run.
+    What shows layer scores, which no setting changes, lies in the folder of the model that it shows: Figures
+    2 and 3, the controls, and which layers each task selects. Accuracy against cost is drawn for tasks on
+    which at least two methods have a finished run. A figure of which nothing is recorded is not drawn.
 
     Raises:
         ConfigError: an unknown model or setting.
     """
     index = RecordIndex.read(*(results / folder for folder in FOLDERS))
     folder = results / "figures" / request.folder
-    of_scores = results / "figures" / Request(request.model, request.lm).folder
+    of_model = results / "figures" / request.model
+    of_models = (
+        results / "figures" / Request(request.model, request.lm).folder
+    )  # the language model's beside it
     drawn = []
     specs = [request.table(name) for name in HEAT_MAPS]
     models = dict.fromkeys([request.model, *(row.model for spec in specs for row in spec.rows)])
@@ -65,13 +67,15 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     for spec in specs:
         there = sum(task_of(row) in known[row.model].by_task for row in spec.rows)
         coverage = f"{there} of {len(spec.rows)} tasks"
-        drawn.append(_saved(heat_maps(spec, known), of_scores, spec.name, coverage))
+        figure = heat_maps(spec, known) if there else None
+        drawn.append(_saved(figure, of_models if spec.name == "figure3" else of_model, spec.name, coverage))
     for name in SWEEPS:
         spec = request.table(name)
         values = table_values(spec, index, request.readout)
         done, wanted = values.coverage
         fill = fill_command(spec, request) if values.missing else ""
-        drawn.append(_saved(sweeps(values, fill), folder, name, f"{done} of {wanted} runs"))
+        figure = sweeps(values, fill) if values.records else None
+        drawn.append(_saved(figure, folder, name, f"{done} of {wanted} runs"))
     tasks = scored_tasks(request.model)
     drawn += [one for task in tasks if (one := _cost(request, index, task, folder)) is not None]
     own = known[request.model]
@@ -80,12 +84,19 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     if choice.controls:
         controls = {name: model_scores(index, request.model, name) for name in choice.controls}
         coverage = f"{len(choice.tasks)} tasks, {len(controls)} controls"
-        drawn.append(_saved(controls_figure(own, controls, choice), of_scores, "controls", coverage))
-    drawn.append(_saved(choices_figure(own), of_scores, "layers_by_task", _write_scores(own, of_scores)))
+        drawn.append(_saved(controls_figure(own, controls, choice), of_model, "controls", coverage))
+    if own.by_task:
+        coverage = _write_scores(own, of_model)
+        drawn.append(_saved(choices_figure(own), of_model, "layers_by_task", coverage))
     return drawn
 
 
-def _saved(figure: Figure, folder: Path, name: str, coverage: str) -> Drawn:
+def _saved(figure: Figure | None, folder: Path, name: str, coverage: str) -> Drawn:
+    """Write a figure; what was drawn of one that has lost its records is removed."""
+    if figure is None:
+        for path in folder.glob(f"{name}.*g"):
+            path.unlink()
+        return Drawn(name, (), f"{coverage}: not drawn")
     with style.print_style():
         return Drawn(name, tuple(style.save_both(figure, folder, name)), coverage)
 
