@@ -249,7 +249,7 @@ def test_requests_that_cannot_work_are_refused_in_a_sentence():
         "padded on the left": lambda: score_layers(model, [left]),
         "no example": lambda: score_layers(model, []),
         "list of texts is empty": lambda: score_layers(model, (tokenizer, [])),
-        "scorer=nothing does not exist; known: cosine": lambda: score_layers(model, [left], "nothing"),
+        "scorer=nothing does not exist; known: angular": lambda: score_layers(model, [left], "nothing"),
         "needs dictionaries with input_ids and got str": lambda: score_layers(model, TEXTS),
         "needs `labels`": lambda: score_layers(
             model, [{"input_ids": torch.ones(1, 3, dtype=int)}], "gradient_norm"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from layertune.config.identity import GRADIENT_SCORERS, TOKEN_SCORERS
 from layertune.config.names import resolve_name
 from layertune.errors import ConfigError, ModelError
 from layertune.models import Backbone, Output, TaskModel
@@ -58,12 +59,13 @@ def score_layers(
         data: `(tokenizer, texts)`, a text being a string or a pair (tuple) of strings, read as a run reads
             its rows; or batches (a DataLoader) of dictionaries with `input_ids` and `attention_mask` [B, T],
             padded on the right.
-        scorer: cosine, euclidean, io_cosine, feature_variance; gradient_norm needs batches with `labels` and
-            the head the model has.
+        scorer: a name in SCORERS; gradient_norm and fisher need batches with `labels` and the head the model
+            has, spectrum and weight_norm look at no text.
         representative: the token that stands for a text: the first or the last; `auto` takes the last for
             causal models (asked of the model itself) and for those that end in [CLS], else the first.
         last_layer: decoders: the state of the last layer after the final norm (`library`) or before (`raw`).
-        tokens: io_cosine and feature_variance: which tokens they read; None is each scorer's own default.
+        tokens: which tokens io_cosine, block_influence, angular and feature_variance read; None is each
+            scorer's own default.
         max_length: longest text in tokens, where texts are given; never more than the model's positions.
         batch_size: texts per forward pass, where texts are given.
         segment_ids: pairs, where texts are given: the tokenizer's own, or `zeros`, the default of runs.
@@ -75,19 +77,19 @@ def score_layers(
     """
     score = resolve_name(scorer, SCORERS, "scorer")
     options = {} if tokens is None else {"tokens": tokens}
-    if tokens is not None and scorer not in ("io_cosine", "feature_variance"):
+    if tokens is not None and scorer not in TOKEN_SCORERS:
         raise ConfigError(f"tokens={tokens} has no meaning for scorer={scorer}.")
-    needs_labels = scorer == "gradient_norm"
+    needs_labels = scorer in GRADIENT_SCORERS
     wrapped = _wrap(model, representative, last_layer)
     base = wrapped.backbone.model
     if isinstance(data, tuple) and len(data) == 2 and callable(data[0]):
         if needs_labels:
-            raise ConfigError("scorer=gradient_norm needs labels: give batches, not (tokenizer, texts).")
+            raise ConfigError(f"scorer={scorer} needs labels: give batches, not (tokenizer, texts).")
         store = encode_texts(*data, max_length, usable_positions(base), segment_ids)
         refuse_what_does_not_fit(base, int(store.ids.max()), int(store.lengths.max()))
         batches = batches_of_store(store, batch_size, num_embeddings(base), _padding(base))
     else:
-        batches = _own_batches(base, data, needs_labels)
+        batches = _own_batches(base, data, scorer if needs_labels else None)
     return score(wrapped, batches, **options)
 
 
@@ -177,7 +179,7 @@ class _Wrapped(TaskModel):
         loss = output[0] if isinstance(output, tuple) else getattr(output, "loss", None)
         if not isinstance(loss, torch.Tensor) or loss.ndim > 0:
             raise ModelError(
-                f"scorer=gradient_norm needs the loss of a head, and {type(self.whole).__name__} has none: "
+                f"a score of gradients needs the loss of a head, and {type(self.whole).__name__} has none: "
                 "load the model with one (AutoModelForSequenceClassification, …)."
             )
         return Output(loss, loss)
@@ -214,14 +216,14 @@ def _base_of(model: nn.Module) -> nn.Module:
     return base
 
 
-def _own_batches(base: nn.Module, data: Any, needs_labels: bool) -> Iterator[Batch]:
+def _own_batches(base: nn.Module, data: Any, for_labels: str | None) -> Iterator[Batch]:
     if not isinstance(data, Iterable):
         raise ConfigError(f"score_layers needs (tokenizer, texts) or batches and got {type(data).__name__}.")
     accepted, known = inspect.signature(base.forward).parameters, num_embeddings(base)
     for given in data:
         batch = batch_of_mapping(given, accepted, known, _padding(base))
-        if needs_labels and given.get("labels") is None:
-            raise ConfigError("scorer=gradient_norm needs `labels` in every batch.")
+        if for_labels and given.get("labels") is None:
+            raise ConfigError(f"scorer={for_labels} needs `labels` in every batch.")
         refuse_what_does_not_fit(base, int(batch.input_ids.max()), batch.input_ids.shape[1])
         yield batch
 

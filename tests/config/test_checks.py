@@ -221,7 +221,7 @@ def test_the_tokens_to_score_without_effect_cost_a_warning(
 
 
 @pytest.mark.parametrize("scorer", ["io_cosine", "feature_variance"])
-def test_the_tokens_to_score_are_read_by_two_scorers(
+def test_the_tokens_to_score_are_read_by_some_scorers(
     build: Build, caplog: pytest.LogCaptureFixture, scorer: str
 ) -> None:
     build({"scoring.tokens": "representative", "method.scorer": scorer})

@@ -162,6 +162,8 @@ def test_what_layers_are_scored_on_counts_only_where_layers_are_scored(build: Bu
     without = {"method.scorer": None}
     assert build({**without, **scored_on}).identity() == build(without).identity()
     assert build(scored_on).identity()["scoring"] == {"examples": 50}
+    weights = {"method.scorer": "spectrum"}
+    assert build({**weights, **scored_on}).identity() == build(weights).identity()
 
 
 def test_everything_that_changes_numbers_changes_the_identity(build: Build) -> None:

@@ -31,6 +31,16 @@ def run(model: str = "bert", task: str = "sst2", method: str = "low_k", **more: 
         ("euclidean_low_k", "euclidean", "lowest"),
         ("grad_norm_k", "gradient_norm", "highest"),  # §7.4
         ("variance_k", "feature_variance", "highest"),
+        ("spectrum_high_k", "spectrum", "highest"),  # what the sources of these train, prune or rank
+        ("block_influence_high_k", "block_influence", "highest"),
+        ("block_influence_low_k", "block_influence", "lowest"),
+        ("angular_high_k", "angular", "highest"),
+        ("angular_low_k", "angular", "lowest"),
+        ("cka_high_k", "cka", "highest"),
+        ("cka_low_k", "cka", "lowest"),
+        ("weight_norm_high_k", "weight_norm", "highest"),
+        ("weight_norm_low_k", "weight_norm", "lowest"),
+        ("fisher_high_k", "fisher", "highest"),
         ("block_median", "cosine", "block_median"),  # §7.5
         ("block_random", None, "block_random"),
     ],

@@ -71,7 +71,8 @@ def test_outputs_count_as_their_beams() -> None:
 def test_scores_and_caches_are_passes_over_the_rows() -> None:
     assert cost.scoring_units(bert("method=low_k")) == 12
     assert cost.scoring_units(bert("method=grad_norm_k")) == 36
-    assert cost.scoring_units(bert("method=top_k")) == 0
+    assert cost.scoring_units(bert("method=fisher_high_k")) == 36
+    assert cost.scoring_units(bert("method=top_k")) == cost.scoring_units(bert("method=spectrum_high_k")) == 0
     assert cost.once_units(bert("method=low_k", "train=fast"), 10) == 9
     assert cost.once_units(bert("method=low_k"), 10) == 0
     assert cost.once_units(bert("method=head_only", "train=fast"), None) == 12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS
+from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, WEIGHT_SCORERS
 from layertune.scoring import SCORERS, LayerScores
 from layertune.scoring.adaptive import BATCH, LEAST, Gaps, adaptive_scores, deciding_pairs
 from layertune.selection import SELECTORS
@@ -31,7 +31,12 @@ def test_pairs_of_blocks_stay_inside_them():
 
 def test_the_lists_of_the_configuration_are_those_that_work():
     assert set(RANKING_SELECTORS) == set(SELECTORS) - NO_RANKING
-    assert set(EXAMPLE_SCORERS) == set(SCORERS) - {"gradient_norm", "feature_variance"}
+    assert set(EXAMPLE_SCORERS) == set(SCORERS) - {
+        "gradient_norm",
+        "feature_variance",
+        "cka",
+        *WEIGHT_SCORERS,
+    }
 
 
 def test_a_gap_is_the_paired_difference_over_its_standard_error():

@@ -78,8 +78,8 @@ def test_of_several_processes_one_scores_and_the_others_wait(score, passes):
 
 
 def test_another_scorer_makes_a_pass_of_its_own(score, passes):
-    for method in ("low_k", "euclidean_low_k", "io_low_k", "grad_norm_k", "variance_k"):
-        assert not score(f"method={method}")[1]
+    for scorer in scoring.SCORERS:
+        assert not score(f"method.scorer={scorer}")[1]
     assert sorted(passes) == sorted(scoring.SCORERS)
 
 
@@ -133,6 +133,13 @@ def test_scores_on_as_few_examples_as_decide_serve_the_choice_that_they_decided_
     adaptive = ("scoring.examples=adaptive", "method.k=2")
     assert key(*adaptive, other) != key(*adaptive)
     assert key(*adaptive, "seed=1") == key(*adaptive)
+
+
+@pytest.mark.parametrize("scorer", ["spectrum", "weight_norm"])
+def test_scores_of_weights_serve_every_task_and_every_subset(key, score, scorer):
+    method = f"method.scorer={scorer}"
+    assert key(method, "protocol.train_examples=48") == key(method) != key()
+    assert score(method)[0].examples == 0
 
 
 def test_which_rows_share_a_batch_enters_no_key(key):

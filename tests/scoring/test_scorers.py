@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_models import DECODERS, ENCODERS, batch_of, tiny_backbone, tiny_task_model
 
+from layertune.config.identity import GRADIENT_SCORERS, WEIGHT_SCORERS
 from layertune.errors import ScoreError
 from layertune.models import TaskModel
 from layertune.models.heads import initialise
@@ -17,6 +18,7 @@ from layertune.tasks import Batch
 from layertune.tasks.encode import IGNORED_LABEL
 
 BATCHES = [batch_of([9, 5, 16, 3], seed=1), batch_of([7, 7, 11], seed=2), batch_of([4], seed=3)]
+READING = sorted(set(SCORERS) - set(WEIGHT_SCORERS))
 CHECKED = ["bert", "deberta", "gpt2", "llama"]
 CLOSE = {"rel": 1e-5, "abs": 1e-5}
 
@@ -123,7 +125,7 @@ def test_defaults_are_all_tokens_for_io_cosine_and_the_representative_for_varian
 def test_standard_deviations_are_taken_over_examples():
     model = tiny_task_model("bert")
     singles = [batch_of([length], seed=length) for length in (4, 6, 9, 13)]
-    for name in ("cosine", "euclidean", "io_cosine"):
+    for name in ("cosine", "euclidean", "io_cosine", "block_influence", "angular", "fisher"):
         whole = SCORERS[name](model, singles)
         each = [SCORERS[name](model, [single]).values for single in singles]
         for layer in range(4):
@@ -157,7 +159,7 @@ def test_scoring_leaves_the_model_exactly_as_it_was(name, model_type):
     assert all(gradient is None for gradient in after["grads"]) and after["head"] is before["head"]
 
 
-@pytest.mark.parametrize("name", sorted(SCORERS))
+@pytest.mark.parametrize("name", READING)
 def test_the_model_is_restored_when_a_batch_fails(name):
     model = tiny_task_model("bert").train()
     model.backbone.layers[0].requires_grad_(False)
@@ -192,13 +194,13 @@ def test_the_gradient_norm_does_not_depend_on_the_runs_head_but_on_the_training_
 def test_a_score_that_is_not_finite_names_its_layer(name):
     model = tiny_task_model("bert")
     with torch.no_grad():
-        model.backbone.layers[2].output.LayerNorm.bias[0] = float("nan")
-    layer = 1 if name == "gradient_norm" else 3  # a loss that is not a number spoils every gradient
+        model.backbone.layers[2].output.dense.weight[0, 0] = float("nan")
+    layer = 1 if name in GRADIENT_SCORERS else 3  # a loss that is not a number spoils every gradient
     with pytest.raises(ScoreError, match=rf"the {name} score of layer {layer} is nan"):
         SCORERS[name](model, BATCHES)
 
 
-@pytest.mark.parametrize("name", sorted(SCORERS))
+@pytest.mark.parametrize("name", READING)
 def test_no_examples_is_an_error(name):
     with pytest.raises(ScoreError, match="no example"):
         SCORERS[name](tiny_task_model("bert"), [])

@@ -10,7 +10,13 @@ import logging
 from collections.abc import Callable
 
 from layertune.config.files import local_split_file, own_files, resolved_data_dir, splits_needed
-from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, TOKEN_SCORERS, can_be_adaptive
+from layertune.config.identity import (
+    EXAMPLE_SCORERS,
+    GRADIENT_SCORERS,
+    RANKING_SELECTORS,
+    TOKEN_SCORERS,
+    can_be_adaptive,
+)
 from layertune.config.schema import CacheSpec, RunConfig
 from layertune.config.schema_task import METRICS, OwnSpec
 from layertune.config.weights import weights_folder
@@ -129,7 +135,7 @@ def _check_generation(run: RunConfig) -> None:
         if run.eval_generation != "every":
             log.warning("eval_generation=%s has no effect: task=%s is not generated.", "last", task.name)
         return
-    if task.score_text == "prompt" and run.method.scorer == "gradient_norm":
+    if task.score_text == "prompt" and run.method.scorer in GRADIENT_SCORERS:
         raise ConfigError(
             f"task.score_text=prompt leaves no reference to take a loss on, and method={run.method.name} "
             "scores layers by its gradient: say task.score_text=full."

@@ -28,8 +28,12 @@ from layertune.config.weights import weights_files, weights_folder
 SYNTHETIC_REVISION = "grammar-1"  # raised when the generated sentences change
 
 
-TOKEN_SCORERS = ("io_cosine", "feature_variance")  # those that read `scoring.tokens`
-EXAMPLE_SCORERS = ("cosine", "euclidean", "io_cosine")  # means over examples: a few may decide
+# Those that read `scoring.tokens`:
+TOKEN_SCORERS = ("io_cosine", "feature_variance", "block_influence", "angular")
+# Means over examples: a few may decide.
+EXAMPLE_SCORERS = ("cosine", "euclidean", "io_cosine", "block_influence", "angular", "fisher")
+GRADIENT_SCORERS = ("gradient_norm", "fisher")  # read labels, and run a backward pass
+WEIGHT_SCORERS = ("spectrum", "weight_norm")  # read no row
 RANKING_SELECTORS = (
     "highest",
     "lowest",
@@ -52,7 +56,7 @@ def identity_of_run(run: RunConfig) -> dict[str, Any]:
     inert = {"protocol": ("eval_examples",) if generated else ("eval_meanings", "dev_meanings")}
     if scorer not in TOKEN_SCORERS:
         inert["scoring"] = ("tokens",)
-    if scorer is None:
+    if scorer is None or scorer in WEIGHT_SCORERS:
         inert |= {"scoring": ("tokens", "examples"), "task": ("score_text",)}
     if run.train.mode == "published":
         tree.pop("cache", None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertune.config.compose import group_file
+from layertune.config.identity import GRADIENT_SCORERS, WEIGHT_SCORERS
 from layertune.config.schema import ModelSpec, RunConfig, TaskSpec
 
 ASSUMED_DEVICE = "a GPU (assumed)"
@@ -132,10 +133,10 @@ def once_units(run: RunConfig, lowest: float | None) -> float:
 
 
 def scoring_units(run: RunConfig) -> float:
-    """Return the cost per token of scoring the layers: a pass forward, for gradient norms and back."""
-    if run.method.scorer is None:
+    """Return the cost per token of scoring the layers: a pass forward, for gradients and back."""
+    if run.method.scorer is None or run.method.scorer in WEIGHT_SCORERS:
         return 0.0
-    return run.model.num_layers * (3.0 if run.method.scorer == "gradient_norm" else 1.0)
+    return run.model.num_layers * (3.0 if run.method.scorer in GRADIENT_SCORERS else 1.0)
 
 
 def evaluated_examples(run: RunConfig) -> float:

@@ -19,7 +19,13 @@ import torch
 from layertune.config import RunConfig, ScoringSpec
 from layertune.config.build import build_dataclass
 from layertune.config.files import file_sha256, lock_of, write_atomic
-from layertune.config.identity import TOKEN_SCORERS, sha256_of, weights_key
+from layertune.config.identity import (
+    GRADIENT_SCORERS,
+    TOKEN_SCORERS,
+    WEIGHT_SCORERS,
+    sha256_of,
+    weights_key,
+)
 from layertune.config.locks import locked
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
@@ -105,9 +111,13 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | No
         commit: of the hub that the weights were read from, where the run pins none.
     """
     model = run.model
-    loss = [run.head, model.rep_norm, run.train.label_smoothing]  # it enters one score
+    loss = [run.head, model.rep_norm, run.train.label_smoothing]  # what gradients are taken of
     shown = run.task.score_text if run.task.kind == "generation" else None
     adaptive = [run.method.selector, run.method.k, BATCH, LEAST, ENOUGH]
+    read = {
+        "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
+        "tokens shown": [data.train.store.content_sha256(), shown],
+    }
     few = {"adaptive": adaptive} if run.scoring.examples == "adaptive" else {}
     return sha256_of(
         few
@@ -117,10 +127,9 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | No
             "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,
             "weights": weights_key(run) if run.model.revision else [weights_key(run), commit],
             "representative": [model.representative_token, model.last_layer],
-            "loss": loss if run.method.scorer == "gradient_norm" else None,
-            "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
-            "tokens shown": [data.train.store.content_sha256(), shown],
+            "loss": loss if run.method.scorer in GRADIENT_SCORERS else None,
         }
+        | ({} if run.method.scorer in WEIGHT_SCORERS else read)
     )
 
 

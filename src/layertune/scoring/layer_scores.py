@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layertune.errors import ScoreError
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
     from layertune.tasks import Batch
+
+
+Each = Callable[[Tensor], None]  # is given the terms of a batch, [B, L]; their means decide the order
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,12 @@ class LayerScores:
     Attributes:
         values: [L], the mean.
         std: [L], population standard deviation of the terms the mean was taken over: examples for the
-            similarities, dimensions for the feature variance; zeros for the gradient norm, which is no mean.
+            similarities and the Fisher score, dimensions for the feature variance, weight matrices for the
+            spectrum; zeros for the gradient norm, the weight norm and CKA, which are no means.
         matrix: [L][L] mean similarity of each pair of layers, ones (cosine) or zeros (Euclidean) on the
         diagonal;
             None for scores that compare no layers.
-        examples: how many examples were read.
+        examples: how many examples were read; 0 where weights alone are.
         seconds: wall-clock time of the scoring pass.
     """
 
@@ -98,6 +102,35 @@ def batches_on(model: TaskModel, batches: Iterable[Batch]) -> Iterator[Batch]:
         raise ScoreError("no example to score the layers on: the data are empty.")
 
 
+def layer_parameters(model: TaskModel) -> list[list[nn.Parameter]]:
+    """Return the parameters of each layer, layer 1 first.
+
+    Raises:
+        ScoreError: some are not in memory or not in floating point.
+    """
+    layers = [list(layer.parameters()) for layer in model.backbone.layers]
+    weights = [weight for layer in layers for weight in layer]
+    if odd := [weight for weight in weights if weight.is_meta or not weight.is_floating_point()]:
+        raise ScoreError(
+            f"the score reads weights, or their gradients, in memory and in floating point; some here are "
+            f"{odd[0].dtype} on {odd[0].device}: load the model unquantised, on one device."
+        )
+    return layers
+
+
+def sums_of_squares(tensors: Sequence[Tensor | None], layers: Sequence[Sequence[object]]) -> Tensor:
+    """Sum the squares of each layer's tensors, [L], in float64; None counts as zero.
+
+    Args:
+        tensors: one per parameter, in the order of the layers.
+        layers: the parameters of each layer.
+    """
+    device = next(tensor.device for tensor in tensors if tensor is not None)
+    nothing = torch.zeros((), dtype=torch.float64, device=device)
+    squares = [nothing if tensor is None else tensor.double().square().sum() for tensor in tensors]
+    return torch.stack([part.sum() for part in torch.stack(squares).split([len(layer) for layer in layers])])
+
+
 def finished(
     scorer: str, watch: Stopwatch, examples: int, values: Tensor, std: Tensor, matrix: Tensor | None = None
 ) -> LayerScores:
@@ -112,8 +145,8 @@ def finished(
     for layer, (number, itself) in enumerate(zip(numbers, own, strict=True), start=1):
         if not math.isfinite(itself):
             raise ScoreError(
-                f"the {scorer} score of layer {layer} is {number}: the model's states or gradients there are "
-                "not finite or all zero; check the weights, or score in fp32."
+                f"the {scorer} score of layer {layer} is {number}: the model's states, gradients or weights "
+                "there are not finite or all zero; check the weights, or score in fp32."
             )
     rows: Sequence[Any] | None = None if matrix is None else matrix.tolist()
     return LayerScores(

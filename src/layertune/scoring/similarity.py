@@ -1,5 +1,5 @@
-"""Scores that compare hidden states: the paper's cosine (§3.1), Euclidean (§7.3) and input/output
-similarity (§4.2).
+"""Scores that compare hidden states: of layers with one another (cosine §3.1, Euclidean §7.3, linear CKA),
+or of what enters a layer with what leaves it (I/O similarity §4.2, block influence, angular distance).
 
 All read the model as pretrained: no gradients, no labels. Choice: [averaging the scores] dropout is off, and
 means are taken over examples, not over batches, in float64.
@@ -7,6 +7,7 @@ means are taken over examples, not over batches, in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ from layertune.errors import ScoreError
 from layertune.models.backbone import full_precision
 from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
+    Each,
     LayerScores,
     Moments,
     Stopwatch,
@@ -28,9 +30,6 @@ from layertune.scoring.layer_scores import (
 if TYPE_CHECKING:
     from layertune.models import TaskModel
     from layertune.tasks import Batch
-
-
-Each = Callable[[Tensor], None]  # is given the terms of a batch, [B, L]; their means decide the order
 
 
 def cosine(model: TaskModel, batches: Iterable[Batch], each: Each | None = None) -> LayerScores:
@@ -70,21 +69,69 @@ def _between_layers(
     batches: Iterable[Batch],
     each: Each | None,
 ) -> LayerScores:
-    if model.backbone.num_layers < 2:
-        raise ScoreError(f"the {name} score compares layers, and the model has one: nothing to choose.")
+    _check_two_layers(name, model)
     watch = Stopwatch()
     pairs, scores = Moments(), Moments()
     with scoring_mode(model), torch.no_grad():
         for batch in batches_on(model, batches):
             matrix = similarity(model.representatives(batch)).double()  # [B, L, L]
-            # Row sum without the layer itself: for the cosine, (u^l · S - 1) / (L - 1).
-            others = matrix.sum(-1) - matrix.diagonal(dim1=1, dim2=2)
-            terms = others / (matrix.shape[1] - 1)
+            terms = _mean_of_others(matrix)
             scores.update(terms)
             if each is not None:
                 each(terms)
             pairs.update(matrix)
     return finished(name, watch, scores.count, scores.mean, scores.variance.sqrt(), pairs.mean)
+
+
+def _check_two_layers(name: str, model: TaskModel) -> None:
+    if model.backbone.num_layers < 2:
+        raise ScoreError(f"the {name} score compares layers, and the model has one: nothing to choose.")
+
+
+def _mean_of_others(matrix: Tensor) -> Tensor:
+    """Mean similarity of each layer to all others: [..., L, L] -> [..., L]."""
+    # Row sum without the layer itself: for the cosine, (u^l · S - 1) / (L - 1).
+    others = matrix.sum(-1) - matrix.diagonal(dim1=-2, dim2=-1)
+    return others / (matrix.shape[-1] - 1)
+
+
+def cka(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
+    """Score each layer by its mean linear CKA with all others (Kornblith et al. 2019, arXiv 1905.00414).
+
+    With X_i [n, H] the representative vectors of layer i, centred over the examples, the similarity of two
+    layers is ‖X_iᵀ X_j‖² / (‖X_iᵀ X_i‖ ‖X_jᵀ X_j‖) in Frobenius norms. It is one number for all examples, no
+    mean over them, so `std` is zeros. H² numbers per pair of layers are kept: 0.4 GB for BERT-base.
+
+    Raises:
+        ScoreError: there are fewer than two examples or layers.
+    """
+    _check_two_layers("cka", model)
+    watch = Stopwatch()
+    examples = 0
+    with scoring_mode(model), torch.no_grad():
+        for batch in batches_on(model, batches):
+            states = model.representatives(batch).double()  # [B, L, H]
+            if not examples:
+                origin = states.mean(0)  # keeps the sums small
+                total = torch.zeros_like(origin)
+                layers = range(len(origin))
+                products: list[Tensor | float] = [0.0 for _ in layers]  # layer i: [H, L - i, H]
+            shifted = states - origin
+            total += shifted.sum(0)
+            for i in layers:
+                products[i] += torch.einsum("bh,blg->hlg", shifted[:, i], shifted[:, i:])
+            examples += len(batch)
+    if examples < 2:
+        raise ScoreError("the cka score compares how examples differ: it needs at least two of them.")
+    mean = total / examples
+    shared = torch.zeros(len(layers), len(layers), dtype=total.dtype, device=total.device)
+    for i in layers:
+        centred = products[i] - examples * torch.einsum("h,lg->hlg", mean[i], mean[i:])
+        shared[i, i:] = shared[i:, i] = centred.square().sum((0, 2))
+    own = shared.diagonal().sqrt()
+    matrix = shared / (own[:, None] * own)
+    values = _mean_of_others(matrix)
+    return finished("cka", watch, examples, values, torch.zeros_like(values), matrix)
 
 
 def io_cosine(
@@ -100,19 +147,64 @@ def io_cosine(
     real tokens of all examples (std: over the examples' own means); with `representative`, over one token per
     example. What leaves the last layer of a decoder follows `model.last_layer`, as for every other score.
     """
+    return _across_each_layer("io_cosine", lambda cosines: cosines, model, batches, tokens, each)
+
+
+def block_influence(
+    model: TaskModel,
+    batches: Iterable[Batch],
+    tokens: Literal["all", "representative"] = "all",
+    each: Each | None = None,
+) -> LayerScores:
+    """Score each layer by how much it turns its input: 1 - cos of input and output, averaged over the tokens
+    (Block Influence: Men et al. 2024, ShortGPT, arXiv 2403.03853).
+
+    It is 1 - `io_cosine`, so its highest layers are those of lowest I/O similarity.
+    """
+    return _across_each_layer("block_influence", lambda cosines: 1 - cosines, model, batches, tokens, each)
+
+
+def angular(
+    model: TaskModel,
+    batches: Iterable[Batch],
+    tokens: Literal["all", "representative"] = "representative",
+    each: Each | None = None,
+) -> LayerScores:
+    """Score each layer by the angle between its input and its output, arccos(cos) / π, averaged over the
+    examples (Gromov et al. 2024, arXiv 2403.17887, for a block of one layer).
+
+    Choice: [angular distance] the source reads the last token of a decoder; here it is the representative
+    token, which is that one for decoders and the first for encoders.
+    """
+
+    def angle(cosines: Tensor) -> Tensor:
+        return torch.arccos(cosines.clamp(-1, 1)) / math.pi
+
+    return _across_each_layer("angular", angle, model, batches, tokens, each)
+
+
+def _across_each_layer(
+    name: str,
+    term: Callable[[Tensor], Tensor],
+    model: TaskModel,
+    batches: Iterable[Batch],
+    tokens: str,
+    each: Each | None,
+) -> LayerScores:
+    """Average a function of the cosine between a layer's input and output over tokens and examples."""
     watch = Stopwatch()
     sums, counts, means = Moments(), Moments(), Moments()
     with scoring_mode(model), torch.no_grad():
         for batch in batches_on(model, batches):
             cosines, mask = _io_cosines(model, batch, tokens)  # [B, L, T], [B, T]
-            totals = (cosines.double() * mask[:, None]).sum(-1)  # [B, L]
+            totals = (term(cosines.double()) * mask[:, None]).sum(-1)  # [B, L]
             lengths = mask.sum(1, keepdim=True).double()  # [B, 1]
             sums.update(totals)
             if each is not None:
                 each(totals)
             counts.update(lengths)
             means.update(totals / lengths)
-    return finished("io_cosine", watch, means.count, sums.mean / counts.mean, means.variance.sqrt())
+    return finished(name, watch, means.count, sums.mean / counts.mean, means.variance.sqrt())
 
 
 def _io_cosines(model: TaskModel, batch: Batch, tokens: str) -> tuple[Tensor, Tensor]:

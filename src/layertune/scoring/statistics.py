@@ -1,22 +1,26 @@
-"""Scores that look at one layer at a time (§7.4): the norm of its gradient, the variance of its features."""
+"""Scores that look at one layer at a time: the norm of its gradient, the variance of its features (§7.4),
+its squared gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from layertune.errors import ScoreError
 from layertune.models.backbone import full_precision
 from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
+    Each,
     LayerScores,
     Moments,
     Stopwatch,
     batches_on,
     finished,
+    layer_parameters,
+    sums_of_squares,
 )
 from layertune.tasks.parts import loss_terms
 
@@ -30,8 +34,8 @@ HEAD_SEED = 0
 def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     """Score each layer by the L2 norm of the gradient of all its parameters over the training data (§7.4).
 
-    The loss is the one of training, at the pretrained weights, with dropout off. The only score that reads
-    labels and runs a backward pass. The model is left exactly as it was.
+    The loss is the one of training, at the pretrained weights, with dropout off. The model is left exactly as
+    it was.
 
     Choice: [gradient norm] that of the mean loss over all examples (in generation over all tokens learnt), so
     that which rows share a batch does not matter; the norm of each batch's own gradient would be large where
@@ -40,14 +44,50 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     """
     watch = Stopwatch()
     examples = terms = 0
-    layers = [list(layer.parameters()) for layer in model.backbone.layers]
+    layers = layer_parameters(model)
     wanted = [parameter for layer in layers for parameter in layer]
-    if odd := [parameter for parameter in wanted if parameter.is_meta or not parameter.is_floating_point()]:
-        raise ScoreError(
-            f"a gradient is taken of weights in memory and in floating point; some here are {odd[0].dtype} "
-            f"on {odd[0].device}: load the model unquantised, on one device."
-        )
     sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
+    with _differentiable_in(model, wanted) as scored:
+        for batch in batches_on(scored, batches):
+            count = loss_terms(batch)
+            gradients = torch.autograd.grad(scored(batch).loss, wanted, allow_unused=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:  # a parameter that the loss does not reach counts as zero
+                    total.add_(gradient, alpha=count)
+            terms += count
+            examples += len(batch)
+    norms = sums_of_squares(sums, layers).sqrt()
+    return finished("gradient_norm", watch, examples, norms / terms, torch.zeros_like(norms))
+
+
+def fisher(model: TaskModel, batches: Iterable[Batch], each: Each | None = None) -> LayerScores:
+    """Score each layer by its empirical Fisher information: the squared gradients of all its parameters,
+    summed, at the true labels, averaged over the examples (Sung et al. 2021, FISH mask, arXiv 2111.09839;
+    there per parameter).
+
+    One forward and one backward pass per example. Choice: [Fisher information] loss and head are those of
+    `gradient_norm`; the gradient of each example is squared, not that of a batch.
+    """
+    watch = Stopwatch()
+    scores = Moments()
+    layers = layer_parameters(model)
+    wanted = [parameter for layer in layers for parameter in layer]
+    with _differentiable_in(model, wanted) as scored:
+        for batch in batches_on(scored, batches):
+            rows = []
+            for row in range(len(batch)):
+                gradients = torch.autograd.grad(scored(batch.row(row)).loss, wanted, allow_unused=True)
+                rows.append(sums_of_squares(gradients, layers))
+            terms = torch.stack(rows)  # [B, L]
+            scores.update(terms)
+            if each is not None:
+                each(terms)
+    return finished("fisher", watch, scores.count, scores.mean, scores.variance.sqrt())
+
+
+@contextmanager
+def _differentiable_in(model: TaskModel, wanted: Iterable[Tensor]) -> Iterator[TaskModel]:
+    """Give the model with the head that gradients are taken with, these parameters alone requiring one."""
     scored = model.with_fresh_head(HEAD_SEED)
     flags = [(parameter, parameter.requires_grad) for parameter in scored.parameters()]
     try:
@@ -56,20 +96,10 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
         for parameter in wanted:
             parameter.requires_grad_(True)
         with scoring_mode(scored), torch.enable_grad():
-            for batch in batches_on(scored, batches):
-                count = loss_terms(batch)
-                gradients = torch.autograd.grad(scored(batch).loss, wanted, allow_unused=True)
-                for total, gradient in zip(sums, gradients, strict=True):
-                    if gradient is not None:  # a parameter that the loss does not reach counts as zero
-                        total.add_(gradient, alpha=count)
-                terms += count
-                examples += len(batch)
+            yield scored
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-    squares = torch.stack([total.double().square().sum() for total in sums])
-    norms = torch.stack([part.sum().sqrt() for part in squares.split([len(layer) for layer in layers])])
-    return finished("gradient_norm", watch, examples, norms / terms, torch.zeros_like(norms))
 
 
 def feature_variance(

@@ -88,6 +88,13 @@ class Batch:
         prefix = None if self.prefix is None else self.prefix.to(device, non_blocking)
         return replace(self, **{name: moved(getattr(self, name)) for name in tensors}, prefix=prefix)
 
+    def row(self, index: int) -> Batch:
+        """Return one example as a batch of its own, without what is known of its layers or its targets."""
+        part = slice(index, index + 1)
+        segments = None if self.segment_ids is None else self.segment_ids[part]
+        tokens, mask, labels = self.input_ids[part], self.attention_mask[part], self.labels[part]
+        return Batch(tokens, mask, labels, segments, self.indices[part])
+
     def __len__(self) -> int:
         return len(self.indices)
 
