@@ -236,13 +236,14 @@ def test_other_launchers_run_the_same(launcher, more, folder, repo):
     ("first", "words"),
     [
         ("low_k", SWEEP[:4]),
+        ("full", ("-m", "task=demo")),
         pytest.param(
             "full",
             ("-m", "task=demo", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
             marks=needs("hydra_joblib_launcher"),
         ),
     ],
-    ids=["table", "joblib"],
+    ids=["table", "plain", "joblib"],
 )
 def test_a_run_that_another_process_trains_comes_again_at_the_end(first, words, folder, repo):
     """It is held until the other run is done, then given up as by a process that was killed."""

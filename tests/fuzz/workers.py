@@ -41,8 +41,7 @@ def run(cases: int, seed: int) -> list[str]:
         records = {path.stem for path in folder.glob("outputs/records/*.json")}
         if len(records) != cases or records != set(trained):
             failures.append(f"{cases} runs, {len(trained)} trained, {len(records)} records")
-        failures += [f"{path} is left" for path in folder.glob("outputs/**/.*")]
-        failures += [f"{path} is left" for path in folder.glob("outputs/locks/*")]
+        failures += [f"{path} is left" for path in folder.glob("*/**/.*")]
     return failures
 
 

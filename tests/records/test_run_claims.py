@@ -16,7 +16,7 @@ from processes import FORK, at_once
 from layertune.config import RunConfig, locks
 from layertune.errors import ConfigError, RunClaimed, RunFailed
 from layertune.records import Record, Store
-from layertune.records.claims import claimed, in_a_sweep
+from layertune.records.claims import claimed, in_a_sweep, last_written
 
 MakeRun = Callable[..., RunConfig]
 MakeRecord = Callable[..., Record]
@@ -76,17 +76,34 @@ def test_of_several_processes_one_trains_and_the_others_return_its_record(
 def test_nothing_is_left_of_a_claim(store: Store, make_run: MakeRun, tmp_path: Path) -> None:
     with claimed(make_run(), store) as done:
         assert done is None and len(list(tmp_path.rglob("*.lock"))) == 1
-        assert not (tmp_path / "results").exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_process_was_killed_is_free(store: Store, make_run: MakeRun, meanwhile) -> None:
+def test_a_run_whose_process_was_killed_is_free_and_its_lock_goes_with_the_next_run(
+    store: Store, make_run: MakeRun, meanwhile, tmp_path: Path
+) -> None:
     other = meanwhile(make_run(), seconds=60)
-    with in_a_sweep(time.time()), pytest.raises(RunClaimed), claimed(make_run(), store):
+    with in_a_sweep({}), pytest.raises(RunClaimed), claimed(make_run(), store):
         pytest.fail("held by both")
+    with claimed(make_run(seed=1), store):
+        assert len(list(tmp_path.rglob("*.lock"))) == 2
     other.kill()
+    other.join()
+    with claimed(make_run(seed=1), store) as done:
+        assert done is None and len(list(tmp_path.rglob("*.lock"))) == 1
     with claimed(make_run(), store) as done:
         assert done is None
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_machines_that_share_the_records_alone_train_a_run_once(
+    store: Store, make_run: MakeRun, meanwhile, tmp_path: Path
+) -> None:
+    meanwhile(make_run(), seconds=60)
+    elsewhere = Store(tmp_path / "results", tmp_path / "elsewhere")
+    run = make_run(outputs_dir=str(tmp_path / "elsewhere"))
+    with in_a_sweep({}), pytest.raises(RunClaimed), claimed(run, elsewhere):
+        pytest.fail("held by both")
 
 
 def test_in_a_sweep_nobody_waits_and_the_turn_comes_again(
@@ -95,7 +112,7 @@ def test_in_a_sweep_nobody_waits_and_the_turn_comes_again(
     run = make_run()
     other = meanwhile(run, make_record(run))
     with (
-        in_a_sweep(time.time()),
+        in_a_sweep(last_written(store)),
         pytest.raises(RunClaimed, match="another process") as found,
         claimed(run, store),
     ):
@@ -126,16 +143,21 @@ def test_what_was_interrupted_in_another_process_meanwhile_goes_on(
         assert done is None
 
 
+@pytest.mark.parametrize("clock", [1e6, 1e10], ids=["behind", "ahead"])
 def test_a_failure_is_tried_again_by_the_next_command_and_not_by_others_of_the_same_time(
-    store: Store, make_run: MakeRun, make_record: MakeRecord
+    store: Store, make_run: MakeRun, make_record: MakeRecord, clock: float
 ) -> None:
-    run, before = make_run(), time.time() - 1
-    path = store.save(make_record(run, status="failed", error="why"), run)
-    os.utime(path, (before, before))
+    """Whatever the clock of the file system says: a server's is not this machine's."""
+    run, other = make_run(), make_run(seed=1)
+    os.utime(store.save(make_record(other), other), (clock - 1, clock - 1))
+    began = last_written(store)
+    os.utime(store.save(make_record(run, status="failed", error="why"), run), (clock, clock))
     with claimed(run, store) as done:
         assert done is None
-    with in_a_sweep(before - 1), pytest.raises(RunFailed, match="why"), claimed(run, store):
+    with in_a_sweep(began), pytest.raises(RunFailed, match="why"), claimed(run, store):
         pytest.fail("tried again")
+    with in_a_sweep(last_written(store)), claimed(run, store) as done:
+        assert done is None
 
 
 def test_force_repeats_what_was_done_before_and_takes_what_another_process_repeats_now(
@@ -157,7 +179,7 @@ def test_a_record_of_older_versions_is_no_answer(
     run = make_run()
     versions = dataclasses.replace(make_record(run).versions, method=7)
     store.save(make_record(run, versions=versions), run)
-    with in_a_sweep(0.0), claimed(run, store) as done:
+    with in_a_sweep(last_written(store)), claimed(run, store) as done:
         assert done is None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,15 @@ class InASweep:
     """A task function that returns the turn of a run (`Turn`) where another process is training it."""
 
     task_function: Callable[[Any], Any]
-    began: float
+    began: Mapping[str, int]
+
+    @classmethod
+    def from_now_on(cls, task_function: Callable[[Any], Any], arguments: Iterable[str]) -> InASweep:
+        """Begin a sweep with these arguments: what others try from now on is not tried again."""
+        from layertune.records.claims import last_written
+        from layertune.report.plan import store_of
+
+        return cls(task_function, last_written(store_of(arguments)))
 
     def __call__(self, config: Any) -> Any:
         """Run the task, unless its run is claimed."""

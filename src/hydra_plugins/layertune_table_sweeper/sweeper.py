@@ -12,7 +12,6 @@ nothing heavy at the top.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -66,7 +65,7 @@ class TableSweeper(Sweeper):
         _announce(plan)
         if not plan.runs:
             return []
-        results, trouble = self._launch([one.overrides for one in plan.runs])
+        results, trouble = self._launch([one.overrides for one in plan.runs], arguments)
         _conclude(plan.runs, results, trouble)
         return results
 
@@ -93,14 +92,14 @@ class TableSweeper(Sweeper):
         )
         return {str(key): value for key, value in OmegaConf.to_container(composed.table).items()}
 
-    def _launch(self, jobs: list[list[str]]) -> tuple[list[JobReturn], str | None]:
+    def _launch(self, jobs: list[list[str]], arguments: list[str]) -> tuple[list[JobReturn], str | None]:
         """Launch all jobs; return their results, and what ended the launcher where it broke down."""
         from hydra.core.plugins import Plugins
 
         from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
         from hydra_plugins.layertune_table_sweeper._gpus import one_per_worker
 
-        job = InASweep(self.task_function, time.time())
+        job = InASweep.from_now_on(self.task_function, arguments)
         with ExitStack() as stack:
             config, task_function = stack.enter_context(one_per_worker(self.config, job))
             launcher = Plugins.instance().instantiate_launcher(
@@ -117,12 +116,17 @@ class SideBySideSweeper(BasicSweeper):
     """Hydra's own sweeper, for several processes on one sweep: they share its runs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the launcher, as Hydra's own does."""
+        """Take what a launcher needs."""
+        self.given = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Make the launcher and sweep, as Hydra's own does."""
         from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
 
-        job = InASweep(task_function, time.time())
-        super().setup(hydra_context=hydra_context, task_function=job, config=config)
+        job = InASweep.from_now_on(self.given["task_function"], arguments)
+        super().setup(**self.given | {"task_function": job})
         self.launcher = Patient(self.launcher)
+        return super().sweep(arguments)
 
 
 def _announce(plan: Plan) -> None:

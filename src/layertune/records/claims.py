@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from layertune.config.files import lock_of
 from layertune.config.locks import ends_at_this_machine, locked
 from layertune.config.schema import RunConfig
 from layertune.errors import RunClaimed, RunFailed
@@ -18,7 +18,7 @@ from layertune.records.store import Store
 
 log = logging.getLogger(__name__)
 
-_sweep_began = ContextVar[float | None]("_sweep_began", default=None)
+_sweep_began = ContextVar[Mapping[str, int] | None]("_sweep_began", default=None)
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,19 @@ class Turn:
     """A run whose turn has come.
 
     Attributes:
-        since: when the command began that asks for it (POSIX time); what another process has tried since is
-            not tried again.
+        before: no record was written later when the command began that asks for it (nanoseconds, by the clock
+            of the file system, which all machines that share it have in common); what another process has
+            tried since is not tried again.
     """
 
     run: RunConfig
     store: Store
-    since: float
+    before: int
 
     @property
     def lock(self) -> Path:
-        """The file that the process holds which trains the run."""
-        return self.run.cache_dir.parent / "locks" / f"{self.run.run_id}.lock"
+        """The file that the process holds which trains the run: whoever sees the record sees it too."""
+        return lock_of(self.store.path(self.run))
 
     def is_free(self) -> bool:
         """Whether no process is training the run now."""
@@ -52,7 +53,7 @@ class Turn:
             RunFailed: another process has tried since, and its record says why it failed.
         """
         path = self.store.path(self.run)
-        is_new = path.is_file() and path.stat().st_mtime >= self.since
+        is_new = _written(path) > self.before
         if self.run.force and not is_new:
             return None
         record = self.store.read(self.run)
@@ -63,12 +64,25 @@ class Turn:
         return record if state == "done" else None
 
 
+def _written(path: Path) -> int:
+    """Return when a file was written by the clock of its file system, -1 where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else -1
+
+
+def last_written(store: Store) -> dict[str, int]:
+    """Return when the last record was written in each folder of a store."""
+    return {
+        str(folder): max((_written(path) for path in folder.glob("*.json")), default=-1)
+        for folder in store.folders
+    }
+
+
 @contextmanager
-def in_a_sweep(began: float) -> Iterator[None]:
+def in_a_sweep(began: Mapping[str, int]) -> Iterator[None]:
     """Let `claimed` raise RunClaimed within the block instead of waiting.
 
     Args:
-        began: POSIX time at which the sweep began.
+        began: `last_written` when the sweep began.
     """
     token = _sweep_began.set(began)
     try:
@@ -89,12 +103,13 @@ def claimed(run: RunConfig, store: Store) -> Iterator[Record | None]:
         RunFailed: another process tried it while this one waited, and failed.
         RunClaimed: another process is training it, and this is a job `in_a_sweep`.
     """
-    began = _sweep_began.get()
-    turn = Turn(run, store, time.time() if began is None else began)
+    began, path = _sweep_began.get(), store.path(run)
+    turn = Turn(run, store, (began or {}).get(str(path.parent), _written(path)))
     if (done := turn.answer()) is not None:
         yield done
         return
     store.require_writable(run)
+    _remove_abandoned(path.parent)
     with ExitStack() as stack:
         held = stack.enter_context(locked(turn.lock, wait=False))
         if held is False:
@@ -105,7 +120,14 @@ def claimed(run: RunConfig, store: Store) -> Iterator[Record | None]:
         if held is None or ends_at_this_machine(turn.lock.parent):
             log.warning(
                 "%s has no locks that hold between machines: see yourself that no two train %s at once",
-                turn.lock.parent.parent,
+                turn.lock.parent,
                 run.run_id,
             )
         yield turn.answer()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the locks of processes that were killed."""
+    for lock in folder.glob(lock_of(Path("*.json")).name):
+        with locked(lock, wait=False):  # which removes it where nobody holds it
+            pass

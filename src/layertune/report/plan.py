@@ -64,9 +64,15 @@ class Plan:
 
 
 def read_index(words: Iterable[str]) -> RecordIndex:
-    """Return the records below `results_dir` and `outputs_dir`, as the words have them or by default."""
-    folders = dict(word.split("=", 1) for word in words if word.startswith(("results_dir=", "outputs_dir=")))
-    return RecordIndex.read(*Store(**folders).folders)
+    """Return the records in the store that some words name."""
+    return RecordIndex.read(*store_of(words).folders)
+
+
+def store_of(words: Iterable[str]) -> Store:
+    """Return the store below `results_dir` and `outputs_dir`, as the words have them or by default."""
+    return Store(
+        **dict(word.split("=", 1) for word in words if word.startswith(("results_dir=", "outputs_dir=")))
+    )
 
 
 def make_plan(question: Question, index: RecordIndex, device: str | None = None) -> Plan:
