@@ -10,13 +10,19 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import absl.logging
 import pytest
 import torch
 from loopback_hub import Hub, serving
+
+if TYPE_CHECKING:
+    from tiny_runs import Prepared
+
+    from layertune.config import RunConfig
 
 torch.set_num_threads(1)
 # rouge-score brings absl, whose log handler closes its stream when Hydra sets up logging: never pytest's own.
@@ -52,6 +58,22 @@ def loopback_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hu
         huggingface_hub.close_session()
         yield hub
     huggingface_hub.close_session()
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> Callable[..., RunConfig]:
+    """Compose a tiny run on the built-in corpus from overrides."""
+    from tiny_runs import compose_tiny
+
+    return lambda *overrides: compose_tiny(tmp_path, *overrides)
+
+
+@pytest.fixture
+def prepared(tiny_run: Callable[..., RunConfig]) -> Callable[..., Prepared]:
+    """Prepare a tiny run as the pipeline does it, up to its first step."""
+    from tiny_runs import prepare
+
+    return lambda *overrides: prepare(tiny_run(*overrides))
 
 
 @pytest.fixture(scope="session")

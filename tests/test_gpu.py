@@ -22,12 +22,12 @@ from layertune.evaluation.generation import generate
 from layertune.models import build_model, load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store
+from layertune.runtime import prepare_runtime, set_determinism
 from layertune.tasks import Split
 from layertune.tasks.meanings import group_meanings
 from layertune.tasks.prompts import encode_generation
 from layertune.tasks.rows import unlabelled
-from layertune.training import loop, prepare_runtime, train
-from layertune.training.runtime import set_determinism
+from layertune.training import loop, train
 
 DEVICE = "cuda"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_runs import NO_DROPOUT, assert_resumes_exactly, assert_same, prepare, weights
 
+from layertune.fast import FastStepper
 from layertune.training import train
-from layertune.training.fast import BatchSource
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,13 +21,13 @@ OPTIONS = ("train.device=cuda", "method=top_k", "method.k=2", "cache.dtype=fp32"
 def graphs(monkeypatch):
     """Collect the graphs that runs make."""
     found = []
-    capturing = BatchSource._capturing
+    capturing = FastStepper._capturing
 
     def noting(self, phases):
         found.append(capturing(self, phases))
         return found[-1]
 
-    monkeypatch.setattr(BatchSource, "_capturing", noting)
+    monkeypatch.setattr(FastStepper, "_capturing", noting)
     return found
 
 

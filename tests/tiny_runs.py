@@ -17,8 +17,9 @@ from layertune.config import RunConfig
 from layertune.config.compose import compose_run, group_file
 from layertune.methods import Method, Preparation, build_method
 from layertune.models import TaskModel, build_model, load_tokenizer
+from layertune.runtime import Runtime, prepare_runtime
 from layertune.tasks import Split, TaskData, load_task
-from layertune.training import Runtime, loop, prepare_runtime, train
+from layertune.training import loop, train
 
 DEFAULTS = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
 

@@ -26,8 +26,9 @@ from layertune.methods import build_method, train_only
 from layertune.models import TaskModel, build_model
 from layertune.records.record import DataRecord
 from layertune.records.tracking import Tracker
+from layertune.runtime import Runtime, prepare_runtime
 from layertune.tasks import Batch, Split, TaskData, epoch_batches
-from layertune.training import Runtime, prepare_runtime, train
+from layertune.training import train
 from layertune.training.outcome import TrainOutcome
 from scripts.benchmark.lengths import (
     FIRST_TOKEN,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from layertune.training.runtime import device_facts
+from layertune.runtime import device_facts
 from scripts.benchmark.arms import ARMS, Arm, Bench, LoopArm, Setting, bert_base
 from scripts.benchmark.lengths import task_lengths
 from scripts.benchmark.measure import (

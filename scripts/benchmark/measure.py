@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from layertune.fast.cache import build_entry, open_source
+from layertune.fast.store import CacheStore
 from layertune.models import load_tokenizer
 from layertune.scoring import cosine
 from layertune.scoring.adaptive import adaptive_scores
 from layertune.scoring.cached import cached_scores
 from layertune.tasks import TaskData, TokenStore, load_task, sorted_batches
-from layertune.training.cache_store import CacheStore
-from layertune.training.prefix_cache import build_entry, open_source
 from scripts.benchmark.arms import Arm, Bench, LoopArm, Setting, TrainerArm, clock_of
 from scripts.benchmark.lengths import TaskLengths, across, split_of, widths_of
 from scripts.benchmark.project import LORA, PADDING, Cost, Curve, Epoch, Round, median_cost, projected, ratio
@@ -45,7 +45,7 @@ def cache_curve(bench: Bench, layer: int, batches: list[np.ndarray]) -> Curve:
     device = bench.runtime.device
     copies = COPIES if bench.on_cuda else 1
     cache = CacheStore(bench.setting.outputs / "cache" / "measured", 10**12)
-    autocast = bench.runtime.accelerator.autocast
+    autocast = bench.runtime.autocast
     now, seconds = clock_of(device), []
     for lengths in batches:
         store, key = split_of(np.tile(lengths, copies), None).store, {"layer": layer}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.training.runtime import PeakMemory, prepare_runtime
+from layertune.runtime import PeakMemory, prepare_runtime
 from scripts.benchmark.arms import Arm, Bench, Setting
 
 log = logging.getLogger(__name__)

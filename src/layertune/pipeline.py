@@ -16,12 +16,12 @@ from layertune.records.claims import claimed
 from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record
+from layertune.runtime import freeing_memory, prepare_runtime
 from layertune.stopping import stopping_at_once
 from layertune.tasks import load_task
-from layertune.training import prepare_runtime, train
+from layertune.training import train
 from layertune.training.checkpoint import remove_checkpoint
 from layertune.training.engagement import Engagement, measured_facts, parameter_facts
-from layertune.training.runtime import freeing_memory
 
 log = logging.getLogger(__name__)
 

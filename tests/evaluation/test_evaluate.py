@@ -12,8 +12,8 @@ from torch import nn
 
 from layertune.evaluation.evaluate import majority_accuracy, predict, score_epoch, score_rest
 from layertune.models.task_model import Output
+from layertune.runtime import prepare_runtime
 from layertune.tasks import Split, TokenStore
-from layertune.training import prepare_runtime
 
 FIRST_TOKENS = [2, 0, 1, 1, 0, 2, 2]
 LENGTHS = [3, 9, 1, 5, 2, 8, 4]

@@ -28,11 +28,11 @@ from layertune.evaluation.generation import (
 from layertune.evaluation.nlg import files, scorer
 from layertune.models import build_model
 from layertune.models.tiny_tokenizer import tiny_tokenizer
+from layertune.runtime import prepare_runtime
 from layertune.tasks import Split, TokenStore
 from layertune.tasks.meanings import group_meanings
 from layertune.tasks.prompts import encode_generation
 from layertune.tasks.rows import unlabelled
-from layertune.training import prepare_runtime
 
 END, A, B, C, D = range(5)
 WORDS = {A: "a", B: "b", C: "c", D: "d"}

@@ -13,8 +13,8 @@ from tiny_runs import assert_same, compose_tiny, prepare, weights
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.lift import Lift, layer_order
+from layertune.models.parameters import places_of
 from layertune.training import loop
-from layertune.training.witness import places_of
 
 
 @pytest.fixture

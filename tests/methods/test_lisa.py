@@ -12,9 +12,9 @@ from tiny_runs import compose_tiny, prepare, weights
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.lisa import Lisa
+from layertune.models.parameters import places_of
 from layertune.training import loop, train
 from layertune.training.engagement import Engagement
-from layertune.training.witness import places_of
 
 
 @pytest.fixture

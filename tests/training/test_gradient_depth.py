@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from layertune.config.compose import group_file, group_names
+from layertune.models.parameters import places_of
 from layertune.training import train
-from layertune.training.witness import Witness, places_of
+from layertune.training.witness import Witness
 
 
 def one_of_each_kind() -> list[str]:

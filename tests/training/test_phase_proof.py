@@ -9,9 +9,9 @@ from toy_methods import Copies
 from layertune.methods import METHODS, Phase, build_method
 from layertune.methods.lift import Lift
 from layertune.methods.lisa import Lisa
+from layertune.models.parameters import checksum, places_of
 from layertune.training import train
 from layertune.training.engagement import Engagement, measured_facts, parameter_facts
-from layertune.training.witness import checksum, places_of
 
 
 @pytest.fixture

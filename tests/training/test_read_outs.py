@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_runs import assert_same, weights, with_foreign
 
-from layertune.training import loop, runtime, train
+from layertune import runtime
+from layertune.training import loop, train
 
 RATE = "train.learning_rate=1e-2"  # large enough for two epochs to differ
 

@@ -11,8 +11,9 @@ from tiny_runs import NO_DROPOUT, Prepared, assert_same, prepare_with, weights
 
 from layertune.methods import Full, HeadOnly
 from layertune.models import TaskModel
+from layertune.runtime import prepare_runtime
 from layertune.tasks import Batch
-from layertune.training import loop, prepare_runtime, train
+from layertune.training import loop, train
 
 QUIET = NO_DROPOUT["tiny_bert"]
 

@@ -28,7 +28,7 @@ from layertune.tasks import Split, TaskData, sorted_batches
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
-    from layertune.training.runtime import Runtime
+    from layertune.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def predict(model: TaskModel, split: Split, runtime: Runtime, batch_size: int) -
     with scoring_mode(model):  # dropout off; every module returns to the mode it had
         for indices in sorted_batches(split.store.lengths, batch_size):
             batch = split.store.batch(indices).to(runtime.device)
-            with runtime.accelerator.autocast():
+            with runtime.autocast():
                 logits = model(batch).logits
             answers = logits.squeeze(-1).float() if regression else logits.argmax(-1)
             predictions[indices] = answers.cpu().numpy()

@@ -33,7 +33,7 @@ from layertune.tasks import Meanings, Split, TokenStore, sorted_batches
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
-    from layertune.training.runtime import Runtime
+    from layertune.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def generate(
     with scoring_mode(model), _without_own_settings(model.causal_lm) as language_model, bar:
         for chosen in sorted_batches(lengths, decoding.batch_size):
             ids, mask = left_padded(store, meanings.rows[chosen])
-            with runtime.accelerator.autocast():
+            with runtime.autocast():
                 found = language_model.generate(
                     input_ids=ids.to(runtime.device),
                     attention_mask=mask.to(runtime.device),
@@ -172,7 +172,7 @@ def forced_scores(
     with scoring_mode(model):
         for indices in sorted_batches(split.store.lengths, min(batch_size, FORCED_ROWS)):
             batch = split.store.batch(indices).to(runtime.device)
-            with runtime.accelerator.autocast():
+            with runtime.autocast():
                 logits, tokens = model.next_token_logits(batch)
             loss = loss + F.cross_entropy(logits, tokens, reduction="sum").double()
             right = right + (logits.argmax(-1) == tokens).sum()

@@ -15,7 +15,6 @@ from layertune.methods.base import (
     moves,
     optimised,
     train_only,
-    unused_parameters,
 )
 from layertune.methods.lift import Lift
 from layertune.methods.lisa import Lisa
@@ -64,5 +63,4 @@ __all__ = [
     "moves",
     "optimised",
     "train_only",
-    "unused_parameters",
 ]

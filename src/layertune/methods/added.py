@@ -18,8 +18,8 @@ from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
     from layertune.models import Backbone, TaskModel
+    from layertune.runtime import Runtime
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
 

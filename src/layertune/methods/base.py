@@ -14,14 +14,15 @@ from torch import nn
 from layertune.config import RunConfig
 from layertune.config.build import convert
 from layertune.errors import ConfigError
+from layertune.models.parameters import unused_parameters
 
 if TYPE_CHECKING:
     import torch
 
     from layertune.models import TaskModel
+    from layertune.runtime import Runtime
     from layertune.scoring import LayerScores
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,6 @@ def head_parts(model: TaskModel, train_final_norm: bool = False) -> list[nn.Modu
         return [model.head]
     norm = model.backbone.final_norm
     return [norm] if train_final_norm and norm is not None else []
-
-
-def unused_parameters(model: TaskModel) -> set[nn.Parameter]:
-    """Return parameters that no forward pass reads: a pooler, or a final norm that `raw` bypasses."""
-    backbone = model.backbone
-    parts = [backbone.pooler]
-    if backbone.last_layer == "raw" and model.kind != "generation":
-        parts.append(backbone.final_norm)
-    return {parameter for part in parts if part is not None for parameter in part.parameters()}
 
 
 def moves(optimizer: torch.optim.Optimizer) -> bool:

@@ -23,8 +23,8 @@ from layertune.methods.base import Method, Phase, Preparation, head_parts, train
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
+    from layertune.runtime import Runtime
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 ORDERS = ("sequential", "reversed", "random", "cyclic")
 

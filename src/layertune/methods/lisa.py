@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
-from layertune.methods.base import Method, Preparation, count, head_parts, train_only, unused_parameters
+from layertune.methods.base import Method, Preparation, count, head_parts, train_only
+from layertune.models.parameters import unused_parameters
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
+    from layertune.runtime import Runtime
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 
 class Lisa(Method):

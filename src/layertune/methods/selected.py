@@ -20,9 +20,9 @@ from layertune.selection import SELECTORS
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
+    from layertune.runtime import Runtime
     from layertune.scoring import LayerScores
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
 

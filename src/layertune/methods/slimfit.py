@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
-from layertune.methods.base import Method, Preparation, count, moves, unused_parameters
+from layertune.methods.base import Method, Preparation, count, moves
 from layertune.methods.quantised import quantise
+from layertune.models.parameters import unused_parameters
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
+    from layertune.runtime import Runtime
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ class Architecture:
         eager: no scaled-dot-product attention in some or all releases of transformers 5.
         plain: the blocks take the states of all tokens and return them, and nothing else, so that a forward
             pass can start at any of them.
-        last_layer: how the last block is run for one token (`layertune.models.last_layer`).
+        last_layer: how the last block is run for one token (`layertune.fast.last_layer`).
         segments: it reads segment ids, although its configuration does not say how many there are.
         sites: where the inside of a block is.
         named: what the hub ids of its models contain, by custom.

@@ -7,17 +7,16 @@ layer and never the [B, T, H] of every layer that `output_hidden_states` would h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from layertune.errors import ModelError
 from layertune.models.architectures import Architecture, architecture_of, find_layers
-from layertune.models.last_layer import OneToken
-from layertune.models.partial import given, standing_in
 from layertune.models.watch import OnBlock, Watch
 
 if TYPE_CHECKING:
@@ -37,6 +36,27 @@ def device_of(model: nn.Module) -> torch.device:
 def full_precision(states: Tensor) -> Tensor:
     """Return half-precision states as float32, others as they are: no statistic or loss is taken in bf16."""
     return states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
+
+
+class HandOn(nn.Module):
+    """Stands where a block was: returns what it is given, or fixed states [B, T, H]."""
+
+    def __init__(self, as_tuple: bool, states: Tensor | None = None) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+        self.states = states
+
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
+        """Return states in the form of the architecture's blocks."""
+        states = hidden_states if self.states is None else self.states
+        return (states,) if self.as_tuple else states
+
+
+class LastBlock(Protocol):
+    """Stands where the last block was: hands its input on and keeps the representative vectors."""
+
+    def vector(self, norm: nn.Module | None) -> Tensor:
+        """Return the block's result at the representative tokens, [B, H], after a norm if one is given."""
 
 
 class Backbone(nn.Module):
@@ -65,7 +85,7 @@ class Backbone(nn.Module):
         self.model = model
         self.representative_token = representative
         self.last_layer = last_layer
-        self.one_token_last = False  # run the last layer for the representative token alone (train=fast)
+        self.last_block: Callable[[Backbone, Tensor], LastBlock] | None = None  # another than its own
         self.layers_path = find_layers(model, layers)
         self.num_layers: int = model.config.num_hidden_layers
         self.hidden_size: int = model.config.hidden_size
@@ -145,16 +165,34 @@ class Backbone(nn.Module):
         """Return the representative vectors of layers 1..L, [B, L, H]; differentiable."""
         kept: list[Tensor] = []
         pick = self.picker(batch.attention_mask)
-        known = None if batch.prefix is None else batch.prefix.representatives
+        known = None if batch.lower is None else batch.lower.representatives
         if known is not None and known.shape[1] == self.num_layers:
             return known  # no layer is left
-        last = OneToken(self, batch.attention_mask) if self.one_token_last else None
-        with standing_in(self, {} if last is None else {self.num_layers: last}):
+        last = None if self.last_block is None else self.last_block(self, batch.attention_mask)
+        with self.replaced({} if last is None else {self.num_layers: last}):
             self.run(batch, lambda _, __, states: kept.append(full_precision(pick(states))))
         if last is not None:
             kept[-1] = full_precision(last.vector(self.final_norm if self.last_layer == "library" else None))
         vectors = torch.stack(kept, dim=1)
         return vectors if known is None else torch.cat([known.to(vectors.dtype), vectors], dim=1)
+
+    @contextmanager
+    def replaced(self, blocks: Mapping[int, Any]) -> Iterator[None]:
+        """Put other modules in the place of some layers (1-based) for the length of a forward pass.
+
+        The model's own forward runs, with its masks, rotations and norms as they are.
+        """
+        if not blocks:
+            yield
+            return
+        own = self.layers
+        parent, _, name = self.layers_path.rpartition(".")
+        owner = self.model.get_submodule(parent)
+        setattr(owner, name, nn.ModuleList(blocks.get(n, block) for n, block in enumerate(own, start=1)))
+        try:
+            yield
+        finally:
+            setattr(owner, name, own)
 
     def run(self, batch: Batch, on_block: OnBlock | None = None) -> Tensor:
         """Run the model; return its last hidden state [B, T, H]. `on_block` sees the states around every
@@ -163,13 +201,16 @@ class Backbone(nn.Module):
         What layer L leaves behind follows `last_layer`. Nothing that `on_block` does not keep outlives the
         call. Layers whose result comes with the batch are neither run nor reported.
         """
-        with standing_in(self, given(self, batch)):
+        first, known = 1, {}
+        if batch.lower is not None:
+            first = batch.lower.layer
+            known = dict.fromkeys(range(1, first), HandOn(self.architecture.tuples, batch.lower.states))
+        with self.replaced(known):
             if on_block is None:
                 return _last_state(self.model(**self.inputs(batch)))
             # Some releases of transformers run the hooks of a recomputed block inside it. It must save the
             # same tensors when it runs again, without hooks: so nothing is picked before the pass is over.
             recomputed = self.training and self.activation_checkpointing
-            first = 1 if batch.prefix is None else batch.prefix.layer
             watch = Watch(
                 self.layers,
                 on_block,

@@ -31,7 +31,7 @@ _CHUNK = 2000  # rows per call of the tokenizer
 
 
 @dataclass(frozen=True)
-class Prefix:
+class LowerLayers:
     """What the layers below `layer` made of a batch: the forward pass starts there.
 
     Attributes:
@@ -45,13 +45,13 @@ class Prefix:
     states: Tensor | None
     representatives: Tensor | None
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prefix:
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> LowerLayers:
         """Return the same on a device."""
         moved = (
             None if t is None else t.to(device, non_blocking=non_blocking)
             for t in (self.states, self.representatives)
         )
-        return Prefix(self.layer, *moved)
+        return LowerLayers(self.layer, *moved)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Batch:
         indices: [B] row numbers within the split.
         targets: [N] int64, generation: where the learnt tokens are in `labels.flatten()`, known before the
             batch reaches a device. None = look for them.
-        prefix: the result of the lowest layers, where it is known; None = all layers run.
+        lower: what the lowest layers make of the batch, where it is known; None = all layers run.
     """
 
     input_ids: Tensor
@@ -76,7 +76,7 @@ class Batch:
     segment_ids: Tensor | None
     indices: np.ndarray
     targets: Tensor | None = None
-    prefix: Prefix | None = None
+    lower: LowerLayers | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch on a device."""
@@ -85,8 +85,8 @@ class Batch:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 
         tensors = ("input_ids", "attention_mask", "labels", "segment_ids", "targets")
-        prefix = None if self.prefix is None else self.prefix.to(device, non_blocking)
-        return replace(self, **{name: moved(getattr(self, name)) for name in tensors}, prefix=prefix)
+        lower = None if self.lower is None else self.lower.to(device, non_blocking)
+        return replace(self, **{name: moved(getattr(self, name)) for name in tensors}, lower=lower)
 
     def row(self, index: int) -> Batch:
         """Return one example as a batch of its own, without what is known of its layers or its targets."""

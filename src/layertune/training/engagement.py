@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from layertune.config import RunConfig
 from layertune.evaluation.evaluate import majority_accuracy
-from layertune.methods import Preparation, count, unused_parameters
+from layertune.methods import Preparation, count
+from layertune.models.parameters import fingerprints, places_of, unused_parameters
 from layertune.records.record import ChecksRecord
 from layertune.tasks import TaskData
-from layertune.training.witness import PhaseReport, fingerprints, places_of
+from layertune.training.witness import PhaseReport
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel

@@ -19,14 +19,15 @@ from tqdm import tqdm
 
 from layertune.config import RunConfig
 from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
+from layertune.fast import FastStepper
 from layertune.methods import Method, moves
+from layertune.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
 from layertune.tasks import TaskData, epoch_batches, in_parts
 from layertune.training.best import BestEpoch
 from layertune.training.checkpoint import Checkpoint
-from layertune.training.fast import BatchSource
 from layertune.training.outcome import TrainOutcome
 from layertune.training.phases import Phases
-from layertune.training.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
+from layertune.training.stepper import PlainStepper
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
@@ -67,7 +68,7 @@ class _Loop:
         self.total_steps = sum(len(self.batches(epoch)) for epoch in range(1, self.epochs + 1))
         self.watch = Stopwatch(runtime.device)
         self.phases = Phases(run, model, method, self.total_steps, self.watch)
-        self.source = BatchSource(run, data, runtime)
+        self.stepper = (FastStepper if run.train.mode == "fast" else PlainStepper)(run, data, runtime)
         self.checkpoint = Checkpoint(run, data, runtime.device)
         self.memory = PeakMemory(runtime.device)
         self.waiting = waiting_splits(run, data)
@@ -103,7 +104,7 @@ class _Loop:
             if self.read_outs is None:
                 if self.waiting:  # what waited takes its time
                     self._keep()
-                self.source.follow(self.phases, new_epoch=True)  # a run that was resumed here has not yet
+                self.stepper.follow(self.phases, new_epoch=True)  # a run that was resumed here has not yet
                 self.read_outs = self._read_outs()
                 self._keep()
         return self._outcome()
@@ -121,7 +122,7 @@ class _Loop:
         batches = self.batches(self.epoch)
         self.phases.enter(self.step)
         self.phases.trained.train()
-        self.source.follow(self.phases, new_epoch=True)
+        self.stepper.follow(self.phases, new_epoch=True)
         if self.done == 0:
             self.method.on_epoch_start(self.phases.trained, self.epoch)
         loss_sum = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.runtime.device)
@@ -145,14 +146,14 @@ class _Loop:
         """Take one optimiser step on a batch; return its mean loss, still on the device."""
         phases = self.phases
         phases.enter(self.step)
-        self.source.follow(phases)
+        self.stepper.follow(phases)
         self.step += 1
         self.method.before_step(phases.trained, self.step)
         phases.witness.before_step(moves(phases.optimizer))
         loss = torch.zeros((), device=self.runtime.device)
         generated = self.data.kind == "generation"
-        for batch, share in in_parts(self.source.batch, indices, self.run.train.micro_batch, generated):
-            loss += self.source.gradient(batch.to(self.runtime.device), share)
+        for batch, share in in_parts(self.stepper.batch, indices, self.run.train.micro_batch, generated):
+            loss += self.stepper.gradient(batch.to(self.runtime.device), share)
         phases.witness.after_backward()
         self.method.after_backward(phases.trained, self.step)
         if self.run.train.clip_norm is not None:
@@ -239,7 +240,7 @@ class _Loop:
         assert self.read_outs is not None
         last, best = self.read_outs
         self.phases.finish()
-        self.source.close(self.model)
+        self.stepper.close(self.model)
         watch, asked = self.watch, self.run.train
         assert asked.learning_rate is not None and asked.batch_size is not None, "a run is resolved"
         return TrainOutcome(
@@ -263,7 +264,7 @@ class _Loop:
             epochs=self.epochs_asked,
             phases=tuple(self.phases.reports),
             facts=self.method.facts(),
-            cache=self.source.cost,
+            cache=self.stepper.cost,
         )
 
     def _progress(self) -> dict[str, Any]:
@@ -277,7 +278,7 @@ class _Loop:
             setattr(self, name, progress[name])
 
     _NUMBERS = ("history", "epoch", "done", "step", "loss_sum", "read_outs")
-    _PARTS = ("phases", "watch", "best", "memory", "source")  # the watch after the phases, which count on it
+    _PARTS = ("phases", "watch", "best", "memory", "stepper")  # the watch after the phases, which count on it
 
     def _bar(self) -> tqdm[Any]:
         return tqdm(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from layertune.config import RunConfig
 from layertune.methods import Method
+from layertune.runtime import Stopwatch
 from layertune.training.optim import build_optimizer, build_schedule
-from layertune.training.runtime import Stopwatch
 from layertune.training.witness import PhaseReport, Witness
 
 if TYPE_CHECKING:

@@ -6,15 +6,14 @@ the set of trained tensors stays the same, and fingerprints are taken at the end
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from layertune.methods import unused_parameters
+from layertune.models.parameters import checksum, fingerprints, places_of
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 # A tensor counts as having received a gradient when Adam's second moment says that its gradients were larger
 # than this: below it the update drowns in Adam's eps, and a tensor may rightly stay as it was.
 GRADIENT_FLOOR = 1e-6
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a number -> integer of that size
 
 
 @dataclass(frozen=True)
@@ -194,33 +191,3 @@ class Witness:
         """Take up the state of a checkpoint."""
         for name, value in state.items():
             setattr(self, name, value)
-
-
-def fingerprints(named: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """Return the sha256 of the bits of each tensor."""
-    return {
-        name: hashlib.sha256(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
-        for name, tensor in named
-    }
-
-
-def checksum(parameter: nn.Parameter) -> int:
-    """Return the sum of a tensor's bits read as integers, computed where it lies: fast, and enough to see an
-    optimiser's update.
-    """
-    bits = parameter.detach().reshape(-1).view(_INTEGERS[parameter.element_size()])
-    return int(bits.sum(dtype=torch.int64))
-
-
-def places_of(model: TaskModel) -> dict[str, int | None]:
-    """Return where each parameter lies: its layer (1..L), 0 below the layers, None above them or unused."""
-    backbone = model.backbone
-    above = set(model.head.parameters()) - set(backbone.parameters())  # a tied head is the embedding
-    above |= unused_parameters(model)
-    if backbone.final_norm is not None:
-        above |= set(backbone.final_norm.parameters())
-    layer_of: dict[nn.Parameter, int] = {}  # of a parameter that layers share: the lowest of them
-    for number, layer in enumerate(backbone.layers, start=1):
-        for parameter in layer.parameters():
-            layer_of.setdefault(parameter, number)
-    return {name: None if p in above else layer_of.get(p, 0) for name, p in model.named_parameters()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
-from layertune.methods.base import Method, Phase, Preparation, count, unused_parameters
+from layertune.methods.base import Method, Phase, Preparation, count
 from layertune.methods.recap.carried import Moments, write_back
 from layertune.methods.recap.counts import Counts
 from layertune.methods.recap.groups import Layout, Pool, layout_of
@@ -32,11 +32,12 @@ from layertune.methods.recap.prune import (
 )
 from layertune.methods.recap.scores import fisher, taylor
 from layertune.methods.sites import known_type, sites_of
+from layertune.models.parameters import unused_parameters
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
+    from layertune.runtime import Runtime
     from layertune.tasks import TaskData
-    from layertune.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
 

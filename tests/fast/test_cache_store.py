@@ -12,8 +12,8 @@ import pytest
 import torch
 from processes import FORK, at_once
 
-from layertune.training import cache_store
-from layertune.training.cache_store import CacheStore
+from layertune.fast import store as store_module
+from layertune.fast.store import CacheStore
 
 SHAPES = {"states": ((100, 8), torch.bfloat16), "empty": ((0, 8), torch.float32)}  # 1,600 bytes
 
@@ -83,14 +83,14 @@ def test_an_entry_that_another_process_put_there_meanwhile_stays(store, monkeypa
         raise ValueError("it was damaged when it was read")
 
     with monkeypatch.context() as patched:
-        patched.setattr(cache_store, "_read", replaced)
+        patched.setattr(store_module, "_read", replaced)
         assert store.find(key()) is None
     assert float(store.find(key()).tensors["states"][0, 0]) == 2.0
 
 
 def test_its_checksums_are_part_of_what_an_entry_costs(store, monkeypatch):
-    real = cache_store._checksum
-    monkeypatch.setattr(cache_store, "_checksum", lambda path: time.sleep(0.05) or real(path))
+    real = store_module._checksum
+    monkeypatch.setattr(store_module, "_checksum", lambda path: time.sleep(0.05) or real(path))
     with store.building(key()), store.writing(key(), SHAPES) as (_, facts):
         facts["cost"] = {"seconds": 100.0, "cpu_seconds": 200.0}  # of what it was made from
     cost = store.find(key()).facts["cost"]

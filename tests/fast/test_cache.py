@@ -10,10 +10,8 @@ import pytest
 import torch
 from tiny_models import tiny_task_model
 
-from layertune.tasks import TokenStore
-from layertune.training import prefix_cache
-from layertune.training.cache_store import CacheStore
-from layertune.training.prefix_cache import (
+from layertune.fast import cache
+from layertune.fast.cache import (
     build_entry,
     choose_place,
     entry_bytes,
@@ -21,6 +19,9 @@ from layertune.training.prefix_cache import (
     prefix_key,
     shallower_key,
 )
+from layertune.fast.last_layer import OneToken
+from layertune.fast.store import CacheStore
+from layertune.tasks import TokenStore
 
 LENGTHS = [9, 5, 16, 3, 12, 30, 8, 1, 7]
 ROWS = np.array([4, 0, 7, 2])
@@ -74,7 +75,7 @@ def test_batches_of_the_cache_train_as_padded_ones_do(model_type, place, tmp_pat
         part.requires_grad_(True)
     source = source_of(model, tmp_path, 3, "fp64", place)
     plain = logits_and_gradients(model, source.store.batch(ROWS))
-    model.backbone.one_token_last = True
+    model.backbone.last_block = OneToken
     cached = logits_and_gradients(model, source.batch(ROWS))
     for ours, theirs in zip(cached, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -113,7 +114,7 @@ def test_rounded_states_are_off_by_no_more_than_their_mantissa(dtype, bytes_per_
     model = tiny_task_model("bert")
     exact, rounded = (source_of(model, tmp_path, 3, name) for name in ("fp32", dtype))
     assert rounded.tensors["states"].element_size() == bytes_per_number
-    first, second = exact.batch(ROWS).prefix, rounded.batch(ROWS).prefix
+    first, second = exact.batch(ROWS).lower, rounded.batch(ROWS).lower
     assert second.states.dtype == torch.float32
     largest = first.states.abs().amax(-1, keepdim=True)
     assert ((first.states - second.states).abs() <= error * first.states.abs() + 2**-9 * largest).all()
@@ -189,18 +190,18 @@ def test_anything_the_states_depend_on_changes_the_key(tmp_path):
 @pytest.mark.parametrize(("place", "read"), [("memory", 2), ("disk", 0), ("device", 0)])
 def test_in_memory_a_cache_is_read_in_when_it_is_opened(place, read, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(prefix_cache, "_read_in", lambda tensor: seen.append(tensor.shape))
+    monkeypatch.setattr(cache, "_read_in", lambda tensor: seen.append(tensor.shape))
     source_of(tiny_task_model("bert"), tmp_path, 3, "bf16", place)
     assert len(seen) == read  # states and representatives
     monkeypatch.undo()
     for dtype in ("fp8", "bf16"):  # what is read in is any kind of number, or nothing at all
-        prefix_cache._read_in(torch.zeros(3, 5).to(prefix_cache.DTYPES[dtype]))
-    prefix_cache._read_in(torch.empty(0, 4))
+        cache._read_in(torch.zeros(3, 5).to(cache.DTYPES[dtype]))
+    cache._read_in(torch.empty(0, 4))
 
 
 @pytest.mark.parametrize(("available", "place"), [(400, "memory"), (399, "disk"), (None, "disk")])
 def test_the_place_follows_from_the_size(available, place, monkeypatch):
-    monkeypatch.setattr(prefix_cache, "_memory_available", lambda: available)
+    monkeypatch.setattr(cache, "_memory_available", lambda: available)
     assert choose_place(100, CPU)[0] == place
 
 

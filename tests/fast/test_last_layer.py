@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny_models import batch_of, tiny_backbone, tiny_task_model
 
+from layertune.fast.cache import run_below
+from layertune.fast.last_layer import OneToken, why_not_one_token
+from layertune.fast.opening import why_no_cache
 from layertune.models.architectures import ARCHITECTURES as KNOWN
-from layertune.models.last_layer import why_not_one_token
-from layertune.models.partial import run_below, why_not_partial
 from layertune.tasks import Batch
-from layertune.tasks.encode import Prefix
+from layertune.tasks.encode import LowerLayers
 
 ARCHITECTURES = sorted(name for name, architecture in KNOWN.items() if architecture.plain)
 LENGTHS = [9, 5, 16, 3]
@@ -23,7 +24,7 @@ def with_prefix(model, batch: Batch, layer: int) -> Batch:
     states, vectors = run_below(model.backbone, batch, layer)
     if states is not None:
         states = torch.where(batch.attention_mask[:, :, None].bool(), states, states[:, :1] * 3 + 1)
-    return replace(batch, prefix=Prefix(layer, states, vectors))
+    return replace(batch, lower=LowerLayers(layer, states, vectors))
 
 
 def trained_above(model, layer: int) -> dict[str, torch.nn.Parameter]:
@@ -62,7 +63,7 @@ def test_given_prefix_and_one_token_last_layer_change_neither_logits_nor_gradien
     plain = result(model, batch, parameters)
     given = with_prefix(model, batch, layer)
     assert_equal(plain, result(model, given, parameters))
-    model.backbone.one_token_last = True
+    model.backbone.last_block = OneToken
     assert why_not_one_token(model.backbone) is None
     assert_equal(plain, result(model, given, parameters))
     assert_equal(plain, result(model, batch, parameters))
@@ -73,7 +74,7 @@ def test_a_decoder_read_before_its_final_norm_gives_the_same(model_type):
     model, batch = tiny_task_model(model_type, last_layer="raw").double(), batch_of(LENGTHS)
     parameters = trained_above(model, 3)
     plain = result(model, batch, parameters)
-    model.backbone.one_token_last = True
+    model.backbone.last_block = OneToken
     assert_equal(plain, result(model, with_prefix(model, batch, 3), parameters))
 
 
@@ -89,7 +90,7 @@ def test_a_sliding_window_shorter_than_the_text_is_kept():
     with torch.no_grad():
         wide, plain = model.backbone(batch), narrow(batch)
         assert (wide[:, -1] - plain[:, -1]).abs().max() > 1e-6  # the window matters
-        narrow.one_token_last = True
+        narrow.last_block = OneToken
         torch.testing.assert_close(narrow(batch), plain, rtol=0, atol=1e-12)
 
 
@@ -100,7 +101,7 @@ def test_generation_starts_from_given_states(model_type):
         plain = model.backbone.run(batch)
         states, vectors = run_below(model.backbone, batch, 3, representatives=False)
         assert vectors is None
-        found = model.backbone.run(replace(batch, prefix=Prefix(3, states, None)))
+        found = model.backbone.run(replace(batch, lower=LowerLayers(3, states, None)))
     real = batch.attention_mask.bool()
     torch.testing.assert_close(found[real], plain[real], rtol=0, atol=1e-12)
 
@@ -154,7 +155,7 @@ def test_one_token_costs_a_fraction_of_the_layer():
     with torch.no_grad():
         given = with_prefix(model, batch, 4)
         for one_token in (False, True):
-            model.backbone.one_token_last = one_token
+            model.backbone.last_block = OneToken if one_token else None
             with FlopCounterMode(display=False) as counter:
                 model.backbone(given)
             flops[one_token] = counter.get_total_flops()
@@ -163,9 +164,9 @@ def test_one_token_costs_a_fraction_of_the_layer():
 
 @pytest.mark.parametrize("model_type", ["deberta", "deberta-v2"])
 def test_deberta_says_why_it_falls_back(model_type):
-    backbone = tiny_backbone(model_type)
-    assert model_type in why_not_partial(backbone)
-    assert model_type in why_not_one_token(backbone)
+    model = tiny_task_model(model_type)
+    assert model_type in why_no_cache(model, 3, num_phases=1, own=True)
+    assert model_type in why_not_one_token(model.backbone)
 
 
 def test_a_hook_on_the_last_attention_forbids_the_short_cut():
@@ -183,5 +184,5 @@ def test_hooks_inside_the_last_layer_still_act():
     inner.register_forward_hook(lambda _, __, output: output * 2)
     with torch.no_grad():
         plain = model(batch).logits
-        model.backbone.one_token_last = True
+        model.backbone.last_block = OneToken
         torch.testing.assert_close(model(batch).logits, plain, rtol=0, atol=1e-12)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import batch_of, tiny_task_model
 
-from layertune.models.partial import run_below
-from layertune.tasks.encode import Prefix
-from layertune.training import graphs
-from layertune.training.graphs import StepGraphs, why_no_graphs
+from layertune.fast import graphs
+from layertune.fast.cache import run_below
+from layertune.fast.graphs import StepGraphs, why_no_graphs
+from layertune.tasks.encode import LowerLayers
 
 
 class CpuRecorder:
@@ -59,7 +59,7 @@ def parameters_of(model):
 
 def prefixed(model, batch):
     states, vectors = run_below(model.backbone, batch, 4)
-    return replace(batch, prefix=Prefix(4, states, vectors))
+    return replace(batch, lower=LowerLayers(4, states, vectors))
 
 
 def test_replays_leave_the_gradients_and_the_loss_of_each_batch(model):
@@ -132,11 +132,10 @@ def test_only_so_many_shapes_are_captured(model, monkeypatch):
 def test_why_steps_are_not_captured():
     cuda, usual = (
         torch.device("cuda"),
-        {"fast": True, "kind": "classification", "parts": False, "steady": True},
+        {"kind": "classification", "parts": False, "steady": True},
     )
     assert why_no_graphs(cuda, **usual) is None
     assert why_no_graphs(torch.device("cpu"), **usual) == "no CUDA device"
-    assert why_no_graphs(cuda, **{**usual, "fast": False}) == "train=published"
     assert "learnt tokens" in why_no_graphs(cuda, **{**usual, "kind": "generation"})
     assert "micro-batches" in why_no_graphs(cuda, **{**usual, "parts": True})
     assert "changes on the way" in why_no_graphs(cuda, **{**usual, "steady": False})

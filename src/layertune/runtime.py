@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,25 +22,48 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.records.record import EnvRecord
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from layertune.models import TaskModel
+    from layertune.tasks import Batch
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device and the Accelerate handle of one run."""
+    """Where and how precisely one run computes."""
 
-    accelerator: Accelerator
     device: torch.device
     precision: str  # fp32 | bf16
     env: EnvRecord
+
+    @property
+    def multiple(self) -> int:
+        """The multiple of tokens that training batches are padded to.
+
+        Choice: [padding] to a multiple of 8 on a GPU: few shapes to capture, and what tensor cores like; a
+        CPU gains nothing.
+        """
+        return 8 if self.device.type == "cuda" else 1
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Enclose a forward pass: what may be computed in half precision is, under bf16."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def gradient(self, model: TaskModel, batch: Batch, share: float) -> Tensor:
+        """Run forward and backward on a batch on the device; return its share of the loss, still there."""
+        with self.autocast():
+            part = model(batch).loss * share
+        part.backward()
+        return part.detach()
 
 
 def prepare_runtime(run: RunConfig) -> Runtime:
@@ -54,17 +77,10 @@ def prepare_runtime(run: RunConfig) -> Runtime:
     torch.set_num_threads(run.train.num_threads or _default_threads())
     seed_everything(run.seed)
 
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # a sweep runs several jobs in one process
     precision = run.train.precision or "fp32"
-    accelerator = Accelerator(
-        mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu"
-    )
-    if accelerator.num_processes > 1:
+    if (num_processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError(
-            f"{accelerator.num_processes} processes were started; a run takes one. "
+            f"{num_processes} processes were started; a run takes one. "
             "Run several at once with a Hydra launcher: hydra/launcher=joblib."
         )
     name, memory = device_facts(device)
@@ -86,10 +102,10 @@ def prepare_runtime(run: RunConfig) -> Runtime:
         device_memory_bytes=memory,
         precision=precision,
         determinism="deterministic" if run.train.deterministic else "seeded",
-        num_processes=accelerator.num_processes,
+        num_processes=1,
         num_threads=torch.get_num_threads(),
     )
-    return Runtime(accelerator, device, precision, env)
+    return Runtime(device, precision, env)
 
 
 @contextmanager

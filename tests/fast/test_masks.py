@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from layertune.training.byte_masks import _random_levels, use_byte_masks, use_own_masks
+from layertune.fast.masks import _random_levels, use_byte_masks, use_own_masks
 
 
 @pytest.fixture

@@ -24,10 +24,12 @@ from tiny_runs import (
 )
 
 from layertune.errors import ConfigError
+from layertune.fast.last_layer import OneToken
+from layertune.fast.opening import why_no_cache
+from layertune.fast.stepper import is_steady, lowest_trained, quiet_below
+from layertune.fast.store import CacheStore
 from layertune.methods import METHODS
 from layertune.training import train
-from layertune.training.cache_store import CacheStore
-from layertune.training.fast import BatchSource, is_steady, lowest_trained, quiet_below
 
 FAST = ("train=fast", "method=top_k", "method.k=2")  # of 4 layers: 3 and 4
 
@@ -230,7 +232,7 @@ def test_what_is_trained_does_not_depend_on_whether_the_cache_could_be_kept(
 
 
 def test_a_cache_that_neither_disk_nor_memory_can_hold_is_refused_before_training(prepared, monkeypatch):
-    monkeypatch.setattr("layertune.training.prefix_cache._memory_available", lambda: 1000)
+    monkeypatch.setattr("layertune.fast.cache._memory_available", lambda: 1000)
     with pytest.raises(ConfigError, match=r"cache\.max_gb"):
         outcome_of(prepared(*FAST, "cache.max_gb=0"))
 
@@ -245,7 +247,7 @@ def test_a_language_model_of_which_only_the_final_norm_trains_gets_no_cache(prep
     lowest = lowest_trained(case.model, held)
     assert lowest == 5
     case.model.kind = "generation"
-    reason = BatchSource(case.run, case.data, case.runtime)._why_not(case.model, lowest, 1, own=True)
+    reason = why_no_cache(case.model, lowest, num_phases=1, own=True)
     assert reason == "the language model's head reads what the last layer makes of every token"
 
 
@@ -277,7 +279,7 @@ def test_reused_and_new_caches_train_the_same(tmp_path):
 def test_the_model_is_whole_again_after_training(prepared):
     case = prepared(*FAST)
     outcome_of(case)
-    assert not case.model.backbone.one_token_last
+    assert case.model.backbone.last_block is None
     assert len(case.model.backbone.layers) == 4
 
 
@@ -316,6 +318,6 @@ def test_evaluation_gives_the_same_answers_with_the_short_last_layer(prepared):
     case = prepared(*FAST)
     split = case.data.evals["demo"]
     plain = predict(case.model, split, case.runtime, 32)
-    case.model.backbone.one_token_last = True
+    case.model.backbone.last_block = OneToken
     assert np.array_equal(plain, predict(case.model, split, case.runtime, 32))
     assert torch.is_grad_enabled()

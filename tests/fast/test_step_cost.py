@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
+from layertune.fast.cache import run_below
+from layertune.fast.last_layer import OneToken
 from layertune.models import Backbone, ConcatHead, TaskModel
-from layertune.models.partial import run_below
 from layertune.tasks import Batch
-from layertune.tasks.encode import Prefix
+from layertune.tasks.encode import LowerLayers
 from layertune.training import train
 
 LAYERS, HIDDEN, TOKENS, ROWS = 12, 64, 32, 16
@@ -53,7 +54,7 @@ def batch_for(model: TaskModel, lowest: int | None) -> Batch:
     if lowest is None:
         return batch
     states, vectors = run_below(model.eval().backbone, batch, lowest)
-    return replace(batch, prefix=Prefix(lowest, states, vectors))
+    return replace(batch, lower=LowerLayers(lowest, states, vectors))
 
 
 def trained(model: TaskModel, layers: tuple[int, ...] | None) -> list[torch.nn.Parameter]:
@@ -79,7 +80,7 @@ def test_a_step_takes_no_more_operations_than_recorded(model, name):
     parameters = trained(model, None if name == "full" else TOP3)
     batch = batch_for(model, 10 if "cached" in name else None)
     model.train()
-    model.backbone.one_token_last = "one token" in name
+    model.backbone.last_block = OneToken if "one token" in name else None
     optimizer = torch.optim.AdamW(parameters, fused=True)
     counting = Counting()
     try:
@@ -90,7 +91,7 @@ def test_a_step_takes_no_more_operations_than_recorded(model, name):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
     finally:
-        model.backbone.one_token_last = False
+        model.backbone.last_block = None
     assert counting.count <= OPERATIONS[name] * 1.05, f"{name}: {counting.count} operations"
 
 
@@ -106,7 +107,7 @@ def test_multiplications_follow_the_cost_model(model, layers, cached):
         model(batch).loss.backward()
     model.zero_grad()
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
-        model(replace(batch, prefix=None))
+        model(replace(batch, lower=None))
     head = 2 * ROWS * LAYERS * HIDDEN * HIDDEN  # one pass of the large map
     unit = (forward.get_total_flops() - head) / LAYERS
     found = (step.get_total_flops() - 2 * head) / unit  # it is read and learnt; only reps above l pass on

@@ -130,18 +130,16 @@ class StepGraphs:
         return _Graph(kept, loss, received, replay)
 
 
-def why_no_graphs(device: torch.device, *, fast: bool, kind: str, parts: bool, steady: bool) -> str | None:
+def why_no_graphs(device: torch.device, *, kind: str, parts: bool, steady: bool) -> str | None:
     """Say why steps are not captured; None where they are.
 
     Args:
         device: where the model computes.
-        fast: whether train=fast.
         kind: of the task.
         parts: whether batches are split into micro-batches.
         steady: whether the same tensors train in all steps.
     """
     reasons = {
-        "train=published": not fast,
         "no CUDA device": device.type != "cuda",
         "the number of learnt tokens changes from batch to batch": kind == "generation",
         "batches are split into micro-batches": parts,
@@ -151,8 +149,8 @@ def why_no_graphs(device: torch.device, *, fast: bool, kind: str, parts: bool, s
 
 
 def _tensors(batch: Batch) -> Sequence[Tensor]:
-    prefix = batch.prefix
-    optional = [batch.segment_ids, *((prefix.states, prefix.representatives) if prefix else ())]
+    lower = batch.lower
+    optional = [batch.segment_ids, *((lower.states, lower.representatives) if lower else ())]
     found = [tensor for tensor in optional if tensor is not None]
     return [batch.input_ids, batch.attention_mask, batch.labels, *found]
 
@@ -161,14 +159,14 @@ def _copied(batch: Batch) -> Batch:
     def copy(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.clone()
 
-    prefix = batch.prefix
-    if prefix is not None:
-        prefix = replace(prefix, states=copy(prefix.states), representatives=copy(prefix.representatives))
+    lower = batch.lower
+    if lower is not None:
+        lower = replace(lower, states=copy(lower.states), representatives=copy(lower.representatives))
     return replace(
         batch,
         input_ids=batch.input_ids.clone(),
         attention_mask=batch.attention_mask.clone(),
         labels=batch.labels.clone(),
         segment_ids=copy(batch.segment_ids),
-        prefix=prefix,
+        lower=lower,
     )

@@ -20,16 +20,16 @@ import torch
 import transformers
 from torch import Tensor
 
+from layertune.fast.store import CacheStore, Entry, MemoryStore
+from layertune.models.backbone import HandOn
 from layertune.models.modes import scoring_mode
-from layertune.models.partial import run_below
+from layertune.models.parameters import fingerprints, places_of
+from layertune.runtime import synchronize
 from layertune.tasks import Batch, TokenStore, sorted_batches
-from layertune.tasks.encode import Prefix
-from layertune.training.cache_store import CacheStore, Entry, MemoryStore
-from layertune.training.runtime import synchronize
-from layertune.training.witness import fingerprints, places_of
+from layertune.tasks.encode import LowerLayers
 
 if TYPE_CHECKING:
-    from layertune.models import TaskModel
+    from layertune.models import Backbone, TaskModel
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,44 @@ _BATCH = 64  # examples per forward pass of the cache's own pass
 _SHARE = 4  # a cache is copied to the device, or into memory, up to a quarter of what is free there
 
 BatchOf = Callable[[np.ndarray], Batch]
+
+
+@torch.no_grad()
+def run_below(
+    backbone: Backbone, batch: Batch, layer: int, representatives: bool = True
+) -> tuple[Tensor | None, Tensor | None]:
+    """Run the layers below `layer` alone.
+
+    Args:
+        backbone: its dropout should be off.
+        batch: may itself come with the result of still lower layers.
+        layer: 2 to L + 1; L + 1 runs the whole model.
+        representatives: whether they are wanted.
+
+    Returns:
+        The states that enter `layer`, [B, T, H] (None for L + 1), and the representative vectors of the
+        layers below it, [B, layer - 1, H].
+    """
+    pick = backbone.picker(batch.attention_mask)
+    entering: Tensor | None = None
+    kept: list[Tensor] = []
+
+    def keep(number: int, _: Tensor, after: Tensor) -> None:
+        nonlocal entering
+        if representatives and number < layer:
+            kept.append(pick(after))
+        if number == layer - 1 < backbone.num_layers:
+            entering = after
+
+    above = range(layer, backbone.num_layers + 1)
+    with backbone.replaced({number: HandOn(backbone.architecture.tuples) for number in above}):
+        backbone.run(batch, keep)
+    if not representatives:
+        return entering, None
+    vectors = [torch.stack(kept, dim=1)] if kept else []
+    if batch.lower is not None and batch.lower.representatives is not None:
+        vectors.insert(0, batch.lower.representatives)
+    return entering, torch.cat(vectors, dim=1)
 
 
 def prefix_key(
@@ -207,7 +245,7 @@ class PrefixSource:
             states = states.to(self.dtype).view(len(rows), width, -1)
         if "representatives" in self.tensors:
             vectors = self._gathered("representatives", torch.from_numpy(rows)).to(self.dtype)
-        return replace(batch, prefix=Prefix(self.layer, states, vectors))
+        return replace(batch, lower=LowerLayers(self.layer, states, vectors))
 
     def _gathered(self, name: str, where: Tensor) -> Tensor:
         """Gather rows of a tensor and bring them to the device; fp8 codes become fp32."""

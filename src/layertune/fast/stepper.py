@@ -1,0 +1,160 @@
+"""What `train=fast` changes in a step: dropout below the lowest trained layer, where batches come from, how
+much of the last layer runs, and on a CPU how dropout keeps its masks.
+
+Defined for every method: dropout is off in the frozen modules below the lowest trained parameter. Where
+nothing lies below it, `fast` is `published`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from layertune.config import RunConfig
+from layertune.fast.cache import PrefixSource
+from layertune.fast.graphs import CudaRecorder, StepGraphs, why_no_graphs
+from layertune.fast.last_layer import OneToken, why_not_one_token
+from layertune.fast.masks import use_byte_masks, use_own_masks
+from layertune.fast.opening import Opening, why_no_cache
+from layertune.methods import Method
+from layertune.models.parameters import places_of
+from layertune.records.record import CacheRecord
+from layertune.tasks import Batch, TaskData
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+    from layertune.runtime import Runtime
+    from layertune.training.phases import Phases
+
+log = logging.getLogger(__name__)
+
+
+class FastStepper:
+    """Steps that leave out what the choice of layers makes superfluous.
+
+    Args:
+        run: how the cache is to be.
+        data: the training split.
+        runtime: device and precision.
+
+    Attributes:
+        cost: of the cache, for the record.
+    """
+
+    def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
+        self.run, self.data, self.runtime = run, data, runtime
+        self.cost = CacheRecord()
+        self._source: PrefixSource | None = None
+        self._phase: int | None = None
+        self._model: TaskModel
+        self._graphs: StepGraphs | None = None
+
+    def follow(self, phases: Phases, new_epoch: bool = False) -> None:
+        """Set the modes of the model in training; make or open the cache when its first phase starts."""
+        if phases.index == self._phase and not new_epoch:
+            return
+        model = self._model = phases.trained
+        lowest = lowest_trained(model, phases.held)
+        if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
+            model.train()
+        quiet_below(model, lowest)
+        if self._phase is None:
+            self._source = self._open(lowest, len(phases.plan), phases.own)
+        bytes_kept = lowest > 0 and self.runtime.device.type == "cpu"
+        (use_byte_masks if bytes_kept else use_own_masks)(model)
+        if self._phase != phases.index:
+            self._shorten(lowest)
+            self._graphs = self._capturing(phases)
+        self._phase = phases.index
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return the examples at these row numbers, with what the cache knows of them."""
+        return (self._source or self.data.train.store).batch(rows, self.runtime.multiple)
+
+    def gradient(self, batch: Batch, share: float) -> Tensor:
+        """Run forward and backward on a batch on the device; return its share of the loss, still there."""
+        return self._eager(batch, share) if self._graphs is None else self._graphs(batch, share)
+
+    def _eager(self, batch: Batch, share: float) -> Tensor:
+        return self.runtime.gradient(self._model, batch, share)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: a run that had ended opens no cache again to know its cost."""
+        return dataclasses.asdict(self.cost)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        self.cost = CacheRecord(**state)
+
+    def close(self, model: TaskModel) -> None:
+        """Leave the model as it was; let go of cache and graphs, which hold memory of the device."""
+        model.backbone.last_block = None
+        use_own_masks(model)
+        self._source = self._graphs = None
+
+    def _open(self, lowest: int, num_phases: int, own: bool) -> PrefixSource | None:
+        """Return the cached prefix, or None for a reason, which is logged and recorded."""
+        asked = self.run.cache.layer
+        layer = lowest if asked is None else min(asked, lowest)
+        reason = why_no_cache(self._model, layer, num_phases, own)
+        if reason is not None:
+            log.info("prefix cache: not used (%s)", reason)
+            self.cost = CacheRecord(reason=reason)
+            return None
+        source, self.cost = Opening(self.run, self.data, self.runtime, self._model, layer).open()
+        return source
+
+    def _shorten(self, lowest: int) -> None:
+        reason = "nothing lies below the lowest trained parameter" if lowest == 0 else None
+        if self._model.kind == "generation":
+            reason = "the loss reads all tokens"
+        backbone = self._model.backbone
+        reason = reason or why_not_one_token(backbone)
+        log.info("last layer: %s", f"all tokens ({reason})" if reason else "the representative token alone")
+        backbone.last_block = OneToken if reason is None else None
+
+    def _capturing(self, phases: Phases) -> StepGraphs | None:
+        reason = why_no_graphs(
+            self.runtime.device,
+            kind=self.data.kind,
+            parts=self.run.train.micro_batch is not None,
+            steady=len(phases.plan) == 1 and is_steady(type(phases.method)),
+        )
+        if reason is not None:
+            log.info("CUDA graphs: not used (%s)", reason)
+            return None
+        return StepGraphs(self._eager, phases.held.values(), CudaRecorder())
+
+
+def is_steady(method: type[Method]) -> bool:
+    """Whether a method leaves the steps alone: a hook could change what trains, or how, behind a graph."""
+    hooks = ("on_epoch_start", "before_step", "after_backward", "after_step")
+    return all(getattr(method, hook) is getattr(Method, hook) for hook in hooks)
+
+
+def lowest_trained(model: TaskModel, held: object) -> int:
+    """Return the lowest layer with a parameter that may train, 0 for what lies below the layers, L + 1 where
+    only the head trains.
+
+    Args:
+        model: in training.
+        held: names of the parameters that the optimiser holds.
+    """
+    places = places_of(model)
+    found = [place for name, place in places.items() if name in held and place is not None]
+    return min(found, default=model.backbone.num_layers + 1)
+
+
+def quiet_below(model: TaskModel, lowest: int) -> None:
+    """Switch dropout off in everything below a layer: embeddings and lower layers (0 = nowhere)."""
+    if lowest == 0:
+        return
+    backbone = model.backbone
+    above = {module for layer in backbone.layers[lowest - 1 :] for module in layer.modules()}
+    for module in backbone.model.modules():
+        if module not in above:
+            module.training = False
