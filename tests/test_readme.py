@@ -87,9 +87,10 @@ def test_the_tables_of_the_results_are_what_the_records_say(repo):
         assert compare_means(records) in (repo / name).read_text(encoding="utf-8")
 
 
-def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(words, repo):
+def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(documents, repo):
     """The code says `Choice: [name] what and why`; docs/methods.md has a row of that name."""
-    section = words.split("## Where the paper is silent")[1].split("\n## ")[0]
+    methods = documents[repo / "docs" / "methods.md"]
+    section = methods.split("## Where the paper is silent")[1].split("\n## ")[0]
     rows = [name for name in re.findall(r"^\| (.+?) \| .+ \|$", section, flags=re.M) if name != "question"]
     found: dict[str, str] = {}
     for path in [*(repo / "src").rglob("*.py"), *(repo / "configs").rglob("*.yaml")]:

@@ -143,6 +143,7 @@ Keys:
   train.device=auto|cpu|cuda  train.deterministic=true  scoring.examples=all|<rows>
   eval_generation=every|last  task.score_text=full|prompt  task.decoding.no_repeat_ngram=0  (task=e2e)
   checkpoint.every_steps=<steps>
+  head=concat|pooled|standard  save=<folder for the trained model>  save_epoch=last|best  merge=true
   model.path=<folder with weights>  data_dir=<folder with data>  results_dir=results  outputs_dir=outputs
 
 --cfg job prints the configuration of a run instead of running it; -m sweeps over comma-separated values.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from layertune.config import RunConfig
@@ -17,6 +18,7 @@ from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record
 from layertune.runtime import freeing_memory, prepare_runtime
+from layertune.saved import keep_model, refuse_without_room
 from layertune.stopping import stopping_at_once
 from layertune.tasks import load_task
 from layertune.training import train
@@ -40,19 +42,30 @@ def execute(run: RunConfig, store: Store) -> Record:
             remove_checkpoint(run)  # of a process that was killed when it had written the record
             return done
         resumable = run.checkpoint.every_steps is not None
-        with stopping_at_once(resumable), open_record(run, store) as draft, freeing_memory():
-            _train_and_measure(run, draft)
+        if run.save is not None and not run.force and store.find(run) is not None:
+            log.info(
+                "%s is done, and its weights were not kept: it trains again for %s", run.run_id, run.save
+            )
+        with stopping_at_once(resumable):
+            with open_record(run, store) as draft, freeing_memory():
+                keep = _train_and_measure(run, draft)
+            keep(draft.record)
         return draft.record
 
 
-def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
-    """Score, select, freeze, train, evaluate; what becomes known goes into the record."""
+def _train_and_measure(run: RunConfig, draft: RecordDraft) -> Callable[[Record], object]:
+    """Score, select, freeze, train, evaluate; what becomes known goes into the record.
+
+    Returns:
+        What is left to do once the record is written: the model is kept, where the run says where.
+    """
     method = build_method(run)
     runtime = prepare_runtime(run)
     tokenizer, tokenizer_key = load_tokenizer(run.model)
     data = load_task(run, tokenizer, tokenizer_key)
     model = build_model(run, data.num_outputs, data.kind).to(runtime.device)
     refuse_what_does_not_fit(model.backbone.model, *data.extent)
+    refuse_without_room(run, model)
     draft.put(env=runtime.env, data=data.provenance)
 
     prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
@@ -60,7 +73,7 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
     of_model = partial(say.model_section, run, tokenizer_key, model.backbone.commit)
     draft.put(selection=say.selection_section(run, prep), model=of_model(facts))
     if run.stage == "score":
-        return
+        return _nothing
 
     proof = Engagement(model)
     with Tracker(run) as track:
@@ -76,3 +89,10 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
             track.log_figure("layer similarity", partial(plot_record, draft.record))
         track.finish(draft.conclude())
     draft.put(tracking=track.facts)
+    if outcome.evaluated is None:
+        return _nothing
+    return partial(keep_model, run, data=data, method=method, evaluated=outcome.evaluated)
+
+
+def _nothing(_: Record) -> None:
+    """Keep no model."""

@@ -331,3 +331,31 @@ def test_the_configuration_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"save": "{folder}/full"}, "not empty"),
+        ({"save": "{folder}/file"}, "is a file"),
+        ({"save": "{folder}/new", "stage": "score"}, "trains none"),
+        ({"save": "{folder}/new", "merge": True, "head": "standard"}, "nothing to fold"),
+        ({"save": "{folder}/new", "merge": True}, "head=standard"),
+        ({"save": "{folder}/new", "save_epoch": "best", "protocol.evaluate": False}, "save_epoch=last"),
+        ({"head": "standard", "model.last_layer": "raw"}, "head=concat"),
+        ({"head": "standard", "model.rep_norm": "rms"}, "head=concat"),
+    ],
+)
+def test_a_model_that_cannot_be_kept_or_built_is_refused(
+    build: Build, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    given = {
+        key: value.format(folder=tmp_path) if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
+    with pytest.raises(ConfigError, match=word):
+        build(given)
+    assert not (tmp_path / "new").exists() and (tmp_path / "full" / "thesis.txt").read_text() == "mine"

@@ -46,7 +46,7 @@ REQUESTS = (
 # Every field that is not part of the identity. A field added here is a decision: it changes no number.
 NOT_IDENTITY = {
     RunConfig: "grid tracking checkpoint force data_dir results_dir outputs_dir origin overrides "
-    "eval_generation own",
+    "eval_generation own save save_epoch merge",
     TrainSpec: "version micro_batch eval_batch_size deterministic activation_checkpointing device "
     "num_threads",
     ModelSpec: "title version family source revision path num_layers max_positions layers attention "
@@ -306,3 +306,30 @@ def test_twelve_runs_have_their_golden_identities() -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(golden_identities(), indent=1) + "\n")
+
+
+def test_the_head_is_part_of_the_identity_where_it_is_another_than_the_run_s_own(build: Build) -> None:
+    bare = build()
+    assert bare.head_in_force == "concat" and "head" not in bare.identity()
+    assert build({"head": "concat"}).config_sha256 == bare.config_sha256
+    standard = build({"head": "standard"})
+    assert standard.identity()["head"] == "standard" and standard.head_in_force == "standard"
+    pooled = {"model.head": "pooled"}
+    assert build(pooled | {"head": "pooled"}).config_sha256 == build(pooled).config_sha256
+    assert build(pooled | {"head": "concat"}).identity()["head"] == "concat"
+
+
+def test_data_of_one_s_own_take_the_standard_head_unless_method_or_person_say_another(
+    build: Build, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n")
+    own = {"task": {"name": "own", "source": "own"}, "own.train": str(tmp_path / "a.csv")}
+    assert build(own).head_in_force == "standard"
+    assert build(own | {"head": "concat"}).head_in_force == "concat"
+    assert build(own | {"method.head": "pooled"}).head_in_force == "pooled"
+    assert build(own | {"method.head": "pooled", "head": "standard"}).head_in_force == "standard"
+
+
+def test_where_a_model_is_kept_changes_no_identity(build: Build, tmp_path: Path) -> None:
+    asked = {"save": str(tmp_path / "model"), "save_epoch": "best"}
+    assert build(asked).run_id == build().run_id

@@ -223,7 +223,7 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
     spec = _without_inert_k(build_method(method, declared), declared)
     run = dataclasses.replace(run, method=spec, overrides=overrides)
-    run = resolve_training(_with_own_columns(run), build_recipe(recipe, run.grid))
+    run = resolve_training(_with_head(_with_own_columns(run)), build_recipe(recipe, run.grid))
     check_run(run, on_this_machine)
     return run
 
@@ -238,6 +238,14 @@ def _with_own_columns(run: RunConfig) -> RunConfig:
         metrics = METRICS["regression"]
         task = dataclasses.replace(task, kind="regression", metric=metrics[0], metrics=metrics)
     return dataclasses.replace(run, task=task)
+
+
+def _with_head(run: RunConfig) -> RunConfig:
+    """Give data of one's own the standard head; a head that would be in force anyway is not asked for."""
+    otherwise = run.method.head or run.model.head
+    own = run.task.source == "own" and run.method.head is None
+    asked = run.head or ("standard" if own else otherwise)
+    return dataclasses.replace(run, head=None if asked == otherwise else asked)
 
 
 def _without_inert_k(method: MethodSpec, declared: Mapping[str, Any] | None) -> MethodSpec:

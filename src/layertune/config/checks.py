@@ -7,9 +7,17 @@ written.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
-from layertune.config.files import local_split_file, own_files, resolved_data_dir, splits_needed
+from layertune.config.files import (
+    expanded,
+    local_split_file,
+    own_files,
+    require_writable,
+    resolved_data_dir,
+    splits_needed,
+)
 from layertune.config.identity import (
     EXAMPLE_SCORERS,
     GRADIENT_SCORERS,
@@ -17,12 +25,15 @@ from layertune.config.identity import (
     TOKEN_SCORERS,
     can_be_adaptive,
 )
+from layertune.config.kept import keeps_model_of
 from layertune.config.schema import CacheSpec, RunConfig
 from layertune.config.schema_task import METRICS, OwnSpec
 from layertune.config.weights import weights_folder
 from layertune.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+MERGED = ("lora", "ia3")  # kinds of methods whose changes can be folded into the weights
 
 
 def check_run(run: RunConfig, on_this_machine: bool = True) -> None:
@@ -148,6 +159,14 @@ def _check_head(run: RunConfig) -> None:
             f"method={run.method.name} has head: {run.method.head} and task={run.task.name} is generated "
             "with the language model's own head: say method=top_k for the last k layers."
         )
+    if run.task.kind == "generation" and run.head is not None:
+        raise ConfigError(f"head={run.head} is for classification and task={run.task.name} is generated.")
+    model = run.model
+    if run.head_in_force == "standard" and (model.last_layer, model.rep_norm) != ("library", "none"):
+        raise ConfigError(
+            f"head=standard reads what the library's model returns, and model.last_layer={model.last_layer}, "
+            f"model.rep_norm={model.rep_norm} change that: leave them out, or say head=concat."
+        )
 
 
 def _check_control(run: RunConfig) -> None:
@@ -222,6 +241,45 @@ def _check_own_files_exist(run: RunConfig) -> None:
         own_files(run.own)
 
 
+def _check_save(run: RunConfig) -> None:
+    if run.save is None:
+        for key, given in (("save_epoch=best", run.save_epoch == "best"), ("merge=true", run.merge)):
+            if given:
+                log.warning("%s has no effect: no model is kept; say save=<folder>.", key)
+        return
+    if run.stage != "run":
+        raise ConfigError(f"save={run.save} keeps a trained model, and stage={run.stage} trains none.")
+    if run.save_epoch == "best" and not (
+        run.protocol.evaluate and (run.task.kind != "generation" or run.eval_generation == "every")
+    ):
+        raise ConfigError(
+            "save_epoch=best needs a score after each epoch, which this run does not take: say "
+            "save_epoch=last."
+        )
+    if run.merge and run.head_in_force != "standard" and run.task.kind != "generation":
+        raise ConfigError(
+            f"merge=true makes a model of the library, and head={run.head_in_force} is none of "
+            "its heads: say head=standard."
+        )
+    if run.merge and run.method.kind not in MERGED:
+        raise ConfigError(
+            f"merge=true folds {' and '.join(MERGED)} into the weights; method={run.method.name} has nothing "
+            "to fold."
+        )
+
+
+def _check_save_folder(run: RunConfig) -> None:
+    """Refuse a folder that holds anything but this very model, or that cannot be written."""
+    if run.save is None or keeps_model_of(run):
+        return
+    folder = expanded(run.save)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"save={run.save} is not empty: name a new folder, nothing in it is overwritten.")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(f"save={run.save} is a file: name a new folder.")
+    require_writable(folder, "save")
+
+
 def _check_data_exist(run: RunConfig) -> None:
     folder = resolved_data_dir(run.data_dir)
     if run.task.source != "hub":
@@ -252,6 +310,7 @@ _CHECKS: tuple[Callable[[RunConfig], None], ...] = (
     _check_fast,
     _check_generation,
     _check_head,
+    _check_save,
     _check_own,
     _warn_of_inert_tokens,
 )
@@ -259,4 +318,5 @@ _CHECKS_HERE: tuple[Callable[[RunConfig], None], ...] = (
     _check_weights_exist,
     _check_data_exist,
     _check_own_files_exist,
+    _check_save_folder,
 )

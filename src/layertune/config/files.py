@@ -182,8 +182,12 @@ def lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, keys: str = "results_dir and outputs_dir") -> None:
     """Try to write below a folder, which need not be there; nothing stays behind.
+
+    Args:
+        folder: where to.
+        keys: which of the configuration say where.
 
     Raises:
         ConfigError: it is not possible: a full disk, no permission, a file in the way.
@@ -196,6 +200,6 @@ def require_writable(folder: Path) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise ConfigError(
-            f"Nothing can be written to {folder} ({error.strerror}): make room there, or name other folders "
-            "with results_dir and outputs_dir."
+            f"Nothing can be written to {folder} ({error.strerror}): make room there, or name another folder "
+            f"with {keys}."
         ) from error

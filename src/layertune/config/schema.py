@@ -218,12 +218,18 @@ class RunConfig:
     cache: CacheSpec = field(default_factory=CacheSpec)
     grid: Grid = not_identity("paper")  # identity holds the rates that follow from it
     seed: Seed = always_identity(0)
+    # The classification head; None, and what says the same, = the method's where it names one, else the
+    # model's. A task of one's own takes `standard`, the architecture's own, where nothing else is said.
+    head: Literal["concat", "pooled", "standard"] | None = None
     stage: Literal["run", "score"] = "run"
     # Generation: outputs of the dev split after each epoch, or outputs at the end only (and no best epoch).
     eval_generation: Literal["every", "last"] = not_identity("every")
     tracking: TrackingSpec = not_identity(factory=TrackingSpec)
     checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
     force: bool = not_identity(False)
+    save: Folder | None = not_identity()  # where the trained model is kept
+    save_epoch: Literal["last", "best"] = not_identity("last")
+    merge: bool = not_identity(False)  # save LoRA and (IA)³ folded into the weights
     own: OwnSpec = not_identity(factory=OwnSpec)  # its files and columns are part of the run id
     data_dir: Folder | None = not_identity()
     results_dir: Folder = not_identity("results")
@@ -243,9 +249,9 @@ class RunConfig:
         return run_from_hydra(cfg)
 
     @property
-    def head(self) -> str:
-        """The classification head in force: the method's where it names one, else the model's."""
-        return self.method.head or self.model.head
+    def head_in_force(self) -> str:
+        """The classification head: the one asked for, else the method's, else the model's."""
+        return self.head or self.method.head or self.model.head
 
     @property
     def cache_dir(self) -> Path:

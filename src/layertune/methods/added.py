@@ -17,6 +17,8 @@ from layertune.methods.sites import known_type, sites_of
 from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from layertune.models import Backbone, TaskModel
     from layertune.runtime import Runtime
     from layertune.tasks import TaskData
@@ -73,6 +75,15 @@ class AddedParameters(Method):
             parameter.requires_grad_(True)
         log.info("%s: %s parameters added", self.spec.name, f"{count(added.values()):,}")
         return Preparation(expected_trainable=count(trained), added=tuple(added), facts=facts)
+
+    def rebuilt(self, model: TaskModel, structure: Any) -> TaskModel:
+        """Insert the new parameters."""
+        self.insert_into(model)
+        return model
+
+    def peft_config(self, backbone: Backbone) -> PeftConfig | None:
+        """Return how the `peft` library would insert the same; None where it cannot."""
+        return None
 
     def at_least_one(self, *names: str) -> None:
         """Raise a ConfigError for the first of these options that is no positive integer."""

@@ -151,6 +151,19 @@ class Method:
         """Return the model that is evaluated, given the one that is being trained."""
         return model
 
+    def structure(self) -> Any:
+        """Return, in JSON's types, what beside the configuration says how the model in training is built."""
+        return None
+
+    def rebuilt(self, model: TaskModel, structure: Any) -> TaskModel:
+        """Return a model of the structure that was evaluated; its weights are put in later.
+
+        Args:
+            model: as `build_model` returns it.
+            structure: what `structure` returned then.
+        """
+        return model
+
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
     """Count the numbers in a collection of parameters, each parameter once."""

@@ -53,17 +53,23 @@ class Lora(AddedParameters):
             for _, projection in blocks_at(backbone, sites.query):
                 parts = ("query", "value")
                 FusedLora(layout, projection, parts, self.r, self.alpha, self.dropout).attach(projection)
-            return {}
+        else:
+            _inject(self.peft_config(backbone), backbone)
+        return {}
+
+    def peft_config(self, backbone: Backbone) -> PeftConfig | None:
+        """Return the library's configuration; None where query, key and value are one map."""
+        sites = self.check_architecture(backbone.model.config.model_type)
+        if sites.fused is not None:
+            return None
         from peft import LoraConfig
 
-        config = LoraConfig(
+        return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=_pattern(backbone, sites.query, sites.value),
         )
-        _inject(config, backbone)
-        return {}
 
 
 class Ia3(AddedParameters):
@@ -81,26 +87,36 @@ class Ia3(AddedParameters):
 
     def insert(self, backbone: Backbone, sites: Sites) -> dict[str, Any]:
         """Give keys, values and inner activations their gains."""
-        from peft import IA3Config
-
-        transposed = not isinstance(backbone.layers[0].get_submodule(sites.ffn_out), nn.Linear)  # GPT-2
-        if self.options["targets"] == "all":
-            _inject(IA3Config(fan_in_fan_out=transposed, **_library_targets(backbone, sites)), backbone)
-            return {}
-        outputs = [] if sites.fused else [sites.key, sites.value]
-        config = IA3Config(
-            target_modules=_pattern(backbone, *outputs, sites.ffn_out),
-            feedforward_modules=_pattern(backbone, sites.ffn_out),
-            fan_in_fan_out=transposed,
-        )
-        if sites.fused is not None:
+        if sites.fused is not None and self.options["targets"] == "original":
             layout = _layout(backbone, sites)
             for block, projection in blocks_at(backbone, sites.key):
                 late = getattr(block.get_submodule(sites.attention), "v_bias", None)  # DeBERTa v1
                 biases = {} if late is None else {"value": late}
                 FusedGains(layout, projection, ("key", "value"), biases).attach(projection)
-        _inject(config, backbone)
+        _inject(self._of_whole_maps(backbone, sites), backbone)
         return {}
+
+    def peft_config(self, backbone: Backbone) -> PeftConfig | None:
+        """Return the library's configuration; None where it covers a part of the gains alone."""
+        sites = self.check_architecture(backbone.model.config.model_type)
+        if sites.fused is not None and self.options["targets"] == "original":
+            return None
+        return self._of_whole_maps(backbone, sites)
+
+    def _of_whole_maps(self, backbone: Backbone, sites: Sites) -> PeftConfig:
+        """Return the library's configuration of all gains but those of a part of a fused map."""
+        from peft import IA3Config
+
+        output = backbone.layers[0].get_submodule(sites.ffn_out)
+        transposed = not isinstance(getattr(output, "base_layer", output), nn.Linear)  # GPT-2
+        if self.options["targets"] == "all":
+            return IA3Config(fan_in_fan_out=transposed, **_library_targets(backbone, sites))
+        outputs = [] if sites.fused else [sites.key, sites.value]
+        return IA3Config(
+            target_modules=_pattern(backbone, *outputs, sites.ffn_out),
+            feedforward_modules=_pattern(backbone, sites.ffn_out),
+            fan_in_fan_out=transposed,
+        )
 
 
 def _library_targets(backbone: Backbone, sites: Sites) -> dict[str, str]:
@@ -116,7 +132,7 @@ def _library_targets(backbone: Backbone, sites: Sites) -> dict[str, str]:
     }
 
 
-def _inject(config: PeftConfig, backbone: Backbone) -> None:
+def _inject(config: PeftConfig | None, backbone: Backbone) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, backbone.model)

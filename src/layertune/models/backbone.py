@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         accepted = inspect.signature(model.forward).parameters
         # GPT-2 would look segment ids up among its words, and RoBERTa has one segment only.
         several = (getattr(model.config, "type_vocab_size", None) or 0) > 1 or self.architecture.segments
-        self._takes_segments = "token_type_ids" in accepted and several
+        self.takes_segments = "token_type_ids" in accepted and several
         self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
 
     @property
@@ -229,7 +229,7 @@ class Backbone(nn.Module):
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the keyword arguments of the model for a batch."""
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self._constants}
-        if self._takes_segments and batch.segment_ids is not None:
+        if self.takes_segments and batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids
         return inputs
 

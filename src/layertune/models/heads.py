@@ -66,6 +66,9 @@ def initialise(head: nn.Module, seed: int) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if callable(draw := getattr(head, "draw", None)):  # a head that knows how its library draws it
+            draw()
+            return
         for module in head.modules():
             if callable(getattr(module, "reset_parameters", None)):
                 module.reset_parameters()

@@ -189,7 +189,7 @@ def _read(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any)
     """
     folder = _folder(model, what)
     try:
-        with _quiet():
+        with quiet():
             return load(folder, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers' own errors are plain exceptions
         if isinstance(error, MemoryError):
@@ -251,7 +251,7 @@ def _refuse_half_a_tokenizer(model: ModelSpec, tokenizer: Any, known: int | None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep progress bars and tables of keys off the screen: what matters in them is checked here."""
     from transformers.utils import logging as library
 

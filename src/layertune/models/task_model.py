@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from layertune.models.backbone import Backbone, device_of, full_precision
 from layertune.models.heads import ConcatHead, PooledHead, initialise
 from layertune.models.loading import load_model
 from layertune.models.probe import probe
+from layertune.models.standard_head import StandardHead, build_standard_head
 from layertune.tasks.encode import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -90,8 +92,14 @@ class TaskModel(nn.Module):
         if self.kind == "generation":
             logits, labels = self.next_token_logits(batch)
         else:
-            logits, labels = full_precision(self.head(self.backbone(batch))), batch.labels
+            logits, labels = full_precision(self._answers(batch)), batch.labels
         return Output(self._loss(logits, labels), logits)
+
+    def _answers(self, batch: Batch) -> Tensor:
+        """Return the head's logits, [B, C]: of an evaluated standard head exactly as the library has them."""
+        if isinstance(self.head, StandardHead) and not self.training and batch.lower is None:
+            return self.head.read(self.backbone.run(batch), batch)
+        return self.head(self.backbone(batch))
 
     def next_token_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logits of the learnt tokens, [N, V], and the tokens themselves, [N].
@@ -152,9 +160,11 @@ def build_model(run: RunConfig, num_outputs: int, kind: str) -> TaskModel:
         backbone, causal_lm = build_backbone(spec, causal_lm=True)
         head: nn.Module = causal_lm.get_output_embeddings()
     else:
-        backbone, causal_lm = build_backbone(spec)
+        backbone, causal_lm = build_backbone(_as_its_head_reads(spec, run.head_in_force))
         with torch.random.fork_rng(devices=[]):  # building draws nothing from the global generator
-            head = build_head(run.head, backbone, num_outputs, spec.head_dropout, spec.rep_norm == "rms")
+            head = build_head(
+                run.head_in_force, backbone, num_outputs, spec.head_dropout, spec.rep_norm == "rms"
+            )
         initialise(head, run.seed)
     dropped = {name: rate for name, rate in vars(backbone.model.config).items() if name.endswith("layerdrop")}
     if any(dropped.values()) and run.stage == "run":
@@ -169,17 +179,24 @@ def build_model(run: RunConfig, num_outputs: int, kind: str) -> TaskModel:
         backbone.num_layers,
         backbone.hidden_size,
         f"{sum(p.numel() for p in model.parameters()):,}",
-        "language model" if kind == "generation" else run.head,
+        "language model" if kind == "generation" else run.head_in_force,
     )
     return model
+
+
+def _as_its_head_reads(spec: ModelSpec, head: str) -> ModelSpec:
+    """Ask for the pooler where the standard head reads the pretrained one."""
+    return dataclasses.replace(spec, pooler=True) if head == "standard" else spec
 
 
 def build_head(
     name: str, backbone: Backbone, num_outputs: int, dropout: float, rms: bool = False
 ) -> nn.Module:
-    """Build a head by name (`concat` or `pooled`); its weights are not yet drawn from a seed."""
+    """Build a head by name (`concat`, `pooled` or `standard`); its weights are not yet drawn from a seed."""
+    if name == "standard":
+        return build_standard_head(backbone, num_outputs)
     if name == "concat":
         return ConcatHead(backbone.num_layers, backbone.hidden_size, num_outputs, dropout, rms)
     if name == "pooled":
         return PooledHead(backbone.hidden_size, num_outputs, dropout, rms)
-    raise ModelError(f"unknown head {name}: concat or pooled.")
+    raise ModelError(f"unknown head {name}: concat, pooled or standard.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layertune.config.files import lock_of
+from layertune.config.kept import keeps_model_of
 from layertune.config.locks import ends_at_this_machine, locked
 from layertune.config.schema import RunConfig
 from layertune.errors import RunClaimed, RunFailed
@@ -48,6 +49,8 @@ class Turn:
     def answer(self) -> Record | None:
         """Return the finished record that answers the request; None where the run is to be trained.
 
+        A record alone does not answer a request for a model: weights that were not kept are trained again.
+
         Raises:
             RecordError: there is a file and it is not a complete record.
             RunFailed: another process has tried since, and its record says why it failed.
@@ -61,7 +64,8 @@ class Turn:
         if is_new and record is not None and state in ("failed", "oom"):
             reason = (record.error or "").strip().rpartition("\n")[2]
             raise RunFailed(f"{self.run.run_id}: {state} in another process: {reason}")
-        return record if state == "done" else None
+        kept = self.run.save is None or keeps_model_of(self.run)
+        return record if state == "done" and kept else None
 
 
 def _written(path: Path) -> int:

@@ -111,7 +111,7 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | No
         commit: of the hub that the weights were read from, where the run pins none.
     """
     model = run.model
-    loss = [run.head, model.rep_norm, run.train.label_smoothing]  # what gradients are taken of
+    loss = [run.head_in_force, model.rep_norm, run.train.label_smoothing]  # what gradients are taken of
     shown = run.task.score_text if run.task.kind == "generation" else None
     adaptive = [run.method.selector, run.method.k, BATCH, LEAST, ENOUGH]
     read = {

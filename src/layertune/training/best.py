@@ -5,7 +5,7 @@ Choice: [which epoch] the released code takes the best one; the last one, fixed 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class BestEpoch:
 
     Attributes:
         rest: scores on those splits, put in where an epoch's model will not be there later.
+        apart: the structure and the weights of such a model, put in where it is to be kept.
     """
 
     def __init__(self, task: TaskSpec, keep_weights: bool) -> None:
@@ -35,6 +36,7 @@ class BestEpoch:
         self.epoch: int | None = None
         self.metrics: dict[str, Scores] = {}
         self.rest: dict[str, Scores] | None = None
+        self.apart: tuple[Any, dict[str, Tensor]] | None = None
         self._score = float("-inf")
         self._weights: dict[str, Tensor] = {}
 
@@ -57,26 +59,33 @@ class BestEpoch:
         score = found if isinstance(found, float) else float("-inf")
         if self.epoch is not None and score <= self._score:
             return False
-        self.epoch, self.metrics, self._score, self.rest = epoch, metrics, score, None
+        self.epoch, self.metrics, self._score = epoch, metrics, score
+        self.rest = self.apart = None
         if self.keep_weights:
             if names is None:
                 names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-            self._weights = _copies(model, names)
+            self._weights = copies(model, names)
         return True
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """The trained weights of the best epoch, by name."""
+        return self._weights
 
     @contextmanager
     def weights(self, model: TaskModel) -> Iterator[None]:
         """Put the best epoch's weights into the model for the length of the block."""
-        current = _copies(model, self._weights)
-        _load(model, self._weights)
+        current = copies(model, self._weights)
+        put(model, self._weights)
         try:
             yield
         finally:
-            _load(model, current)
+            put(model, current)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("epoch", "metrics", "rest", "_score", "_weights")}
+        names = ("epoch", "metrics", "rest", "apart", "_score", "_weights")
+        return {name: getattr(self, name) for name in names}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
@@ -84,12 +93,14 @@ class BestEpoch:
             setattr(self, name, value)
 
 
-def _copies(model: TaskModel, names: Collection[str]) -> dict[str, Tensor]:
+def copies(model: TaskModel, names: Collection[str]) -> dict[str, Tensor]:
+    """Return the values of some parameters by name, on the CPU."""
     return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if name in names}
 
 
 @torch.no_grad()
-def _load(model: TaskModel, weights: dict[str, Tensor]) -> None:
+def put(model: TaskModel, weights: Mapping[str, Tensor]) -> None:
+    """Put values into parameters by name."""
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
         parameters[name].copy_(value)

@@ -18,14 +18,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from layertune.config import RunConfig
+from layertune.errors import ConfigError
 from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
 from layertune.fast import FastStepper
 from layertune.methods import Method, moves
 from layertune.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
 from layertune.tasks import TaskData, epoch_batches, in_parts
-from layertune.training.best import BestEpoch
+from layertune.training.best import BestEpoch, copies
 from layertune.training.checkpoint import Checkpoint
-from layertune.training.outcome import TrainOutcome
+from layertune.training.outcome import Evaluated, TrainOutcome
 from layertune.training.phases import Phases
 from layertune.training.stepper import PlainStepper
 
@@ -72,7 +73,8 @@ class _Loop:
         self.checkpoint = Checkpoint(run, data, runtime.device)
         self.memory = PeakMemory(runtime.device)
         self.waiting = waiting_splits(run, data)
-        self.best = BestEpoch(run.task, keep_weights=bool(self.waiting))
+        self.keeps_best = run.save is not None and run.save_epoch == "best"
+        self.best = BestEpoch(run.task, keep_weights=bool(self.waiting) or self.keeps_best)
         self.history: list[dict[str, Any]] = []
         self.epoch, self.done = 1, 0  # epoch in progress, its finished steps
         self.step = 0  # all finished steps
@@ -179,8 +181,12 @@ class _Loop:
             is_best = picks_best(self.run) and self.best.offer(
                 self.epoch, metrics, self.model, self.phases.may_change()
             )
-            if is_best and self.waiting and not self.phases.own:  # not there at the end
-                self.best.rest = self._score_rest(self.phases.trained, self.epoch)
+            if is_best and not self.phases.own:  # not there at the end
+                if self.waiting:
+                    self.best.rest = self._score_rest(self.phases.trained, self.epoch)
+                if self.keeps_best:
+                    names = dict(self.phases.trained.named_parameters())
+                    self.best.apart = self.method.structure(), copies(self.phases.trained, names)
         before = sum(entry["seconds"] for entry in self.history)
         entry = {
             "epoch": self.epoch,
@@ -239,6 +245,7 @@ class _Loop:
     def _outcome(self) -> TrainOutcome:
         assert self.read_outs is not None
         last, best = self.read_outs
+        evaluated = None if self.run.save is None else self._evaluated()
         self.phases.finish()
         self.stepper.close(self.model)
         watch, asked = self.watch, self.run.train
@@ -265,6 +272,26 @@ class _Loop:
             phases=tuple(self.phases.reports),
             facts=self.method.facts(),
             cache=self.stepper.cost,
+            evaluated=evaluated,
+        )
+
+    def _evaluated(self) -> Evaluated:
+        """Return the model to keep: that of the last epoch, or of the best."""
+        trained, final = self.method.eval_model(self.phases.trained), self.history[-1]["epoch"]
+        one_token = trained.backbone.last_block is not None
+        if not self.keeps_best or self.best.epoch in (None, final):
+            structure = None if self.phases.own else self.method.structure()
+            return Evaluated(final, trained, structure, {}, one_token)
+        if self.best.apart is None:
+            if not self.best.kept:
+                raise ConfigError(
+                    "the checkpoint this run went on from was made without save_epoch=best, and the weights "
+                    f"of the best epoch ({self.best.epoch}) are gone: say save_epoch=last, or force=true."
+                )
+            return Evaluated(self.best.epoch, self.model, None, self.best.kept, one_token)
+        structure, weights = self.best.apart
+        return Evaluated(
+            self.best.epoch, self.method.rebuilt(self.model, structure), structure, weights, one_token
         )
 
     def _progress(self) -> dict[str, Any]:

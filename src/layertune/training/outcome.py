@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from layertune.evaluation.evaluate import Scores
 from layertune.records.record import TrainingRecord
 from layertune.training.witness import PhaseReport
+
+if TYPE_CHECKING:
+    from layertune.models import TaskModel
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The model that the evaluation of one epoch saw: what is kept where a run says `save=<folder>`.
+
+    Attributes:
+        epoch: which one.
+        model: it, but for `weights`.
+        structure: how it is built, where it is another than the method prepared (RECAP).
+        weights: values of its parameters in that epoch, where they have changed since; on the CPU.
+        one_token_last: its last layer ran for the representative token alone.
+    """
+
+    epoch: int
+    model: TaskModel
+    structure: Any
+    weights: Mapping[str, Tensor]
+    one_token_last: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +44,7 @@ class TrainOutcome(TrainingRecord):
         step_seconds: of each step, as the device spent them: CPU seconds, or between events on a CUDA device.
         phases: what was seen of each phase.
         facts: what the method found out in training.
+        evaluated: the model that is kept; None where none is.
     """
 
     last: dict[str, Scores]
@@ -27,6 +53,7 @@ class TrainOutcome(TrainingRecord):
     loss_finite: bool
     phases: tuple[PhaseReport, ...]
     facts: dict[str, Any]
+    evaluated: Evaluated | None = None
 
     @property
     def read_epochs(self) -> tuple[int, ...]:

@@ -219,6 +219,15 @@ class Recap(Method):
         self.counts.phases.pop()  # _adopt adds it again
         return self._adopt(model, self._pruned(model))
 
+    def structure(self) -> Any:
+        """Return the groups that are left in this phase."""
+        return [[list(groups) for groups in pool] for pool in self.kept]
+
+    def rebuilt(self, model: TaskModel, structure: Any) -> TaskModel:
+        """Prune a model to the groups that were left."""
+        kept = tuple(tuple(tuple(groups) for groups in pool) for pool in structure)
+        return pruned_copy(model, layout_of(model.backbone), kept)
+
     def facts(self) -> dict[str, Any]:
         """Return how many numbers trained: rows that were masked count as frozen."""
         return self.counts.facts(self.steps)

@@ -1,0 +1,53 @@
+"""The model that a run keeps (`save=<folder>`): what says whose it is. Standard library only.
+
+Every kept model lies in a folder with `layertune.json`, whatever form its weights have. A run whose record is
+done trains again for a folder that does not hold its model yet: weights are not kept otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from layertune.config.files import expanded
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError
+
+ABOUT = "layertune.json"
+FORMAT = 1  # of that file: raised when what is written today could not be read any more
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what `layertune.json` says of the model in a folder.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    file = folder / ABOUT
+    if not file.is_file():
+        what = "holds no model of layertune" if folder.is_dir() else "is not a folder"
+        raise ConfigError(f"{folder} {what}: name one that was written with save=<folder>.")
+    try:
+        about = json.loads(file.read_bytes())
+        known = isinstance(about, dict) and about.get("format") == FORMAT
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is damaged ({error}): save the model again.") from error
+    if not known:
+        raise ConfigError(f"{file} is of another version of layertune: save the model again.")
+    return dict(about)
+
+
+def keeps_model_of(run: RunConfig) -> bool:
+    """Whether the folder that a run names for its model holds that model already."""
+    if run.save is None:
+        return False
+    try:
+        about = read_about(expanded(run.save))
+    except ConfigError:
+        return False
+    return (about.get("run_id"), about.get("save_epoch"), about.get("merge")) == (
+        run.run_id,
+        run.save_epoch,
+        run.merge,
+    )

@@ -1,0 +1,134 @@
+"""The model card of a kept model, from its record: what it is, what it learnt from, reached and cost."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from layertune.config import RunConfig
+from layertune.config.weights import weights_folder
+from layertune.errors import ConfigError
+from layertune.records import Record
+from layertune.records.record import OPEN_METRICS
+
+LOADING = {
+    "transformers": """```python
+from transformers import pipeline
+
+print(pipeline("text-classification", "<this folder>", truncation=True)("a sentence"))
+```""",
+    "generation": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("<this folder>")
+tokenizer = AutoTokenizer.from_pretrained("<this folder>")
+```""",
+    "peft": """```python
+from peft import {auto}
+from transformers import AutoTokenizer
+
+model = {auto}.from_pretrained("<this folder>"{classes})
+tokenizer = AutoTokenizer.from_pretrained("<this folder>")
+```""",
+    "layertune": """```python
+import layertune
+
+print(layertune.load("<this folder>").predict(["a sentence"]))
+```""",
+}
+
+
+def model_card(run: RunConfig, record: Record, epoch: int, form: str) -> str:
+    """Return the card as Markdown with its front matter.
+
+    Args:
+        run: what was asked.
+        record: of the finished run.
+        epoch: whose weights are kept.
+        form: of the folder: transformers, peft or layertune.
+    """
+    data, model, training = record.data, record.model, record.training
+    assert data is not None and model is not None and training is not None
+    licence = _licence_of_base(run)
+    generated = run.task.kind == "generation"
+    front = {
+        "library_name": form,
+        "pipeline_tag": "text-generation" if generated else "text-classification",
+        "license": licence or "unknown",
+        "tags": ["layertune", f"layertune-{run.method.name}"],
+    }
+    if model.source not in ("local", "random") and not model.source.startswith("package:"):
+        front["base_model"] = model.source
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
+    lines += [f"# {run.model.title or run.model.name}, {run.task.title or run.task.name}", ""]
+    counts = ", ".join(f"{name} {count:,}" for name, count in data.counts.items())
+    origin = f"`{model.source}`" + (f" at `{model.revision}`" if model.revision else "")
+    rows = [
+        ("base", f"{run.model.title or run.model.name} ({origin})"),
+        ("licence of the base", licence or "not known: see where it came from"),
+        ("data", f"{data.source}, {data.status}; rows: {counts}"),
+        ("labels", ", ".join(data.labels) or "numbers" if not generated else "—"),
+        ("method", f"{run.method.title or run.method.name} (`{run.method.name}`), train={run.train.mode}"),
+    ]
+    if record.selection is not None and record.selection.layers is not None:
+        chosen = ", ".join(map(str, record.selection.layers))
+        rows.append(("trained layers", f"{chosen} of {run.model.num_layers}"))
+    else:
+        rows.append(("trained layers", "see the method"))
+    share = 100 * model.num_trainable / model.parameters
+    rows += [
+        ("trained parameters", f"{model.num_trainable:,} of {model.parameters:,} ({share:.1f} %)"),
+        (
+            "training",
+            f"{training.epochs} epochs, batch {training.batch_size}, rate {training.learning_rate:g}, "
+            f"seed {run.seed}; the weights are those of epoch {epoch}",
+        ),
+        ("cost", _cost(record)),
+        ("run", f"`{record.run_id}`"),
+    ]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows), ""]
+    lines += ["## Scores", "", "| data | n | metric | value |", "|---|---|---|---|"]
+    metrics = record.metrics
+    scores = {} if metrics is None else metrics.at("best" if run.save_epoch == "best" else "last")
+    for name, values in scores.items():
+        for metric, value in values.items():
+            if isinstance(value, float):
+                shown = f"{value:.4f}" if metric in OPEN_METRICS else f"{100 * value:.1f} %"
+                lines.append(f"| {_cell(name)} | {data.counts.get(name, 0):,} | {metric} | {shown} |")
+    if run.save_epoch == "best":
+        lines += ["", "The epoch was chosen on these rows: the scores flatter it."]
+    code = LOADING["generation" if generated and form == "transformers" else form]
+    auto = "AutoPeftModelForCausalLM" if generated else "AutoPeftModelForSequenceClassification"
+    classes = "" if generated else f", num_labels={max(1, len(data.labels))}"
+    lines += ["", "## Use", "", code.replace("{auto}", auto).replace("{classes}", classes), ""]
+    return "\n".join(lines)
+
+
+def _cost(record: Record) -> str:
+    training, selection, env = record.training, record.selection, record.env
+    assert training is not None
+    parts = [f"{training.seconds:.1f} s of training"]
+    if selection is not None and selection.seconds:
+        parts.append(f"{selection.seconds:.1f} s to choose layers")
+    if training.cache.used:
+        parts.append(f"{training.cache.seconds:.1f} s for the cache")
+    if training.peak_memory_bytes:
+        parts.append(f"{training.peak_memory_bytes / 2**20:,.0f} MiB at most")
+    return ", ".join(parts) + (f" on {env.device_name}" if env is not None else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _licence_of_base(run: RunConfig) -> str | None:
+    """Return the licence that the base's own card names, where the base is a folder with one."""
+    try:
+        folder = weights_folder(run.model)
+        card = Path(folder, "README.md").read_text(encoding="utf-8") if folder else ""
+    except (OSError, ValueError, ConfigError):
+        return None
+    front = re.match(r"---\n(.*?)\n---", card, re.S)
+    found = re.search(r"^license:\s*['\"]?([\w.-]+)", front[1], re.M) if front else None
+    return found[1] if found else None
