@@ -27,7 +27,9 @@ def test_a_method_that_names_no_rates_has_the_paper_s(build: Build) -> None:
     # §4.4 prints {1e-5, 2e-5, 5e-5}; without a search the middle; under fair the head has 5e-5.
     plain, fair = build(), build({"grid": "fair"})
     assert (
-        rates_to_search(plain.method, "paper") == rates_to_search(plain.method, "fair") == (1e-5, 2e-5, 5e-5)
+        rates_to_search(plain.method.grids, "paper")
+        == rates_to_search(plain.method.grids, "fair")
+        == (1e-5, 2e-5, 5e-5)
     )
     assert rates(plain) == (2e-5, None)
     assert plain.origin["learning_rate"] == "built-in"
@@ -37,8 +39,8 @@ def test_a_method_that_names_no_rates_has_the_paper_s(build: Build) -> None:
 
 def test_a_method_s_own_list_gives_its_middle_under_its_grid_alone(build: Build) -> None:
     paper, fair = build(LORA), build({**LORA, "grid": "fair"})
-    assert rates_to_search(fair.method, "fair") == (1e-4, 2e-4, 5e-4)
-    assert rates_to_search(fair.method, "paper") == (1e-5, 2e-5, 5e-5)
+    assert rates_to_search(fair.method.grids, "fair") == (1e-4, 2e-4, 5e-4)
+    assert rates_to_search(fair.method.grids, "paper") == (1e-5, 2e-5, 5e-5)
     assert rates(paper) == (2e-5, None)
     assert rates(fair) == (2e-4, 5e-5)
     assert (fair.origin["learning_rate"], fair.origin["head_learning_rate"]) == ("method low_k", "grid fair")
@@ -98,7 +100,7 @@ def test_the_command_line_and_a_recipe_come_before_every_grid(build: Build) -> N
 
 def test_under_tuned_every_method_has_four_rates_and_one_for_backbone_and_head(build: Build) -> None:
     run = build({"grid": "tuned"})
-    assert rates_to_search(run.method, "tuned") == (5e-5, 1e-4, 2e-4, 5e-4)
+    assert rates_to_search(run.method.grids, "tuned") == (5e-5, 1e-4, 2e-4, 5e-4)
     assert (rates(run), run.origin["learning_rate"]) == ((1e-4, None), "grid tuned")
     for name in group_names("method"):
         listed = (group_file("method", name).get("grids") or {}).get("tuned", (5e-5, 1e-4, 2e-4, 5e-4))
@@ -147,7 +149,7 @@ def test_every_method_has_the_rates_of_its_source(name: str, build: Build) -> No
     listed, rate = FAIR[name]
     fair, paper = build({"method": declared, "grid": "fair"}), build({"method": declared})
     assert isinstance(fair.method, MethodSpec)
-    assert tuple(sorted(rates_to_search(fair.method, "fair"))) == listed
+    assert tuple(sorted(rates_to_search(fair.method.grids, "fair"))) == listed
     assert rates(fair) == (rate, 5e-5)
     assert rates(paper) == (2e-5, None)
 
@@ -180,6 +182,6 @@ def test_slimfit_has_the_rates_of_its_source_for_every_task(task: str) -> None:
 
 def test_a_search_for_slimfit_tries_every_rate_of_its_source(build: Build) -> None:
     run = build({"method": group_file("method", "slimfit"), "grid": "fair"})
-    listed = rates_to_search(run.method, "fair")
+    listed = rates_to_search(run.method.grids, "fair")
     assert set(listed) == {rate for _, rate in SLIMFIT.values()} | {1e-4}  # E2E: {5e-5, 1e-4}
     assert rates(run) == (8e-5, 5e-5)

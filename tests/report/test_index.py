@@ -62,6 +62,17 @@ def test_a_record_of_the_versions_in_force_is_not_listed_as_stale(tmp_path: Path
     assert index.stale() == []
 
 
+def test_a_method_of_one_s_own_is_stale_by_one_rule_for_lists_and_runs(tmp_path: Path) -> None:
+    """No file of configs/ says which version of it is in force: the run does, and a record alone cannot."""
+    run = asked()
+    mine = dataclasses.replace(run, method=dataclasses.replace(run.method, name="mine", version=3))
+    index = RecordIndex.read(write(tmp_path, made(mine)))
+    assert index.find(mine).state == "done" and index.stale() == []
+    other_model = dataclasses.replace(versions_of(mine), model=0)
+    index = RecordIndex.read(write(tmp_path / "old", made(mine, versions=other_model)))
+    assert index.find(mine).state == "stale" and len(index.stale()) == 1
+
+
 def test_a_current_record_counts_beside_a_stale_one(tmp_path: Path) -> None:
     run = asked()
     stale = made(run, versions=dataclasses.replace(versions_of(run), task=0), run_id="a-stale-one")

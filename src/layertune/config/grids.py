@@ -13,10 +13,10 @@ recipe then holds one rate per method for all tasks. A method's YAML names only 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from layertune.config.schema import MethodSpec, RunConfig, TrainDefaults
+from layertune.config.schema import RunConfig, TrainDefaults
 from layertune.config.schema_base import Grid
 from layertune.errors import ConfigError
 
@@ -28,13 +28,11 @@ TUNED_RATES = (5e-5, 1e-4, 2e-4, 5e-4)
 FAIR_HEAD_RATE = 5e-5  # the head is the same for every method, and so is its rate
 
 
-def rates_to_search(method: MethodSpec, grid: str) -> tuple[float, ...]:
-    """Return the learning rates a search tries for a method: its own list, else the grid's."""
-    return method.grids.get(grid, _usual_rates(grid))
-
-
-def _usual_rates(grid: str) -> tuple[float, ...]:
-    return TUNED_RATES if grid == "tuned" else PAPER_RATES
+def rates_to_search(own: Mapping[str, Sequence[float]], grid: str) -> tuple[float, ...]:
+    """Return the learning rates a search tries: of a method's own lists (its `grids`) that of the grid, else
+    the grid's.
+    """
+    return tuple(float(rate) for rate in own.get(grid, TUNED_RATES if grid == "tuned" else PAPER_RATES))
 
 
 def next_rate(rate: float, up: bool) -> float:
@@ -78,7 +76,8 @@ def rates_of_grid(run: RunConfig) -> TrainDefaults:
     """
     own_head = run.grid == "fair" and run.task.kind != "generation"
     return TrainDefaults(
-        learning_rate=middle(_usual_rates(run.grid)), head_learning_rate=FAIR_HEAD_RATE if own_head else None
+        learning_rate=middle(rates_to_search({}, run.grid)),
+        head_learning_rate=FAIR_HEAD_RATE if own_head else None,
     )
 
 
@@ -112,4 +111,4 @@ def _listed(method: Any, grid: str, root: Any, single: Sequence[str]) -> tuple[f
             raise ConfigError(f"{override}: a search over a method's own rates takes one {key} per command.")
     if not method.get("name"):
         raise ConfigError("No method given: a search over a method's own rates takes one method per command.")
-    return tuple(float(rate) for rate in method.get("grids", {}).get(grid, _usual_rates(grid)))
+    return rates_to_search(method.get("grids", {}), grid)

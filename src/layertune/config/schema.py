@@ -258,12 +258,6 @@ class RunConfig:
         """Scratch folder for tokens, scores and hidden-state caches."""
         return Path(self.outputs_dir) / "cache"
 
-    @property
-    def records_dir(self) -> Path:
-        """Where this run's record belongs: tracked results, or scratch."""
-        tracked = self.protocol.tracked and self.stage == "run"
-        return Path(self.results_dir) / "runs" if tracked else Path(self.outputs_dir) / "records"
-
     def identity(self) -> dict[str, Any]:
         """Return what can change a number: nested, sorted, without any value at its neutral default."""
         from layertune.config.identity import identity_of_run

@@ -28,6 +28,9 @@ def versions_of(run: RunConfig) -> VersionsRecord:
 def is_stale(record: Record, trained: bool = True) -> bool:
     """Whether a record is of other versions than those in force for what it names.
 
+    What `configs/` does not hold (a method of one's own, from `--config-dir`) has no version in force that
+    could be known here: its record's own counts.
+
     Args:
         record: of any run.
         trained: False asks of what was known before training, such as layer scores.
@@ -37,14 +40,14 @@ def is_stale(record: Record, trained: bool = True) -> bool:
     if trained and spec.stage == "run":
         groups["train"] = spec.train
     in_force = {group: _version(group, name) for group, name in groups.items()} | {"schema": SCHEMA}
-    return any(getattr(record.versions, group) != version for group, version in in_force.items())
+    return any(version not in (None, getattr(record.versions, group)) for group, version in in_force.items())
 
 
 @cache
-def _version(group: str, name: str) -> int:
-    """Return the version in a group's file, 0 where there is no such file any more."""
+def _version(group: str, name: str) -> int | None:
+    """Return the version in a group's file, None where there is no such file."""
     file = group_file(group, name)
-    return int(file.get("version", 1)) if file else 0
+    return int(file.get("version", 1)) if file else None
 
 
 def read_folders(*folders: str | Path) -> tuple[dict[Path, Record], dict[Path, str]]:
