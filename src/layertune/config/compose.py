@@ -23,7 +23,8 @@ from layertune.config.schema import (
 )
 from layertune.errors import ConfigError
 
-CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs"
+# In a checkout a link to the configs/ beside run.py, in an installed package a folder of its own.
+CONFIG_DIR = (Path(__file__).parents[1] / "configs").resolve()
 
 _NODES = {
     "model": ModelSpec,

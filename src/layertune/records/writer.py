@@ -198,8 +198,13 @@ def _without_folders(override: str) -> str:
 
 @cache
 def git_state(root: Path = _ROOT) -> tuple[str | None, bool | None]:
-    """Return the commit of a checkout and whether its code differed from it; (None, None) without git."""
+    """Return the commit of a checkout and whether its code differed from it; (None, None) without one.
+
+    An installed package may lie inside the repository of somebody else.
+    """
     try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None, None
         commit = _git(root, "rev-parse", "HEAD")
         changes = _git(root, "status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.CalledProcessError):
