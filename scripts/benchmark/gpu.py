@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, in_words
 from layertune.training.outcome import TrainOutcome
 from scripts.benchmark.arms import ARMS, Bench, LoopArm, random_model, timing
 from scripts.benchmark.jobs import FAST, Plan, machine
@@ -118,7 +118,7 @@ def measure_gpu(plan: Plan, part: str, path: Path) -> list[str]:
                 lines.append(line)
             save()
     except Exception as error:  # what was measured before is worth keeping
-        failed.append(f"{part}: {type(error).__name__}: {error}")
+        failed.append(f"{part}: {in_words(error)}")
         save()
     finally:
         _let_go()
@@ -212,7 +212,7 @@ def runs_at_once(plan: Plan) -> Iterator[dict[str, Any] | str]:
         try:
             yield at_once(plan, count)
         except Exception as error:  # sixteen may be too many for a card on which eight fit
-            yield f"{count} runs: {type(error).__name__}: {error}"
+            yield f"{count} runs: {in_words(error)}"
 
 
 def at_once(plan: Plan, count: int, steps: int = TOGETHER) -> dict[str, Any]:

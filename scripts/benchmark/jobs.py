@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from layertune.errors import in_words
 from layertune.runtime import device_facts
 from scripts.benchmark.arms import ARMS, Arm, Bench, LoopArm, Setting, bert_base
 from scripts.benchmark.lengths import task_lengths
@@ -222,7 +223,7 @@ def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, An
             try:
                 found[job], spent[" ".join(job)] = future.result()
             except Exception as error:  # the other jobs' numbers are worth keeping
-                failed.append(f"{' '.join(job)}: {type(error).__name__}: {error}")
+                failed.append(f"{' '.join(job)}: {in_words(error)}")
                 log.warning("failed: %s", failed[-1])
             now = {"load_after": list(os.getloadavg()), "minutes": (time.monotonic() - start) / 60}
             content = {"machine": where | now, "jobs": spent, "failed": failed, **parts_of(plan, found)}

@@ -105,5 +105,22 @@ def one_line(text: str) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the message of an error in one line of 300 characters at most, or its type without one."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " …"
+
+
+def in_words(error: BaseException) -> str:
+    """Return the type of an error and its message in one line."""
+    return f"{type(error).__name__}: {message_of(error)}" if str(error).strip() else type(error).__name__
+
+
+def with_causes(error: BaseException) -> list[BaseException]:
+    """Return an error and all that led to it, by `from` or as it was being handled, the first cause last."""
+    found: list[BaseException] = []
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        each = ahead.pop()
+        if each is not None and each not in found:
+            found.append(each)
+            ahead += [each.__cause__, each.__context__]
+    return found

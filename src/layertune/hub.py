@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from layertune.config.files import noted_sha256
-from layertune.errors import HubError, message_of
+from layertune.errors import HubError, message_of, with_causes
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def reason(error: BaseException) -> str:
         RevisionNotFoundError,
     )
 
-    chain = _chain(error)
+    chain = with_causes(error)
     for one in chain:
         if isinstance(one, HubError):
             return str(one)
@@ -184,12 +184,3 @@ def reason(error: BaseException) -> str:
         if isinstance(one, HfHubHTTPError) and one.response is not None:
             return f"the hub answered {one.response.status_code} {one.response.reason_phrase}".rstrip()
     return message_of(chain[-1])
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and its causes, outermost first."""
-    chain, current = [], error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
-    return chain

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from layertune.config import RunConfig
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, with_causes
 from layertune.records.record import EnvRecord
 
 if TYPE_CHECKING:
@@ -117,24 +117,12 @@ def freeing_memory() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        for each in _with_causes(error):
+        for each in with_causes(error):
             traceback.clear_frames(each.__traceback__)
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         raise
-
-
-def _with_causes(error: BaseException) -> list[BaseException]:
-    """Return an error and all that led to it, each once."""
-    found: list[BaseException] = []
-    ahead: list[BaseException | None] = [error]
-    while ahead:
-        each = ahead.pop()
-        if each is not None and each not in found:
-            found.append(each)
-            ahead += [each.__cause__, each.__context__]
-    return found
 
 
 @cache

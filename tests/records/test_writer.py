@@ -105,9 +105,19 @@ def cause_is_full() -> None:
         raise ValueError("the batch cannot be made") from error
 
 
+def what_was_being_handled_is_full() -> None:
+    try:
+        cause_is_full()
+    except ValueError:
+        raise KeyError("no batch")  # noqa: B904 - as libraries do
+
+
 @pytest.mark.parametrize(
     "fill",
-    [cuda_is_full, library_of_cuda_is_full, cpu_is_full, numpy_is_full, system_is_full, cause_is_full],
+    [
+        *(cuda_is_full, library_of_cuda_is_full, cpu_is_full, numpy_is_full, system_is_full, cause_is_full),
+        what_was_being_handled_is_full,
+    ],
 )
 def test_out_of_memory_has_a_status_of_its_own(
     store: Store, make_run: MakeRun, fill: Callable[[], None]

@@ -98,6 +98,7 @@ class TableSweeper(Sweeper):
 
         from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
         from hydra_plugins.layertune_table_sweeper._gpus import one_per_worker
+        from layertune.errors import in_words
 
         job = InASweep.from_now_on(self.task_function, arguments)
         with ExitStack() as stack:
@@ -108,7 +109,7 @@ class TableSweeper(Sweeper):
             try:
                 return list(Patient(launcher).launch(jobs, initial_job_idx=0)), None
             except Exception as error:  # a worker was killed, a job was lost: records say what was finished
-                log.error("the launcher gave up: %s: %s", type(error).__name__, error)
+                log.error("the launcher gave up: %s", in_words(error))
                 return [], f"the launcher gave up: {type(error).__name__}"
 
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TypeVar
 
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, in_words
 
 Value = TypeVar("Value")
 
@@ -27,7 +27,7 @@ def resolve_name(name: str, known: Mapping[str, Value], what: str) -> Value:
     try:
         value: Value = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the module's own code raises
-        raise ConfigError(f"{what}={name} cannot be imported: {type(error).__name__}: {error}.") from error
+        raise ConfigError(f"{what}={name} cannot be imported: {in_words(error)}.") from error
     if not callable(value):
         raise ConfigError(f"{what}={name} is {type(value).__name__}, nothing that can be called.")
     return value

@@ -62,8 +62,7 @@ class Turn:
         record = self.store.read(self.run)
         state = self.store.status(self.run)
         if is_new and record is not None and state in ("failed", "oom"):
-            reason = (record.error or "").strip().rpartition("\n")[2]
-            raise RunFailed(f"{self.run.run_id}: {state} in another process: {reason}")
+            raise RunFailed(f"{self.run.run_id}: {state} in another process: {record.last_line}")
         kept = self.run.save is None or keeps_model_of(self.run)
         return record if state == "done" and kept else None
 

@@ -365,6 +365,11 @@ class Record:
         return [] if self.checks is None else self.checks.failures()
 
     @property
+    def last_line(self) -> str:
+        """Why a run did not finish: what its traceback ends with, empty where nothing is said."""
+        return (self.error or "").strip().rpartition("\n")[2]
+
+    @property
     def is_below_majority(self) -> bool:
         """Whether the score is at or below always answering the most frequent class."""
         return self.checks is not None and self.checks.beats_majority is False

@@ -21,7 +21,7 @@ from typing import Any
 from layertune.config.build import path_keys
 from layertune.config.files import expanded
 from layertune.config.schema import RunConfig
-from layertune.errors import ConfigError, RecordError, RunFailed
+from layertune.errors import ConfigError, RecordError, RunFailed, in_words, with_causes
 from layertune.records.record import (
     SCHEMA,
     IdentityRecord,
@@ -94,7 +94,7 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
         draft.put(status=status, error=_traceback(error))
         unwritten = _save_failure(draft, store)
         if isinstance(error, Exception):
-            raise RunFailed(f"{run.run_id}: {status}: {_last_line(error)}{unwritten}") from error
+            raise RunFailed(f"{run.run_id}: {status}: {in_words(error)}{unwritten}") from error
         raise
     if draft.conclude().status == "failed":
         unwritten = _save_failure(draft, store)
@@ -118,19 +118,14 @@ def _save_failure(draft: RecordDraft, store: Store) -> str:
             log.info("record: %s", store.save(draft.record, draft.run))
     except Exception as hindrance:  # whatever it is, it must not hide why the run failed
         log.error("%s", draft.record.error)
-        return f"; and its record could not be written: {_last_line(hindrance)}"
+        return f"; and its record could not be written: {in_words(hindrance)}"
     return ""
 
 
 def _status_of(error: BaseException) -> Status:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
-    cause: BaseException | None = error
-    while cause is not None:
-        if _is_lack_of_memory(cause):
-            return "oom"
-        cause = cause.__cause__
-    return "failed"
+    return "oom" if any(map(_is_lack_of_memory, with_causes(error))) else "failed"
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
@@ -148,10 +143,6 @@ def _traceback(error: BaseException) -> str:
     for folder, shown in ((_ROOT, ""), (Path(sys.prefix), ""), (expanded("~"), "~/")):
         text = text.replace(f"{folder}/", shown)
     return text.encode("utf-8", "backslashreplace").decode()  # half a character is no JSON
-
-
-def _last_line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
 
 
 def _spec(run: RunConfig) -> SpecRecord:

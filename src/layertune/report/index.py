@@ -95,8 +95,7 @@ def _unfinished(records: list[Record]) -> Found:
     reason = {"oom": "ran out of memory", "failed": "failed", "interrupted": "was interrupted"}[state]
     notes = []
     for record in records:
-        last = (record.error or "").strip().splitlines()[-1:] or [""]
-        notes.append(f"{record.run_id} {reason}: {last[0]}".rstrip(": "))
+        notes.append(f"{record.run_id} {reason}: {record.last_line}".rstrip(": "))
     return Found(state, notes=tuple(notes))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from layertune.config import RunConfig
-from layertune.errors import CheckpointError, Interruption
+from layertune.errors import CheckpointError, Interruption, message_of
 from layertune.records.store import versions_of
 from layertune.stopping import on_stop_signals, stopping_at_once
 from layertune.tasks import TaskData
@@ -126,10 +126,9 @@ class Checkpoint:
         return dataclasses.asdict(versions_of(self.run))
 
     def _unusable(self, error: Exception) -> CheckpointError:
-        reason = str(error) or type(error).__name__
         return CheckpointError(
-            f"the checkpoint {self.folder} cannot be used ({reason}): delete it or say force=true, and the "
-            "run starts anew."
+            f"the checkpoint {self.folder} cannot be used ({message_of(error)}): delete it or say force=true "
+            "for the run to start anew."
         )
 
     @contextmanager
