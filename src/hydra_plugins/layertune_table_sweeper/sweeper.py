@@ -1,18 +1,20 @@
-"""A Hydra sweeper that runs what tables miss, longest first, through whichever launcher is configured.
+"""Hydra sweepers that run what tables, or landscapes, miss, through whichever launcher is configured.
 
 Processes that sweep the same runs at once share them, here and in Hydra's own sweeper.
 
 python run.py -m hydra/sweeper=table table=table1 model=gte_small model.path=<folder> train.epochs=3
 python run.py -m hydra/sweeper=table table=table1,table2 task=trec,cr seed=0 hydra/launcher=joblib
+python run.py -m hydra/sweeper=landscape model=gte_small task=trec k=3 seed=0,42
 
-Words are explained in `layertune.report.request.read_words`. Hydra imports this file whenever it starts:
-nothing heavy at the top.
+Words are explained in `layertune.report.request.read_words` and `layertune.landscape.sweep.lacking`. Hydra
+imports this file whenever it starts: nothing heavy at the top.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +27,26 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from layertune.report.plan import Plan, PlannedRun
+    from layertune.landscape.sweep import LandscapeRun
+    from layertune.report.plan import PlannedRun
 
 log = logging.getLogger(__name__)
 
 
-class TableSweeper(Sweeper):
-    """Run the runs of tables that no finished record answers.
+class _PlannedSweeper(Sweeper):
+    """Run what is missing of something that knows its runs."""
 
-    Args:
-        lm: stands where tables name `gpt2`; None = `model`, where only tables of language models are swept.
-    """
+    @abstractmethod
+    def planned(self, arguments: list[str]) -> tuple[Sequence[PlannedRun | LandscapeRun], Sequence[str]]:
+        """Return the runs in the order in which they start, and lines to say before.
 
-    def __init__(self, lm: str | None = None) -> None:
-        """Keep the choice; `setup` brings the rest."""
-        self.lm = lm
+        Raises:
+            ConfigError: the request is wrong.
+        """
+
+    def task(self) -> Callable[[Any], Any]:
+        """Return what is called for each run."""
+        return self.task_function
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what a launcher needs; it is made when it is known that there is something to run."""
@@ -59,26 +66,61 @@ class TableSweeper(Sweeper):
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         try:
-            plan = self._plan(arguments)
+            runs, lines = self.planned(arguments)
         except ConfigError as error:
             raise HydraException(str(error)) from error
-        _announce(plan)
-        if not plan.runs:
+        for line in [*lines, *([] if runs else ["nothing to run"])]:
+            log.info("%s", line)
+        if not runs:
             return []
-        results, trouble = self._launch([one.overrides for one in plan.runs], arguments)
-        _conclude(plan.runs, results, trouble)
+        results, trouble = self._launch([one.overrides for one in runs], arguments)
+        _conclude(runs, results, trouble)
         return results
 
-    def _plan(self, arguments: list[str]) -> Plan:
+    def _launch(self, jobs: list[list[str]], arguments: list[str]) -> tuple[list[JobReturn], str | None]:
+        """Launch all jobs; return their results, and what ended the launcher where it broke down."""
+        from hydra.core.plugins import Plugins
+
+        from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
+        from hydra_plugins.layertune_table_sweeper._gpus import one_per_worker
+        from layertune.errors import in_words
+
+        job = InASweep.from_now_on(self.task(), arguments)
+        with ExitStack() as stack:
+            config, task_function = stack.enter_context(one_per_worker(self.config, job))
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=self.hydra_context, task_function=task_function, config=config
+            )
+            try:
+                return list(Patient(launcher).launch(jobs, initial_job_idx=0)), None
+            except Exception as error:  # a worker was killed, a job was lost: records say what was finished
+                log.error("the launcher gave up: %s", in_words(error))
+                return [], f"the launcher gave up: {type(error).__name__}"
+
+
+class TableSweeper(_PlannedSweeper):
+    """Run the runs of tables that no finished record answers, longest first.
+
+    Args:
+        lm: stands where tables name `gpt2`; None = `model`, where only tables of language models are swept.
+    """
+
+    def __init__(self, lm: str | None = None) -> None:
+        """Keep the choice; `setup` brings the rest."""
+        self.lm = lm
+
+    def planned(self, arguments: list[str]) -> tuple[Sequence[PlannedRun], Sequence[str]]:
+        """Return what is missing of the tables that are named, and what it takes."""
         from layertune.errors import ConfigError
-        from layertune.report.plan import make_plan, read_index
+        from layertune.report.plan import make_plan, read_index, totals
         from layertune.report.request import read_words
 
         names = [word.removeprefix("table=").split(",") for word in arguments if word.startswith("table=")]
         if not names:
             raise ConfigError("No table given: say table=<name>, for example table=table1.")
         contents = {name: self._table(name) for name in names[-1]}
-        return make_plan(read_words(arguments, contents, self.lm), read_index(arguments))
+        plan = make_plan(read_words(arguments, contents, self.lm), read_index(arguments))
+        return plan.runs, [*totals(plan), *plan.refused]
 
     def _table(self, name: str) -> dict[str, Any]:
         """Return the file of a table from wherever Hydra finds it (`--config-dir`, `hydra.searchpath`)."""
@@ -92,25 +134,22 @@ class TableSweeper(Sweeper):
         )
         return {str(key): value for key, value in OmegaConf.to_container(composed.table).items()}
 
-    def _launch(self, jobs: list[list[str]], arguments: list[str]) -> tuple[list[JobReturn], str | None]:
-        """Launch all jobs; return their results, and what ended the launcher where it broke down."""
-        from hydra.core.plugins import Plugins
 
-        from hydra_plugins.layertune_table_sweeper._claims import InASweep, Patient
-        from hydra_plugins.layertune_table_sweeper._gpus import one_per_worker
-        from layertune.errors import in_words
+class LandscapeSweeper(_PlannedSweeper):
+    """Train every set of k layers that a landscape lacks, and keep what each reached as a row of it."""
 
-        job = InASweep.from_now_on(self.task_function, arguments)
-        with ExitStack() as stack:
-            config, task_function = stack.enter_context(one_per_worker(self.config, job))
-            launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=self.hydra_context, task_function=task_function, config=config
-            )
-            try:
-                return list(Patient(launcher).launch(jobs, initial_job_idx=0)), None
-            except Exception as error:  # a worker was killed, a job was lost: records say what was finished
-                log.error("the launcher gave up: %s", in_words(error))
-                return [], f"the launcher gave up: {type(error).__name__}"
+    def planned(self, arguments: list[str]) -> tuple[Sequence[LandscapeRun], Sequence[str]]:
+        """Return the sets that are missing, lowest layer first, and how many are there."""
+        from layertune.landscape.sweep import lacking
+
+        found = lacking(arguments)
+        return found.runs, found.lines
+
+    def task(self) -> Callable[[Any], Any]:
+        """Return the task, followed by its row."""
+        from layertune.landscape.sweep import KeepingRows
+
+        return KeepingRows(self.task_function)
 
 
 class SideBySideSweeper(BasicSweeper):
@@ -130,16 +169,9 @@ class SideBySideSweeper(BasicSweeper):
         return super().sweep(arguments)
 
 
-def _announce(plan: Plan) -> None:
-    from layertune.report.plan import totals
-
-    for line in [*totals(plan), *plan.refused]:
-        log.info("%s", line)
-    if not plan.runs:
-        log.info("nothing to run")
-
-
-def _conclude(runs: Sequence[PlannedRun], results: Sequence[JobReturn], trouble: str | None) -> None:
+def _conclude(
+    runs: Sequence[PlannedRun | LandscapeRun], results: Sequence[JobReturn], trouble: str | None
+) -> None:
     """Say which runs did not finish and why: as their records tell, else as their jobs do."""
     from layertune.errors import RunFailed
     from layertune.report.plan import read_index
@@ -172,6 +204,12 @@ ConfigStore.instance().store(
     group="hydra/sweeper",
     name="table",
     node={"_target_": f"{__name__}.TableSweeper", "lm": None},
+    provider="layertune",
+)
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="landscape",
+    node={"_target_": f"{__name__}.LandscapeSweeper"},
     provider="layertune",
 )
 ConfigStore.instance().store(  # in place of Hydra's own, for every sweep that names no other

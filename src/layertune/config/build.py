@@ -212,6 +212,8 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     tree.pop("study", None)
     if "table" in tree:
         raise ConfigError("table=<name> is for sweeps: python run.py -m hydra/sweeper=table table=<name>.")
+    if (k := tree.pop("k", None)) is not None:
+        raise ConfigError(f"k={k} is for landscapes (-m hydra/sweeper=landscape); here say method.k={k}.")
     method = tree.pop("method", None)
     for group, example in _EXAMPLES.items():
         chosen = method if group == "method" else tree.get(group)

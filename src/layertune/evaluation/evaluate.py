@@ -7,7 +7,9 @@ best one: splits of other data sets (§6), the test split of a generation task.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +36,19 @@ log = logging.getLogger(__name__)
 
 # metric -> fraction; None where it is undefined, and then `<metric>_reason` may say why.
 Scores = dict[str, float | str | None]
+
+OnPredictions = Callable[[Split, np.ndarray], None]
+_watcher: ContextVar[OnPredictions | None] = ContextVar("_watcher", default=None)
+
+
+@contextmanager
+def watched(on_predictions: OnPredictions) -> Iterator[None]:
+    """Show the predictions of every split that is scored within the block, one per example in its order."""
+    token = _watcher.set(on_predictions)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 def score_epoch(run: RunConfig, model: TaskModel, data: TaskData, runtime: Runtime) -> dict[str, Scores]:
@@ -105,6 +120,8 @@ def _score_generated(
 
 def _score(run: RunConfig, task: TaskSpec, model: TaskModel, split: Split, runtime: Runtime) -> Scores:
     predictions = predict(model, split, runtime, run.train.eval_batch_size)
+    if (watcher := _watcher.get()) is not None:
+        watcher(split, predictions)
     names = tuple(dict.fromkeys((task.metric, *task.metrics)))
     return compute(names, predictions, np.asarray(split.store.labels))
 

@@ -1,0 +1,162 @@
+"""Which sets of layers a landscape still lacks, and how a finished run becomes a row of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations, product
+from pathlib import Path
+from typing import Any
+
+from layertune.config.checks import check_run
+from layertune.config.plain import plain_run
+from layertune.config.schema import RunConfig
+from layertune.errors import ConfigError
+from layertune.landscape.rows import add_row, entries_of, path_of, read_rows
+
+LISTS = ("task", "seed")  # words that take several values
+# The study's protocol, for what no word says; its rate is the recipe's of `random_k`.
+PROTOCOL = {
+    "protocol": "study",
+    "train": "fast",
+    "grid": "tuned",
+    "train.epochs": "3",
+    "train.precision": "bf16",
+    "tracking": "disabled",
+    "seed": "0",
+}
+# Each run's own record is scratch: what is kept of it is a row.
+SCRATCH = ("method=layers", "protocol.tracked=false")
+
+
+@dataclass(frozen=True)
+class LandscapeRun:
+    """One run that a landscape lacks."""
+
+    run: RunConfig
+
+    @property
+    def overrides(self) -> list[str]:
+        """The words of its command."""
+        return list(self.run.overrides)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What landscapes lack: its runs, and a line on each landscape."""
+
+    runs: tuple[LandscapeRun, ...]
+    lines: tuple[str, ...]
+
+
+def every_set(num_layers: int, k: int | None) -> Iterator[tuple[int, ...]]:
+    """Yield every set of k layers, numbered from 1; with k = None, of every size below all."""
+    sizes = range(1, num_layers) if k is None else [k]
+    return chain.from_iterable(combinations(range(1, num_layers + 1), size) for size in sizes)
+
+
+def lacking(words: Iterable[str]) -> Lacking:
+    """Return what is still to be run, lowest layer first: sets of one lowest layer share its cache.
+
+    Args:
+        words: `key=value`. `model` and `k` (a number, or all) are needed, `task` and `seed` take lists; what
+            is not said of the protocol is that of the study (PROTOCOL).
+
+    Raises:
+        ConfigError: a word is wrong, or a run cannot be met here.
+    """
+    given = _read(words)
+    k = _size(given.pop("k", ""))
+    lists = {key: given.pop(key).split(",") for key in LISTS}
+    if len(set(lists["seed"])) < len(lists["seed"]) or len(set(lists["task"])) < len(lists["task"]):
+        raise ConfigError("task and seed list different values.")
+    shared = [f"{key}={value}" for key, value in given.items()]
+    runs: list[LandscapeRun] = []
+    lines: list[str] = []
+    for task in lists["task"]:
+        first = _run([*shared, f"task={task}", "seed=0"], (1,))
+        check_run(first)  # what cannot be met here ends here
+        num_layers = first.model.num_layers
+        if k is not None and not 1 <= k < num_layers:
+            raise ConfigError(
+                f"k={k} is out of range: {first.model.name} has {num_layers} layers, so k is between 1 and "
+                f"{num_layers - 1}, or all."
+            )
+        path = path_of(first)
+        there = {(row.layers, row.seed) for row in read_rows(path)[1]} if path.is_file() else set()
+        wanted = sorted(product(every_set(num_layers, k), lists["seed"]), key=lambda one: one[0][0])
+        missing = [
+            LandscapeRun(_run([*shared, f"task={task}", f"seed={seed}"], layers))
+            for layers, seed in wanted
+            if first.force or (layers, int(seed)) not in there
+        ]
+        runs += missing
+        lines.append(f"{path}: {len(wanted) - len(missing)} of {len(wanted)} sets and seeds are there")
+    return Lacking(tuple(runs), tuple(lines))
+
+
+def _read(words: Iterable[str]) -> dict[str, str]:
+    given = dict(PROTOCOL)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            raise ConfigError(f"{word!r} is no override: it reads key=value.")
+        if key == "method" or key.startswith("method."):
+            raise ConfigError(f"{word} is not for a landscape: its method is layers, every set of them.")
+        if "," in value and key not in LISTS and not value.startswith(("[", "{", "'", '"')):
+            raise ConfigError(f"{word}: a landscape takes one value of {key}; lists: {', '.join(LISTS)}.")
+        given[key] = value
+    if lost := [key for key in ("model", "task", "k") if key not in given]:
+        raise ConfigError(
+            f"{lost[0]} is missing: a landscape reads model=<name> task=<name> k=<number of layers, or all>."
+        )
+    if not all(seed.isdigit() for seed in given["seed"].split(",")):
+        raise ConfigError(f"seed={given['seed']} is not allowed: a landscape takes numbers, such as 0,42.")
+    return given
+
+
+def _size(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise ConfigError(f"k={text} is not allowed: it is a number of layers, or all.")
+    return int(text)
+
+
+def _run(words: Sequence[str], layers: tuple[int, ...]) -> RunConfig:
+    listed = ",".join(map(str, layers))
+    return plain_run([*words, *SCRATCH, f"method.layers=[{listed}]"])
+
+
+def keep(run: RunConfig, answers: Sequence[int] | None, gold: Sequence[int] | None) -> Path:
+    """Put the finished record of a run into its landscape; return its file."""
+    from layertune.records.store import Store
+
+    record = Store(run.results_dir, run.outputs_dir).find(run)
+    assert record is not None, f"{run.run_id} is not done"
+    path = path_of(run)
+    add_row(path, *entries_of(run, record, answers, gold))
+    return path
+
+
+@dataclass(frozen=True)
+class KeepingRows:
+    """A task function whose runs become rows of their landscapes, wherever a launcher calls it."""
+
+    task_function: Callable[[Any], Any]
+
+    def __call__(self, config: Any) -> Any:
+        """Run the task, then keep its row."""
+        from layertune.evaluation.evaluate import watched
+
+        answers: dict[str, tuple[Any, Any]] = {}
+
+        def see(split: Any, predictions: Any) -> None:
+            answers[split.name] = (predictions, split.store.labels)
+
+        with watched(see):
+            result = self.task_function(config)
+        run = RunConfig.from_hydra(config)
+        is_classified = run.task.kind == "classification"
+        keep(run, *(answers.get(run.task.data_name, (None, None)) if is_classified else (None, None)))
+        return result
