@@ -13,21 +13,19 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from html import escape
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from markupsafe import escape
 from report.made_records import made
 
 from layertune.config import RunConfig
-from layertune.config.compose import CONFIG_DIR
 from layertune.config.plain import plain_run
 from layertune.errors import RecipeError, RecordError
 from layertune.records import Record, Store
 from layertune.records.store import read_folders
 from layertune.report.aggregate import ReadOut
-from layertune.report.choice import judge_choice
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
 from layertune.report.figures.choices import choices_figure
@@ -40,14 +38,13 @@ from layertune.report.figures.style import save
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
 from layertune.report.modes import compare_modes
-from layertune.report.paper import PAPER_FOLDER, load_paper_tables
+from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import Question, lines, make_plan
 from layertune.report.recipe import choose, objective
 from layertune.report.render.build import sheet_of
-from layertune.report.render.latex import to_latex
-from layertune.report.render.markdown import to_markdown
-from layertune.report.render.page import to_page
+from layertune.report.render.formats import to_latex, to_markdown
+from layertune.report.render.page import Backbone, sentences, to_page
 from layertune.report.render.values_csv import to_csv
 from layertune.report.request import Request
 from layertune.report.summary import compare, compare_means, summarise
@@ -57,7 +54,13 @@ from . import in_folders
 
 MODEL = "tiny_bert"
 TABLES = ("table4", "table9")
-CLAIMS = ("extremes_beat_the_middle", "nearly_as_fast_as_lora", "fewer_parameters", "lora_is_fastest")
+CLAIMS = (
+    "choice_follows_the_task",
+    "extremes_beat_the_middle",
+    "nearly_as_fast_as_lora",
+    "fewer_parameters",
+    "lora_is_fastest",
+)
 DRAWN = 0.02  # share of the cases that draw the figures
 DEEP = 100_000
 
@@ -107,7 +110,8 @@ def _tables(index: RecordIndex, readout: ReadOut) -> str:
     for sheet, table in zip(sheets, values, strict=True):
         for text in (to_markdown(sheet), to_latex(sheet), to_csv(table)):
             text.encode()
-    page = to_page({asked: sheets}, index, {record.run_id for table in values for record in table.records})
+    told = Backbone(asked, sheets, sentences(values, asked))
+    page = to_page([told], index, {record.run_id for table in values for record in table.records})
     page.encode()
     return page
 
@@ -115,7 +119,7 @@ def _tables(index: RecordIndex, readout: ReadOut) -> str:
 def _claims(index: RecordIndex) -> None:
     claims, paper = _of_the_paper()
     judged = judge_all(claims, paper, _request(), index)
-    to_text(judged, _request(), judge_choice(index, MODEL), index.damaged).encode()
+    to_text(judged, _request(), index.damaged).encode()
     to_json(judged, _request()).encode()
 
 
@@ -192,8 +196,7 @@ def _request() -> Request:
 
 @cache
 def _of_the_paper() -> tuple[list[Any], Any]:
-    folder = CONFIG_DIR.parent / PAPER_FOLDER
-    return [claim for claim in load_claims(folder) if claim.id in CLAIMS], load_paper_tables(folder)
+    return [claim for claim in load_claims() if claim.id in CLAIMS], load_paper_tables()
 
 
 @cache

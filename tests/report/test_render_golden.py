@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from every_state import PRINTED, SPEC, every_state
 
+from layertune.report.index import RecordIndex
 from layertune.report.render.build import sheet_of
-from layertune.report.render.html_table import to_html
-from layertune.report.render.latex import to_latex
-from layertune.report.render.markdown import to_markdown
-from layertune.report.render.page import document
+from layertune.report.render.formats import to_latex, to_markdown
+from layertune.report.render.page import to_comparison
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
 from layertune.report.request import Request
@@ -37,12 +36,12 @@ def sheet(values: TableValues) -> Sheet:
 
 
 def _page(values: TableValues, sheet: Sheet) -> str:
-    return document(sheet.title, [to_html(sheet, "../../runs", "table9")])
+    return to_comparison(sheet.title, [sheet], RecordIndex([]), "../../runs")
 
 
 FORMATS: dict[str, Callable[[TableValues, Sheet], str]] = {
     "md": lambda values, sheet: to_markdown(sheet),
-    "tex": lambda values, sheet: to_latex(sheet),
+    "tex": lambda values, sheet: to_latex(sheet, "bert"),
     "csv": lambda values, sheet: to_csv(values),
     "html": _page,
 }

@@ -1,4 +1,4 @@
-"""LaTeX: balanced, as many columns in every row, nothing unescaped; compiled where TeX is installed."""
+"""LaTeX: balanced, as many cells in every row, nothing unescaped, no wider than A4 where TeX is installed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from every_state import SPEC, every_state
+from every_state import every_state
 
 from layertune.report.index import RecordIndex
 from layertune.report.render.build import sheet_of
-from layertune.report.render.latex import escaped, to_latex
+from layertune.report.render.formats import escaped_latex as escaped
+from layertune.report.render.formats import to_latex
+from layertune.report.render.sheet import Line, Sheet
 from layertune.report.request import TABLES, Request
 from layertune.report.values import table_values
 
-DOCUMENT = r"""\documentclass{article}
-\usepackage[landscape,margin=1cm]{geometry}
+DOCUMENT = r"""\documentclass[a4paper]{article}
 \usepackage{booktabs}
 \begin{document}
 %s
@@ -26,13 +27,29 @@ DOCUMENT = r"""\documentclass{article}
 """
 
 
+FULL = (
+    Line("93.4 ± 0.2", count="(3; ±1.1)", marks=("‡",), rank="best"),
+    Line("92.1 → 91.8 ± 0.3", role="paper", delta="+1.3", marks=("1",)),
+)  # as wide as a cell gets
+
+
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """All ten tables without a record, and the one with every state."""
-    request, empty = Request(), RecordIndex([])
-    found = {name: to_latex(sheet_of(table_values(request.table(name), empty), request)) for name in TABLES}
-    every = every_state(tmp_path_factory.mktemp("runs"))
-    return found | {"every_state": to_latex(sheet_of(every, request))}
+def sheets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sheet]:
+    """All ten tables without a record and with all of them, and the one with every state."""
+    request, index = Request(), RecordIndex([])
+    found = {name: sheet_of(table_values(request.table(name), index), request) for name in TABLES}
+    found |= {
+        f"full {name}": dataclasses.replace(
+            sheet, rows=tuple(dataclasses.replace(row, cells=(FULL,) * len(row.cells)) for row in sheet.rows)
+        )
+        for name, sheet in found.items()
+    }
+    return found | {"every_state": sheet_of(every_state(tmp_path_factory.mktemp("runs")), request)}
+
+
+@pytest.fixture(scope="module")
+def tables(sheets: dict[str, Sheet]) -> dict[str, str]:
+    return {name: to_latex(sheet, name.replace(" ", "-")) for name, sheet in sheets.items()}
 
 
 def test_special_characters_become_text() -> None:
@@ -79,27 +96,39 @@ def test_environments_and_braces_are_balanced(tables: dict[str, str]) -> None:
         assert bare.count("{") == bare.count("}"), name
 
 
-def test_every_row_has_as_many_cells_as_the_table_has_columns(tables: dict[str, str]) -> None:
+def test_the_parts_of_a_table_hold_each_cell_once(tables: dict[str, str], sheets: dict[str, Sheet]) -> None:
     for name, text in tables.items():
-        columns = re.search(r"\\begin\{tabular\}\{l(c+)\}", text)
-        assert columns is not None, name
-        spec = SPEC if name == "every_state" else Request().table(name)
-        assert len(columns[1]) == len(spec.columns), name
-        body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
-        rows = [line for line in body.splitlines() if " & " in line]
-        assert len(rows) >= 1 + len(spec.rows), name
-        for row in rows:
-            assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]), (name, row)
-            assert row.endswith((r" \\", r" \\[2pt]")), (name, row)
+        cells = 0
+        for part in text.split(r"\begin{tabular}")[1:]:
+            columns = re.match(r"\{l(c+)\}", part)
+            assert columns is not None, name
+            body = part.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
+            rows = [line for line in body.splitlines() if " & " in line]
+            for row in rows:
+                assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]), (name, row)
+                assert row.endswith((r" \\", r" \\[2pt]")), (name, row)
+            own = [row for row in rows[1:] if not row.startswith(r"\quad{\tiny paper}")]
+            cells += len(own) * len(columns[1])
+        assert cells == sheets[name].cells, name
+        assert text.count(r"\label{") == 1 and text.count(r"\addtocounter") == text.count("(continued)")
+
+
+def test_tables_of_different_models_and_settings_have_labels_of_their_own(sheets: dict[str, Sheet]) -> None:
+    sheet = sheets["table1"]
+    labels = [
+        re.findall(r"\\label\{(.+)\}", to_latex(sheet, folder)) for folder in ("bert", "bert-train=fast")
+    ]
+    assert labels == [["tab:bert-table1"], ["tab:bert-train=fast-table1"]]
 
 
 def test_nothing_but_booktabs_is_needed(tables: dict[str, str]) -> None:
     plain = {
         "begin", "end", "centering", "caption", "label", "scriptsize", "setlength", "tabcolsep", "toprule",
         "midrule", "bottomrule", "multicolumn", "textit", "textbf", "underline", "texttt", "textsuperscript",
-        "tiny", "quad", "par", "medskip", "textwidth", "raggedright", "shortstack", "pm", "to", "cdot",
+        "tiny", "quad", "par", "raggedright", "shortstack", "pm", "to", "cdot",
         "times",
-        "le", "ge", "approx", "uparrow", "downarrow", "alpha", "Delta", "ddag", "dag", "S", "P",
+        "le", "ge", "approx", "addtocounter", "begingroup", "endgroup", "uparrow", "downarrow", "alpha",
+        "Delta", "ddag", "dag", "S", "P",
         "textbackslash", "textasciitilde", "textasciicircum", "textasciigrave", "textless", "textgreater",
         "textbar",
     }  # fmt: skip
@@ -109,16 +138,20 @@ def test_nothing_but_booktabs_is_needed(tables: dict[str, str]) -> None:
         assert set(re.findall(r"\\([A-Za-z]+)", code.replace(r"\\", ""))) <= plain, name
 
 
-def test_it_compiles(tables: dict[str, str], tmp_path: Path) -> None:
-    engine = shutil.which("pdflatex") or shutil.which("tectonic")
+def test_it_compiles_and_nothing_is_wider_or_longer_than_a_page(
+    tables: dict[str, str], tmp_path: Path
+) -> None:
+    engine = shutil.which("pdflatex")
     if engine is None or not _knows("booktabs.sty"):
-        pytest.skip("no TeX engine with booktabs is installed; the other tests check the structure")
+        pytest.skip("no pdflatex with booktabs is installed; the other tests check the structure")
     document = tmp_path / "tables.tex"
     document.write_text(DOCUMENT % "\n\\clearpage\n".join(tables.values()), encoding="utf-8")
-    options = ["-interaction=nonstopmode", "-halt-on-error"] if engine.endswith("pdflatex") else []
-    done = subprocess.run([engine, *options, document.name], cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    command = [engine, "-interaction=nonstopmode", "-halt-on-error", document.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    log = (tmp_path / "tables.log").read_text(encoding="latin-1")
+    assert done.returncode == 0, log[-2000:]
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
+    assert [line for line in log.splitlines() if re.search("Overfull|too large|multiply", line)] == []
 
 
 def _knows(package: str) -> bool:

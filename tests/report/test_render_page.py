@@ -84,8 +84,9 @@ def test_the_page_shows_every_backbone_that_has_a_folder_as_its_request_asks(res
     assert read_request(results / "tables" / GTE.folder / "request.json") == GTE
     page = (results / "tables" / "index.html").read_text(encoding="utf-8")
     assert "make tables MODEL=gte_small SET=train.epochs=3" in page
-    assert "make tables MODEL=bert READOUT=best" in page
-    assert page.index('id="bert-readout=best"') < page.index('id="gte_small-train.epochs=3"')
+    assert "make plan MODEL=bert READOUT=best" in page
+    empty_last = ('id="gte_small-train.epochs=3"', 'id="bert-readout=best"')
+    assert page.index(empty_last[0]) < page.index(empty_last[1])
     assert "91.0 ± 1.0" in page
 
 
@@ -112,11 +113,13 @@ def test_every_link_of_the_page_leads_somewhere_and_nothing_is_loaded(results: P
     write_tables(GTE, results)
     page = results / "tables" / "index.html"
     found = _Links(page.read_text(encoding="utf-8"))
-    assert not found.tags & {"script", "img", "link", "iframe"}
+    assert not found.tags & {"link", "iframe"}  # style and script are within the page
     assert len(set(found.ids)) == len(found.ids)
     inside = {link[1:] for link in found.links if link.startswith("#")}
     assert inside <= set(found.ids)
-    records = {link for link in found.links if not link.startswith("#")}
+    files = {link for link in found.links if not link.startswith("#")}
+    assert all((page.parent / link).is_file() for link in files)
+    records = {link for link in files if link.endswith(".json")}
     assert {(page.parent / link).resolve().name for link in records} == {
         path.name
         for path in (results / "runs").iterdir()  # all of them: what no table shows is listed below
@@ -132,12 +135,52 @@ def test_links_of_a_markdown_table_lead_to_records(results: Path) -> None:
     assert all(json.loads((path.parent / link).read_text())["spec"]["task"] == "sst2" for link in links)
 
 
+def test_a_summary_stands_before_the_tables_and_links_to_claims_and_figures(results: Path) -> None:
+    (results / "claims").mkdir()
+    (results / "claims" / f"{GTE.folder}.md").touch()
+    (results / "figures" / GTE.folder).mkdir(parents=True)
+    write_tables(GTE, results)
+    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    start, tables = page.index('<section class="summary"'), page.index('<table class="numbers">')
+    summary = page[start:tables]
+    assert "6 runs of 2 methods on 1 task, seeds 0, 42 and 100, on GPU A" in summary
+    assert "no average compares yet" in summary and "16</td>" in summary
+    assert f'href="../claims/{GTE.folder}.md"' in summary and f'href="../figures/{GTE.folder}"' in summary
+    assert '../figures/gte_small"' not in summary  # none was drawn
+
+
+def test_an_average_over_all_tasks_is_said_in_a_sentence_and_drawn_against_its_cost(tmp_path: Path) -> None:
+    spec = Request().table("table2")
+    scores = {"full": 0.9, "lora": 0.8, "low_k": 0.7, "block_low": 0.85}
+    records = [
+        made(run, scores[row.key], run_id=f"{row.key}-{run.config_sha256[:12]}", selected=None)
+        for row in spec.rows
+        if row.key in scores
+        for column in spec.columns
+        if not column.mean_of
+        for run in spec.cell(row.key, column.key).own_runs()
+    ]
+    write(tmp_path / "runs", *records)
+    written = write_tables(Request(), tmp_path)
+    page = written.page.read_text(encoding="utf-8")
+    assert (
+        "Table 2, average of 7 tasks, 4 of 17 rows: Full Fine-tuning 90.0; the best others Block-wise lowest "
+        "layer 85.0, LoRA 80.0 and Low Scoring k layers 70.0; layers by cosine score: Block-wise lowest "
+        "layer 85.0 and Low Scoring k layers 70.0."
+    ) in page
+    assert 'src="bert/cost.svg"' in page and (tmp_path / "tables" / "bert" / "cost.svg").is_file()
+    for path in (tmp_path / "runs").iterdir():
+        path.unlink()
+    assert "cost.svg" not in write_tables(Request(), tmp_path).page.read_text(encoding="utf-8")
+    assert not (tmp_path / "tables" / "bert" / "cost.svg").exists()
+
+
 def test_records_that_no_table_shows_are_listed(results: Path) -> None:
     write_tables(GTE, results)
     page = (results / "tables" / "index.html").read_text(encoding="utf-8")
-    assert "Other records: 2 that no table shows" in page
+    assert "<summary>gte_small: 2 records</summary>" in page
     assert "accuracy 71.2" in page and "head_only" in page
-    assert '<td>failed</td><td>none (<a href="../runs/gte_small-trec-lisa-s0.json">0</a>)</td>' in page
+    assert 'none (<a href="../runs/gte_small-trec-lisa-s0.json">0</a>)</td>' in page
     assert "<code>make tables MODEL=mpnet</code>" in page and "accuracy 95.0" in page
 
 
@@ -155,7 +198,9 @@ def test_the_command_that_would_show_records_of_other_settings_is_named(tmp_path
 def test_tables_without_a_record_say_that_all_cells_are_missing(results: Path) -> None:
     write_tables(Request(), results)
     page = (results / "tables" / "index.html").read_text(encoding="utf-8")
-    assert "Table 7, BERT-base: all 16 cells are missing" in page
+    (line,) = [line for line in page.splitlines() if line.startswith('<li id="bert">')]
+    assert "no record yet" in line and 'href="bert/table1.md"' in line and "make plan MODEL=bert" in line
+    assert '<section id="bert' not in page  # a model without records is one line
     text = (results / "tables" / "bert" / "table7.md").read_text(encoding="utf-8")
     assert text.count("| —<br>") == 16
     assert "— missing: no run has been recorded." in text

@@ -92,7 +92,8 @@ def _head(judged: Sequence[Judged], request: Request) -> list[str]:
     paper, ours = _counts([one.paper for one in judged]), _counts([one.ours for one in judged])
     begun = sum(bool(one.evidence.run_ids) for one in judged if one.ours.status == "not_enough_runs")
     lines = [
-        f"{len(judged)} claims; written by `{request.make('claims')}`. How to read this stands at the end.",
+        f"{len(judged)} claims; written by `{request.make('claims')}`. How to read this stands at the end. "
+        f"[Tables](../tables/index.html#{request.folder}).",
         "",
         f"- by the paper's own tables {paper['holds']} follow, {paper['does_not_hold']} do not, "
         f"{paper['not_enough_runs']} cannot be told (figures print no numbers)",

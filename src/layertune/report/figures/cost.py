@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ from layertune.report.aggregate import CellValue
 from layertune.report.figures import style
 from layertune.report.figures.labels import Label, label_points
 from layertune.report.figures.similarity import Mark
+from layertune.report.index import RecordIndex
+from layertune.report.measures import run_seconds
 from layertune.report.rounding import printed
 from layertune.report.spec import load_table, model_title
 from layertune.report.values import TableValues
@@ -94,6 +98,74 @@ def points_of(values: TableValues, column: str) -> list[Point]:
         method = row.key.partition("@")[0]
         points.append(Point(f"{row.title}{runs}", group_of(method), score.mean, score.std, cost.mean))
     return points
+
+
+def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list[Point], list[str]]:
+    """Return scores and seconds of the rows of some tables, as means over tasks, and these tasks.
+
+    The tasks are those that at least half as many rows have as the one with most; a row counts that has all
+    of them, on the device of most records. Nothing is returned for fewer than three rows.
+    """
+    found: dict[str, dict[str, tuple[float, float]]] = {}  # row -> task -> score, seconds
+    titles = {row.key: row for table in tables for row in table.spec.rows if not row.of}
+    devices = Counter(record.device for table in tables for record in table.records)
+    for table in tables:
+        for column in (column for column in table.spec.columns if not column.mean_of):
+            for row in (row for row in table.spec.rows if not row.of):
+                value = table.cell(row.key, column.key)
+                records = [index.by_id[run_id] for run_id in value.run_ids]
+                seconds = [run_seconds(one, column, table.readout) for one in records]
+                known = [one for one in seconds if one is not None]
+                if (
+                    value.mean is None
+                    or not known
+                    or {r.device for r in records} != {max(devices, key=lambda n: (devices[n], n))}
+                ):
+                    continue
+                found.setdefault(row.key, {})[column.task] = (value.mean, statistics.fmean(known))
+    counts = Counter(task for tasks in found.values() for task in tasks)
+    tasks = [task for task, count in counts.items() if 2 * count >= max(counts.values())]
+    whole = {key: own for key, own in found.items() if set(tasks) <= set(own)}
+    if len(whole) < 3:
+        return [], []
+    points = [
+        Point(
+            titles[key].title.replace(" (Ours)", ""),
+            group_of(titles[key].name),
+            statistics.fmean(own[task][0] for task in tasks),
+            None,
+            statistics.fmean(own[task][1] for task in tasks),
+        )
+        for key, own in whole.items()
+    ]
+    return points, tasks
+
+
+def mean_cost_figure(points: list[Point], tasks: Sequence[str], model: str) -> Figure:
+    """Return the figure of `mean_points`: one panel."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with style.print_style():
+        figure = style.new_figure(style.WIDTH, 4.4)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        _panel(axes, points, "mean score")
+        axes.set_xlabel(
+            "seconds of a run: training, scoring the layers, caching frozen ones (CPU seconds on a CPU)"
+        )
+        _legend(
+            figure,
+            {point.group for point in points},
+            f"Score against cost: {model}, {len(tasks)} task{'s' * (len(tasks) > 1)}",
+        )
+        style.caption(
+            figure,
+            [f"Means over seeds and {', '.join(tasks)}. One run at a time was not assured."],
+        )
+        style.settle(figure)
+        shown = [Label(p.cost, _shown(axes, p), _text(axes, p), GROUPS[p.group].colour, 0.0) for p in points]
+        label_points(figure, axes, shown)
+    return figure
 
 
 def cost_figure(values: TableValues) -> Figure:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from layertune.records.record import Record
+from layertune.records.store import is_stale
 from layertune.report.aggregate import ReadOut
 from layertune.report.request import NO_SETTINGS, Request
 from layertune.report.rounding import printed
@@ -57,11 +58,22 @@ def other_settings(records: Iterable[Record], request: Request) -> str:
 
     A table shows only records of its own settings: those of `train.epochs=3` appear where that is asked.
     """
-    asked = Counter(_own(record) for record in records if record.spec.stage == "run")
+    asked = Counter(
+        _request_of(record, request)
+        for record in records
+        if record.spec.stage == "run" and not is_stale(record)
+    )
     if not asked:
         return ""
-    most = min(asked, key=lambda words: (-asked[words], words))
-    return "" if set(most) == set(request.overrides) else replace(request, overrides=most).make()
+    most = min(asked, key=lambda one: (-asked[one], one.make()))
+    return "" if most.folder == request.folder else most.make()
+
+
+def _request_of(record: Record, request: Request) -> Request:
+    """Return the request whose tables can show a record; paper and timing are the tables own protocols."""
+    spec = record.spec
+    protocol = None if spec.protocol in ("paper", "timing") else spec.protocol
+    return replace(request, train=spec.train, grid=spec.grid, protocol=protocol, overrides=_own(record))
 
 
 def _method(record: Record) -> str:

@@ -1,165 +1,183 @@
-"""All tables of all backbones as one page that needs no other file, and what no table shows."""
+"""The page of all backbones: of each first what was run and what it shows, then its tables, then the rest."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from layertune.records.record import Record
+from layertune.report.aggregate import MARKS
 from layertune.report.index import RecordIndex
 from layertune.report.render.footers import READ_OUTS
-from layertune.report.render.html_table import links, to_html
+from layertune.report.render.formats import to_html
 from layertune.report.render.others import OtherRuns, other_runs, other_settings
-from layertune.report.render.page_style import STYLE
 from layertune.report.render.sheet import Sheet
-from layertune.report.render.words import STATE_MEANING
+from layertune.report.render.words import STATE_MEANING, listed
 from layertune.report.request import Request
+from layertune.report.rounding import printed
 from layertune.report.spec import model_title
+from layertune.report.values import TableValues
+from layertune.report.verdicts import STRATEGIES
 
-INTRO = "Every number comes from the records it links to, none is typed. A cell without a number says why."
+RANKING = ("table1", "table2")  # where all methods stand over many tasks
+NAMED = 3  # methods that a sentence names
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What the page shows of one request."""
+
+    request: Request
+    sheets: Sequence[Sheet]
+    sentences: Sequence[str] = ()
+    hint: str = ""  # the command whose tables show most of its other records
+    picture: str = ""  # path from the page
+    links: Sequence[tuple[str, str]] = ()  # words, path from the page
+
+    @property
+    def title(self) -> str:
+        """The model's title."""
+        return model_title(self.request.model)
+
+    @property
+    def asked(self) -> str:
+        """Model and settings, as `run.py` takes them."""
+        return " ".join((f"model={self.request.model}", *self.request.settings))
+
+    @property
+    def anchor(self) -> str:
+        """The id of its part of the page, and the name of its folder."""
+        return self.request.folder
+
+    @property
+    def shown(self) -> bool:
+        """Whether any table has a record; one without is a line."""
+        return not all(sheet.is_empty for sheet in self.sheets)
+
+    @property
+    def command(self) -> str:
+        """The command that writes its tables."""
+        return self.request.make()
+
+    @property
+    def plan(self) -> str:
+        """The command that lists what is missing."""
+        return self.request.make("plan")
+
+    def place_of(self, sheet: Sheet) -> str:
+        """Return where a table stands: on the page, or in a file of its own where nothing is recorded."""
+        return f"{self.anchor}/{sheet.name}.md" if sheet.is_empty else f"#{self.anchor}-{sheet.name}"
+
+
+@dataclass(frozen=True)
+class Other:
+    """A model that has records and no tables."""
+
+    model: str
+    command: str
 
 
 def to_page(
-    tables: Mapping[Request, Sequence[Sheet]],
-    index: RecordIndex,
-    shown: Iterable[str],
-    runs: str = "../runs",
+    backbones: Sequence[Backbone], index: RecordIndex, shown: Iterable[str], runs: str = "../runs"
 ) -> str:
     """Return the page.
 
     Args:
-        tables: the sheets of each backbone.
+        backbones: the requests that have a folder.
         index: all records, for those that no table shows.
         shown: run ids that a table uses or lists.
         runs: path from the page to the folder of records.
     """
     ids = set(shown)
-    others: dict[str, list[Record]] = {}
+    left_out: dict[str, list[Record]] = {}
     for record in index.records:
         if record.run_id not in ids:
-            others.setdefault(record.spec.model, []).append(record)
-    body = ["<h1>layertune: tables</h1>", f"<p>{INTRO}</p>", _overview(tables), _signs()]
-    for request, sheets in tables.items():
-        body += _backbone(request, sheets, others.pop(request.model, []), runs)
-    for model in sorted(others):
-        body += [
-            f'<h2 id="{escape(model)}">{escape(model)}</h2>',
-            "<p>No tables were made of this model.</p>",
-        ]
-        command = other_settings(others[model], Request(model)) or Request(model).make()
-        body.append(f"<p>Its tables: <code>{escape(command)}</code></p>")
-        body.append(_others(other_runs(others[model], "last"), runs))
-    body.append(_damaged(index.damaged))
-    return document("layertune: tables", body)
+            left_out.setdefault(record.spec.model, []).append(record)
+    with_tables = {one.request.model: one.request for one in backbones}
+    others = [
+        Other(model, other_settings(left_out[model], Request(model)) or Request(model).make())
+        for model in sorted(left_out)
+        if model not in with_tables
+    ]
+    found: list[tuple[str, list[OtherRuns]]] = [
+        (model, other_runs(left_out[model], with_tables[model].readout if model in with_tables else "last"))
+        for model in sorted(left_out)
+    ]
+    return to_html(
+        "page",
+        title="layertune: tables",
+        backbones=backbones,
+        others=others,
+        other_runs=found,
+        runs=runs,
+        damaged=index.damaged,
+        signs=STATE_MEANING.values(),
+    )
 
 
 def to_comparison(title: str, sheets: Sequence[Sheet], index: RecordIndex, runs: str) -> str:
     """Return the page of a comparison."""
-    body = [f"<h1>{escape(title)}</h1>", f"<p>{INTRO}</p>"]
-    body.append(f"<nav>{' '.join(_jump(sheet, sheet.name) for sheet in sheets)}</nav>")
-    body += [_section(sheet, runs, sheet.name) for sheet in sheets]
-    body.append(_damaged(index.damaged))
-    return document(title, body)
+    return to_html("comparison", title=title, sheets=sheets, runs=runs, damaged=index.damaged)
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """Return a whole HTML document."""
-    text = "\n".join(part for part in body if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{text}\n</body>\n</html>\n"
-    )
-
-
-def _backbone(request: Request, sheets: Sequence[Sheet], others: Sequence[Record], runs: str) -> list[str]:
-    """Return a backbone's heading, its ten tables and its other records."""
-    name = escape(request.model)
-    asked = " ".join((f"model={request.model}", *request.settings))
+def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
+    """Say what was run for the tables of a request, and what they show."""
+    records = list({record.run_id: record for table in tables for record in table.records}.values())
+    if not records:
+        return []
+    cells = [value for table in tables for value in table.cells.values()]
+    found = [_counted(len(records), "run"), "of", _counted(len({r.spec.method for r in records}), "method")]
+    found += ["on", _counted(len({r.spec.task for r in records}), "task")]
+    seeds = listed([str(seed) for seed in sorted({r.spec.seed for r in records})])
+    devices = "; ".join(sorted({record.device for record in records}))
+    done = sum(value.state == "done" for value in cells)
     lines = [
-        f'<h2 id="{escape(request.folder)}">{escape(model_title(request.model))} ({escape(asked)})</h2>',
-        f"<p>Read-out {escape(READ_OUTS[request.readout])}.</p>",
-        f"<p>Made by <code>{escape(request.make())}</code></p>",
-        f"<nav>{' '.join(_jump(sheet, _anchor(request, sheet)) for sheet in sheets)}</nav>",
+        f"{' '.join(found)}, seeds {seeds}, on {devices}: {done} of {len(cells)} cells of the ten tables are "
+        f"done. Read-out {READ_OUTS[request.readout]}."
     ]
-    lines += [_section(sheet, runs, _anchor(request, sheet)) for sheet in sheets]
-    if others:
-        if command := other_settings(others, request):
-            told = f"Most records of {name} that no table shows were made with other settings"
-            lines.insert(3, f"<p>{told}: <code>{escape(command)}</code></p>")
-        lines.append(_others(other_runs(others, request.readout), runs))
+    statuses = Counter(record.data_status for record in records if not record.is_official)
+    if statuses:
+        told = ", ".join(f"{status} ({count} runs)" for status, count in sorted(statuses.items()))
+        lines.append(
+            f"{MARKS['data']} Not on the official data: {told}. The paper's numbers are of other rows."
+        )
+    stale = {run_id for table in tables for run_id in table.stale}
+    if stale:
+        lines.append(
+            f"{_counted(len(stale), 'record')} of older versions not used: run.py repeats these runs."
+        )
+    lines += [_ranking(table) for table in tables if table.spec.name in RANKING]
     return lines
 
 
-def _section(sheet: Sheet, runs: str, anchor: str) -> str:
-    """Return a table; folded where there is not one record, and it says so."""
-    if not sheet.is_empty:
-        return to_html(sheet, runs, anchor)
-    told = f"{escape(sheet.title)}: all {_cells(sheet)} cells are missing"
-    return f'<details id="{anchor}"><summary>{told}</summary>\n{to_html(sheet, runs, "")}\n</details>'
+def _ranking(table: TableValues) -> str:
+    """Say which methods lead a table's average, over the rows that have one."""
+    columns = [column for column in table.spec.columns if column.mean_of]
+    averages: Mapping[str, float] = {
+        row.key: mean
+        for row in table.spec.rows
+        for column in columns
+        if (mean := table.cell(row.key, column.key).mean) is not None
+        and table.cell(row.key, column.key).has_learned
+    }
+    title = table.spec.title
+    if len(averages) < 2:
+        return f"{title}: fewer than two methods have all tasks and seeds: no average compares yet."
+    tasks = len(columns[0].mean_of)
+    named = {
+        row.key: f"{row.title} {printed(averages[row.key], 1)}"
+        for row in table.spec.rows
+        if row.key in averages
+    }
+    full = named.pop("full", "")
+    order = sorted(named, key=lambda key: -averages[key])
+    ours = [named[key] for key in order if key in STRATEGIES]
+    text = f"{title}, average of {_counted(tasks, 'task')}, {len(averages)} of {len(table.spec.rows)} rows: "
+    text += f"{full}; " if full else "full fine-tuning is missing; "
+    text += f"the best others {listed([named[key] for key in order[:NAMED]])}"
+    return text + (f"; layers by cosine score: {listed(ours)}." if ours else ".")
 
 
-def _overview(tables: Mapping[Request, Sequence[Sheet]]) -> str:
-    """Return done cells of all cells, backbone by table, as links."""
-    names = list(dict.fromkeys(sheet.name for sheets in tables.values() for sheet in sheets))
-    head = "".join(f'<th scope="col">{escape(name.removeprefix("table"))}</th>' for name in names)
-    lines = [
-        "<h2>Coverage</h2>",
-        "<p>Cells that are done, of all cells, by table.</p>",
-        f'<div class="wide"><table class="overview"><thead><tr><th>Table</th>{head}</tr></thead><tbody>',
-    ]
-    for request, sheets in tables.items():
-        cells = "".join(
-            f'<td><a href="#{_anchor(request, sheet)}">{_cells(sheet) - sheet.gaps}/{_cells(sheet)}</a></td>'
-            for sheet in sheets
-        )
-        name = escape(request.folder)
-        lines.append(f'<tr><th scope="row"><a href="#{name}">{name}</a></th>{cells}</tr>')
-    return "\n".join([*lines, "</tbody></table></div>"])
-
-
-def _signs() -> str:
-    meanings = "".join(f"<li>{escape(text)}</li>" for text in STATE_MEANING.values())
-    return f'<ul class="below">{meanings}</ul>'
-
-
-def _others(found: Sequence[OtherRuns], runs: str) -> str:
-    """Return the table of records that no table above shows."""
-    number = sum(len(one.runs) for one in found)
-    lines = [
-        f"<details><summary>Other records: {number} that no table shows</summary>",
-        '<div class="wide"><table class="others"><thead><tr><th>Task</th><th>Method</th><th>Asked for</th>'
-        "<th>State</th><th>Score (record)</th></tr></thead><tbody>",
-    ]
-    for one in found:
-        scores = ", ".join(
-            f"{escape(score)} ({links(runs, (run,))})"
-            for score, run in zip(one.scores, one.runs, strict=True)
-        )
-        data = "" if one.is_official else " ‡"
-        lines.append(
-            f"<tr><td>{escape(one.task)}{data}</td><td>{escape(one.method)}</td>"
-            f"<td>{escape(one.settings)}</td><td>{escape(one.status)}</td><td>{scores}</td></tr>"
-        )
-    lines.append("</tbody></table></div><p>In brackets the seed. ‡ not the official data.</p></details>")
-    return "\n".join(lines)
-
-
-def _damaged(damaged: Sequence[str]) -> str:
-    """Name the files among the records that are none, each with its reason."""
-    if not damaged:
-        return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in damaged)
-    return f"<h2>Damaged records, not used</h2>\n<ul>{items}</ul>"
-
-
-def _jump(sheet: Sheet, anchor: str) -> str:
-    return f'<a href="#{anchor}">{escape(sheet.title.partition(",")[0])}</a>'
-
-
-def _anchor(request: Request, sheet: Sheet) -> str:
-    return escape(f"{request.folder}-{sheet.name}")
-
-
-def _cells(sheet: Sheet) -> int:
-    return len(sheet.rows) * len(sheet.columns)
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -46,6 +46,10 @@ class SheetRow:
     cells: tuple[tuple[Line, ...], ...]
     marks: tuple[str, ...] = ()
 
+    def has(self, role: Role, level: int) -> bool:
+        """Whether any cell has such a line at this height."""
+        return any(len(cell) > level and cell[level].role == role for cell in self.cells)
+
 
 @dataclass(frozen=True)
 class Footer:
@@ -72,7 +76,22 @@ class Sheet:
     gaps: int  # cells that are not done
     is_empty: bool  # not one record
 
+    @property
+    def cells(self) -> int:
+        """How many cells the table has."""
+        return len(self.rows) * len(self.columns)
+
     def groups(self) -> Iterator[tuple[str, tuple[SheetRow, ...]]]:
         """Yield the rows that stand together, with their heading."""
         for group, rows in groupby(self.rows, key=lambda row: row.group):
             yield group, tuple(rows)
+
+    def traced(self) -> list[tuple[str, str, Line]]:
+        """Return row, column and line of every number that has records of its own, one per seed."""
+        return [
+            (row.title, title, line)
+            for row in self.rows
+            for (title, _), cell in zip(self.columns, row.cells, strict=True)
+            for line in cell
+            if line.is_by_seed
+        ]

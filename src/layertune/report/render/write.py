@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layertune.config.files import write_atomic
+from layertune.report.figures import style
+from layertune.report.figures.cost import mean_cost_figure, mean_points
 from layertune.report.index import RecordIndex
 from layertune.report.render.build import sheet_of
 from layertune.report.render.compare import compared, folder_name, title_of_comparison
-from layertune.report.render.latex import to_latex
-from layertune.report.render.markdown import to_markdown
+from layertune.report.render.formats import to_latex, to_markdown
 from layertune.report.render.others import other_settings
-from layertune.report.render.page import to_comparison, to_page
+from layertune.report.render.page import RANKING, Backbone, sentences, to_comparison, to_page
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
 from layertune.report.request import FILE, TABLES, Request, read_request
+from layertune.report.spec import model_title
 from layertune.report.values import TableValues, table_values
+
+PICTURE = "cost.svg"
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,16 @@ def write_tables(request: Request, results: Path) -> Written:
         if path.parent.name != request.folder:
             other = read_request(path)
             values[other] = _values(other, index)
-    order = sorted(values, key=lambda one: (one.model != "bert", one.folder))
-    sheets = {one: [sheet_of(table, one) for table in values[one]] for one in order}
+    used = {one: len({run_id for table in values[one] for run_id in _used(table)}) for one in values}
+    order = sorted(values, key=lambda one: (-used[one], one.model != "bert", one.folder))
+    sheets = [sheet_of(table, request) for table in values[request]]
     request.write(folder / request.folder)
-    files = _write(folder / request.folder, sheets[request], [[table] for table in values[request]])
+    files = _write(folder / request.folder, request.folder, sheets, [[table] for table in values[request]])
+    files += _picture(request, values[request], index, folder / request.folder)
     shown = {run_id for tables in values.values() for table in tables for run_id in _shown(table)}
-    page = write_atomic(folder / "index.html", to_page(sheets, index, shown).encode())
-    left_out = [
-        record
-        for record in index.records
-        if record.run_id not in shown and record.spec.model == request.model
-    ]
-    hint = other_settings(left_out, request)
+    backbones = [_backbone(one, values[one], index, shown, results) for one in order]
+    page = write_atomic(folder / "index.html", to_page(backbones, index, shown).encode())
+    hint = next(one.hint for one in backbones if one.request == request)
     return Written(page, tuple(files), index, _coverage(values[request]), hint)
 
 
@@ -75,23 +77,58 @@ def write_comparison(one: Request, other: Request, results: Path) -> Written:
     index = RecordIndex.read(results / "runs")
     sides = _values(one, index), _values(other, index)
     sheets = [compared((one, first), (other, second)) for first, second in zip(*sides, strict=True)]
-    files = _write(folder, sheets, [list(pair) for pair in zip(*sides, strict=True)])
+    files = _write(folder, folder.name, sheets, [list(pair) for pair in zip(*sides, strict=True)])
     title = f"layertune: {title_of_comparison(one, other)}"
     page = write_atomic(folder / "index.html", to_comparison(title, sheets, index, "../../runs").encode())
     return Written(page, tuple(files), index, _coverage([*sides[0], *sides[1]]))
+
+
+def _backbone(
+    request: Request, tables: list[TableValues], index: RecordIndex, shown: set[str], results: Path
+) -> Backbone:
+    """Return what the page shows of a request; it links to the claims and figures that lie in `results`."""
+    places = {
+        "which claims hold": f"claims/{request.folder}.md",
+        "figures of the runs": f"figures/{request.folder}",
+        "figures of the layer scores": f"figures/{request.model}",
+    }
+    left_out = [one for one in index.records if one.run_id not in shown and one.spec.model == request.model]
+    return Backbone(
+        request,
+        [sheet_of(table, request) for table in tables],
+        sentences(tables, request),
+        other_settings(left_out, request),
+        f"{request.folder}/{PICTURE}" if (results / "tables" / request.folder / PICTURE).is_file() else "",
+        [
+            (words, f"../{place}")
+            for words, place in dict.fromkeys(places.items())
+            if (results / place).exists()
+        ],
+    )
+
+
+def _picture(request: Request, tables: list[TableValues], index: RecordIndex, folder: Path) -> list[Path]:
+    """Draw scores against costs over all tasks; nothing, and what was drawn is removed, with too few runs."""
+    points, tasks = mean_points([table for table in tables if table.spec.name in RANKING], index)
+    if not points:
+        (folder / PICTURE).unlink(missing_ok=True)
+        return []
+    return [style.save(mean_cost_figure(points, tasks, model_title(request.model)), folder / PICTURE)]
 
 
 def _values(request: Request, index: RecordIndex) -> list[TableValues]:
     return [table_values(request.table(name), index, request.readout) for name in TABLES]
 
 
-def _write(folder: Path, sheets: Sequence[Sheet], values: Sequence[Sequence[TableValues]]) -> list[Path]:
+def _write(
+    folder: Path, label: str, sheets: Sequence[Sheet], values: Sequence[Sequence[TableValues]]
+) -> list[Path]:
     """Write each sheet in three formats; return the paths."""
     files = []
     for sheet, tables in zip(sheets, values, strict=True):
         for suffix, text in (
             ("md", to_markdown(sheet)),
-            ("tex", to_latex(sheet)),
+            ("tex", to_latex(sheet, label)),
             ("csv", to_csv(*tables)),
         ):
             files.append(write_atomic(folder / f"{sheet.name}.{suffix}", text.encode()))
@@ -100,8 +137,13 @@ def _write(folder: Path, sheets: Sequence[Sheet], values: Sequence[Sequence[Tabl
 
 def _shown(table: TableValues) -> Iterable[str]:
     """Return the run ids that a table uses or names."""
-    yield from (record.run_id for record in table.records)
+    yield from _used(table)
     yield from table.stale
+
+
+def _used(table: TableValues) -> Iterable[str]:
+    """Return the run ids that a table uses."""
+    yield from (record.run_id for record in table.records)
 
 
 def _coverage(tables: Iterable[TableValues]) -> tuple[tuple[str, int, int], ...]:
