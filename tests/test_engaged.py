@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_runs import compose_tiny, options_of, timeless
 
-from layertune.config.compose import group_file, group_names
+from layertune.config.groups import group_file, group_names
 from layertune.errors import RunFailed
 from layertune.methods import METHODS, HeadOnly, SelectedLayers
 from layertune.pipeline import execute

@@ -16,7 +16,7 @@ from device_cases import (
 from tiny_runs import NO_DROPOUT, Prepared, assert_same, compose_tiny, prepare, weights
 
 from layertune.config import DecodingSpec, TaskSpec
-from layertune.config.compose import group_names
+from layertune.config.groups import group_names
 from layertune.errors import Interruption
 from layertune.evaluation.generation import generate
 from layertune.models import build_model, load_tokenizer

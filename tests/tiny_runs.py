@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.compose import compose_run, group_file
+from layertune.config.compose import compose_run
+from layertune.config.groups import group_file
 from layertune.methods import Method, Preparation, build_method
 from layertune.models import TaskModel, build_model, load_tokenizer
 from layertune.runtime import Runtime, prepare_runtime

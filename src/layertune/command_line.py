@@ -113,7 +113,7 @@ def _say(sentence: object, code: int) -> int:
 
 def help_text() -> str:
     """Return the help page: the groups with their choices, and the keys people use."""
-    from layertune.config.compose import group_names
+    from layertune.config.groups import group_names
 
     groups = ("model", "task", "method", "protocol", "train", "tracking", "sweep", "table")
     width = max(map(len, groups)) + 1

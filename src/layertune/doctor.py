@@ -55,7 +55,7 @@ def _bf16() -> str:
 
 def _demo_model() -> str:
     from layertune.config.build import build_dataclass
-    from layertune.config.compose import group_file
+    from layertune.config.groups import group_file
     from layertune.config.schema import ModelSpec
     from layertune.config.weights import weights_folder
 

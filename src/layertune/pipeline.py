@@ -12,7 +12,6 @@ from layertune.methods import build_method
 from layertune.models import build_model, load_tokenizer
 from layertune.models.limits import refuse_what_does_not_fit
 from layertune.records import Record, Store
-from layertune.records import sections as say
 from layertune.records.claims import claimed
 from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
@@ -23,7 +22,7 @@ from layertune.stopping import stopping_at_once
 from layertune.tasks import load_task
 from layertune.training import train
 from layertune.training.checkpoint import remove_checkpoint
-from layertune.training.engagement import Engagement, measured_facts, parameter_facts
+from layertune.training.engagement import Engagement, measured_facts, model_record, parameter_facts
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +69,8 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> Callable[[Record],
 
     prep = method.prepare(model, data, runtime)  # score, select, freeze (§3)
     facts = parameter_facts(model, prep)
-    of_model = partial(say.model_section, run, tokenizer_key, model.backbone.commit)
-    draft.put(selection=say.selection_section(run, prep), model=of_model(facts))
+    of_model = partial(model_record, run, tokenizer_key, model.backbone.commit)
+    draft.put(selection=prep.record(run), model=of_model(facts))
     if run.stage == "score":
         return _nothing
 
@@ -82,7 +81,7 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> Callable[[Record],
         draft.put(
             model=of_model(measured_facts(model, prep, outcome)),
             training=outcome.record(),
-            metrics=say.metrics_section(outcome, saved_outputs(run, data, outcome.read_epochs)),
+            metrics=outcome.metrics(saved_outputs(run, data, outcome.read_epochs)),
             checks=proof.check(run, model, data, prep, outcome),
         )
         if prep.scores is not None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from layertune.config import RunConfig
-from layertune.config.build import run_from_hydra
 from layertune.config.compose import compose_tree
+from layertune.config.run import run_from_hydra
 
 Tree = dict[str, Any]
 

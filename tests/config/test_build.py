@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from layertune.config import RunConfig
-from layertune.config.build import convert, describe, run_from_hydra
+from layertune.config.build import convert, describe
+from layertune.config.run import run_from_hydra
 from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]

@@ -12,7 +12,7 @@ import pytest
 from layertune.config import MethodSpec, RunConfig
 from layertune.config import compose as compose_module
 from layertune.config.build import build_method
-from layertune.config.compose import group_file, group_names
+from layertune.config.groups import group_file, group_names
 from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]

@@ -15,14 +15,16 @@ from hydra.core.global_hydra import GlobalHydra
 
 from layertune.config import MethodSpec, RunConfig
 from layertune.config import checks as checks_module
-from layertune.config.build import run_from_hydra
 from layertune.config.compose import (
-    CONFIG_DIR,
     compose_run,
     compose_tree,
+)
+from layertune.config.groups import (
+    CONFIG_DIR,
     group_file,
     group_names,
 )
+from layertune.config.run import run_from_hydra
 from layertune.errors import ConfigError
 
 Tree = dict[str, Any]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from layertune.config import MethodSpec, RunConfig
-from layertune.config.compose import compose_run, group_file, group_names
+from layertune.config.compose import compose_run
 from layertune.config.grids import middle, next_rate, rates_to_search
+from layertune.config.groups import group_file, group_names
 from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]

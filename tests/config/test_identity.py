@@ -20,9 +20,9 @@ from layertune.config import (
     TaskSpec,
     TrainSpec,
 )
-from layertune.config.build import run_from_hydra
 from layertune.config.compose import compose_tree
 from layertune.config.identity import config_sha256, identity_of, sha256_of
+from layertune.config.run import run_from_hydra
 from layertune.config.schema import always_identity
 
 Build = Callable[..., RunConfig]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from layertune.config import DecodingSpec, RunConfig
+from layertune.config.compose import plain_run
 from layertune.config.files import splits_needed
-from layertune.config.plain import plain_run
 from layertune.report.spec import load_table, table_names
 
 

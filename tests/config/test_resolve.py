@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from layertune.config import RunConfig, TrainDefaults
-from layertune.config.build import run_from_hydra
 from layertune.config.resolve import BUILT_IN, resolve_training
+from layertune.config.run import run_from_hydra
 
 Build = Callable[..., RunConfig]
 

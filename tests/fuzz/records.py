@@ -21,7 +21,7 @@ from markupsafe import escape
 from report.made_records import made
 
 from layertune.config import RunConfig
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.errors import RecipeError, RecordError
 from layertune.records import Record, Store
 from layertune.records.store import read_folders

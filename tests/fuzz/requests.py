@@ -23,7 +23,7 @@ from programs import own_logging
 
 from layertune import command_line, pipeline
 from layertune.config import RunConfig
-from layertune.config.plain import plain_run, plain_tree
+from layertune.config.compose import plain_run, plain_tree
 from layertune.errors import ConfigError
 from layertune.methods import build_method
 from layertune.models import build_model

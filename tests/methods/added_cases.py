@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from layertune.config import MethodSpec, ModelSpec, ProtocolSpec, RunConfig, TaskSpec, TrainSpec
 from layertune.config.build import build_method as method_spec
-from layertune.config.compose import group_file
+from layertune.config.groups import group_file
 from layertune.methods import Preparation, build_method
 from layertune.methods.added import AddedParameters
 from layertune.models import Backbone, ConcatHead, TaskModel

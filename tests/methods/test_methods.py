@@ -12,7 +12,7 @@ import torch
 from added_cases import real_language_model
 from tiny_runs import compose_tiny, prepare
 
-from layertune.config.compose import group_file, group_names
+from layertune.config.groups import group_file, group_names
 from layertune.errors import ConfigError
 from layertune.methods import METHODS, Full, SelectedLayers, build_method, count, optimised, train_only
 from layertune.methods.base import Method

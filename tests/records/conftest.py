@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from layertune.config import RunConfig
-from layertune.config.build import run_from_hydra
+from layertune.config.run import run_from_hydra
 from layertune.records import Record, versions_of
 from layertune.records.record import (
     SCHEMA,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from claim_worlds import PARTS, World, rows_of, world_of
 
-from layertune.config.compose import CONFIG_DIR
+from layertune.config.groups import CONFIG_DIR
 from layertune.records import Record
 from layertune.report.claims import Judged, judge_all
 from layertune.report.index import RecordIndex

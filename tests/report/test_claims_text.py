@@ -13,7 +13,7 @@ from claim_worlds import World, world_of
 from made_records import write
 from programs import program
 
-from layertune.config.compose import CONFIG_DIR
+from layertune.config.groups import CONFIG_DIR
 from layertune.records import Record
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import section_of, to_json, to_text

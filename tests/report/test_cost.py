@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layertune.config import RunConfig
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.report import cost
 
 

@@ -10,7 +10,7 @@ import pytest
 from made_records import made, write
 from programs import program
 
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.report.figures import style
 
 WORDS = ["--model", "tiny_bert"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from layertune.config.compose import CONFIG_DIR
+from layertune.config.groups import CONFIG_DIR
 from layertune.report.decide import COUNTED, decide
 from layertune.report.paper_claims import Claim, load_claims
 from layertune.report.verdicts import Column, parts_of

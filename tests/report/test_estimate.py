@@ -10,7 +10,7 @@ import pytest
 from made_records import made, write
 
 from layertune.config import RunConfig
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
 from layertune.records import Record
 from layertune.report.estimate import Estimator

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from made_records import made, write
 
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.report.cells import TableSpec
 from layertune.report.figures.choices import choices_figure
 from layertune.report.figures.heat_maps import chosen_layers, heat_maps

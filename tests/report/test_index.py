@@ -10,7 +10,7 @@ import pytest
 from made_records import PROVEN, made, write
 
 from layertune.config import RunConfig
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.records import versions_of
 from layertune.report.index import RecordIndex
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layertune.config.compose import group_file
+from layertune.config.groups import group_file
 from layertune.records import read_record
 from layertune.records.record import CacheRecord, VersionsRecord
 from layertune.report.modes import compare_modes

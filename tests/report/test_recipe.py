@@ -11,7 +11,7 @@ import pytest
 from made_records import made
 from omegaconf import OmegaConf
 
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.config.recipe import build_recipe
 from layertune.errors import RecipeError
 from layertune.records import Record

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from made_records import made, write
 
-from layertune.config.plain import plain_run
+from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
 from layertune.records import Record, versions_of
 from layertune.report.render.footers import fill_command

@@ -17,7 +17,8 @@ from tiny_models import ENCODERS, EXTRA, SMALL
 from tiny_runs import compose_tiny, options_of, prepare
 
 import layertune
-from layertune.config.compose import compose_run, group_names
+from layertune.config.compose import compose_run
+from layertune.config.groups import group_names
 from layertune.errors import ConfigError, RunFailed
 from layertune.evaluation import evaluate
 from layertune.models import load_model, load_tokenizer

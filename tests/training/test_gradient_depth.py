@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from layertune.config.compose import group_file, group_names
+from layertune.config.groups import group_file, group_names
 from layertune.models.parameters import places_of
 from layertune.training import train
 from layertune.training.witness import Witness

@@ -1,5 +1,8 @@
 """The configuration of a run: typed, checked before anything else happens, and its identity."""
 
+from layertune.config.run import (
+    RunConfig,
+)
 from layertune.config.schema import (
     CacheSpec,
     CheckpointSpec,
@@ -8,7 +11,6 @@ from layertune.config.schema import (
     MethodSpec,
     ModelSpec,
     ProtocolSpec,
-    RunConfig,
     ScoringSpec,
     TaskSpec,
     TrackingSpec,

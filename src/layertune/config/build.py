@@ -1,35 +1,23 @@
-"""Typed merge: a composed Hydra configuration becomes a frozen `RunConfig`, or one clear sentence.
-
-Nothing after this module sees a `DictConfig`. The schema is `layertune.config.schema`; checks that involve
-several groups are in `layertune.config.checks`, and `train.*` values are resolved in
-`layertune.config.resolve`.
-"""
+"""Typed merge: nested plain values become frozen dataclasses, or one clear sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
 import re
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from layertune.config.schema import MethodSpec, RunConfig
-from layertune.config.schema_base import Allowed, IsPath, Name
-from layertune.config.schema_task import METRICS
+from layertune.config.schema import MethodSpec
+from layertune.config.schema_base import Allowed
 from layertune.errors import ConfigError
-
-log = logging.getLogger(__name__)
-
-GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe")
-_EXTRA_KEYS = {"recipe", "study"}  # composed beside the run, consumed while building it
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass by field."""
     return get_type_hints(cls, include_extras=True)
 
 
@@ -125,7 +113,7 @@ def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
     Raises:
         ConfigError: an unknown key (the message lists the allowed ones and the nearest) or a wrong type.
     """
-    hints = _hints(cls)
+    hints = hints_of(cls)
     given = [field.name for field in dataclasses.fields(cls) if not field.metadata.get("derived")]
     allowed = {name: hints[name] for name in given}
     for key in mapping:
@@ -136,21 +124,6 @@ def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
         for key, value in mapping.items()
     }
     return cls(**values)
-
-
-@cache
-def path_keys(cls: Any = RunConfig, where: str = "") -> tuple[str, ...]:
-    """List the keys whose value is a file or folder of this machine, dotted."""
-    found: list[str] = []
-    for name, annotation in _hints(cls).items():
-        in_union = get_origin(annotation) in (Union, types.UnionType)
-        options = get_args(annotation) if in_union else (annotation,)
-        if any(isinstance(mark, IsPath) for option in options for mark in get_args(option)):
-            found.append(where + name)
-        for group in options:
-            if isinstance(group, type) and dataclasses.is_dataclass(group):
-                found += path_keys(group, f"{where}{name}.")
-    return tuple(found)
 
 
 def unknown_key(full: str, key: str, allowed: Sequence[str]) -> ConfigError:
@@ -193,118 +166,3 @@ def _option(key: str, value: Any, example: Any) -> Any:
     if kind is tuple and len({type(item) for item in example}) == 1:  # each element as in the YAML
         return tuple(_option(f"{key}[{i}]", item, example[0]) for i, item in enumerate(frozen))
     return frozen
-
-
-def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
-    """Build, resolve and check a run from a composed configuration (a `DictConfig` or a plain mapping).
-
-    Args:
-        on_this_machine: also check that data and weights are where the configuration says; a report asks
-            for runs that other machines made.
-    """
-    from layertune.config.checks import check_run
-    from layertune.config.recipe import build_recipe
-    from layertune.config.resolve import resolve_training
-
-    tree = dict(_container(cfg))
-    tree.pop("hydra", None)
-    recipe = tree.pop("recipe", None)
-    tree.pop("study", None)
-    if "table" in tree:
-        raise ConfigError("table=<name> is for sweeps: python run.py -m hydra/sweeper=table table=<name>.")
-    if (k := tree.pop("k", None)) is not None:
-        raise ConfigError(f"k={k} is for landscapes (-m hydra/sweeper=landscape); here say method.k={k}.")
-    method = tree.pop("method", None)
-    for group, example in _EXAMPLES.items():
-        chosen = method if group == "method" else tree.get(group)
-        if not isinstance(chosen, Mapping) or chosen.get("name") in (None, ""):
-            raise ConfigError(f"No {group} given: say {group}=<name>, for example {group}={example}.")
-    assert isinstance(method, Mapping)
-    overrides = tuple(tree.pop("overrides", ())) if _is_plain(cfg) else tuple(_command_line())
-    declared = _declared_method(method, () if _is_plain(cfg) else _config_dirs())
-    run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
-    spec = _without_inert_k(build_method(method, declared), declared)
-    run = dataclasses.replace(run, method=spec, overrides=overrides)
-    run = resolve_training(_with_head(_with_own_columns(run)), build_recipe(recipe, run.grid))
-    check_run(run, on_this_machine)
-    return run
-
-
-def _with_own_columns(run: RunConfig) -> RunConfig:
-    """Let `own.*` say what a task of one's own reads, and of what kind it is."""
-    if run.task.source != "own":
-        return run
-    own, task = run.own, run.task
-    task = dataclasses.replace(task, columns=(own.text, own.text2) if own.text2 else (own.text,))
-    if own.regression:
-        metrics = METRICS["regression"]
-        task = dataclasses.replace(task, kind="regression", metric=metrics[0], metrics=metrics)
-    return dataclasses.replace(run, task=task)
-
-
-def _with_head(run: RunConfig) -> RunConfig:
-    """Give data of one's own the standard head; a head that would be in force anyway is not asked for."""
-    otherwise = run.method.head or run.model.head
-    own = run.task.source == "own" and run.method.head is None
-    asked = run.head or ("standard" if own else otherwise)
-    return dataclasses.replace(run, head=None if asked == otherwise else asked)
-
-
-def _without_inert_k(method: MethodSpec, declared: Mapping[str, Any] | None) -> MethodSpec:
-    """Drop a k that nothing reads, so that a sweep over methods with one k asks for each run once."""
-    reads_k = method.selector is not None or declared is None or declared.get("k") is not None
-    if method.k is None or reads_k:
-        return method
-    log.warning(
-        "method.k=%d has no effect: method=%s selects no layers; it is left out.", method.k, method.name
-    )
-    return dataclasses.replace(method, k=None)
-
-
-_EXAMPLES = {"model": "bert", "task": "sst2", "method": "low_k"}
-
-
-def _is_plain(cfg: Any) -> bool:
-    return isinstance(cfg, Mapping) and not hasattr(
-        cfg, "_metadata"
-    )  # a DictConfig is a mapping with metadata
-
-
-def _container(cfg: Any) -> Mapping[str, Any]:
-    if _is_plain(cfg):
-        plain: Mapping[str, Any] = cfg
-        return plain
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise ConfigError(f"{place}{str(error).splitlines()[0]}") from error
-    assert isinstance(tree, Mapping)
-    return {str(key): value for key, value in tree.items()}
-
-
-def _declared_method(method: Mapping[str, Any], folders: Sequence[Path]) -> Mapping[str, Any] | None:
-    """Return the content of a method's own YAML: in configs/, else in the folders given, else None."""
-    from layertune.config.compose import group_file
-
-    name = convert(Name, method["name"], "method.name")
-    found = (group_file("method", name, folder) for folder in (None, *folders))
-    return next((content for content in found if content is not None), None)
-
-
-def _config_dirs() -> list[Path]:
-    """Return the folders of configurations of the running Hydra job (`--config-dir`), none outside one."""
-    from hydra.core.hydra_config import HydraConfig
-
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    return [Path(source.path) for source in sources if source.schema == "file"]
-
-
-def _command_line() -> list[str]:
-    """Return the overrides of the running Hydra job, none outside one."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

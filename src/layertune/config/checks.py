@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from layertune.config.files import (
     expanded,
@@ -26,10 +27,14 @@ from layertune.config.identity import (
     can_be_adaptive,
 )
 from layertune.config.kept import keeps_model_of
-from layertune.config.schema import CacheSpec, RunConfig
+from layertune.config.schema import CacheSpec
 from layertune.config.schema_task import METRICS, OwnSpec
 from layertune.config.weights import weights_folder
 from layertune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from layertune.config.run import RunConfig
+
 
 log = logging.getLogger(__name__)
 

@@ -2,97 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from layertune.config.schema import (
-    CacheSpec,
-    CheckpointSpec,
-    MethodSpec,
-    ModelSpec,
-    ProtocolSpec,
-    RunConfig,
-    ScoringSpec,
-    TaskSpec,
-    TrackingSpec,
-    TrainSpec,
-)
+from layertune.config.grids import register_resolvers
+from layertune.config.groups import CONFIG_DIR, GROUPS, group_file, group_names
+from layertune.config.hydra_errors import check_overrides, request_error
+from layertune.config.run import RunConfig, base_tree, run_from_hydra
 from layertune.errors import ConfigError
-
-# In a checkout a link to the configs/ beside run.py, in an installed package a folder of its own.
-CONFIG_DIR = (Path(__file__).parents[1] / "configs").resolve()
-
-_NODES = {
-    "model": ModelSpec,
-    "task": TaskSpec,
-    "method": MethodSpec,
-    "protocol": ProtocolSpec,
-    "train": TrainSpec,
-    "scoring": ScoringSpec,
-    "cache": CacheSpec,
-    "tracking": TrackingSpec,
-    "checkpoint": CheckpointSpec,
-}
 
 
 def register_schema() -> None:
     """Store the schema's defaults as Hydra's node `base`: every field can be overridden without a `+`."""
     from hydra.core.config_store import ConfigStore
 
-    from layertune.config.grids import register_resolvers
-
     ConfigStore.instance().store(name="base", node=base_tree())
     register_resolvers()
-
-
-def base_tree() -> dict[str, Any]:
-    """Return the schema's defaults as nested plain values: what every composition starts from."""
-    base: dict[str, Any] = {name: _defaults(cls) for name, cls in _NODES.items()}
-    base.update(_defaults(RunConfig, leave_out=_NODES))
-    base["method"].pop("options")
-    return base
-
-
-def _defaults(cls: Any, leave_out: Container[str] = ()) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        if field.name in leave_out or field.metadata.get("derived"):
-            continue
-        default: Any = field.default
-        if default is dataclasses.MISSING:
-            factory: Any = field.default_factory
-            assert factory is not dataclasses.MISSING, f"{cls.__name__}.{field.name} has no default"
-            default = factory()
-        values[field.name] = (
-            _defaults(type(default)) if dataclasses.is_dataclass(default) else _listed(default)
-        )
-    return values
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-@cache
-def group_file(group: str, name: str, folder: Path | None = None) -> Mapping[str, Any] | None:
-    """Return the content of `<folder or configs>/<group>/<name>.yaml`, or None where it does not exist."""
-    from omegaconf import OmegaConf
-
-    path = (folder or CONFIG_DIR) / group / f"{name}.yaml"
-    if not path.is_file():
-        return None
-    content = OmegaConf.to_container(OmegaConf.load(path))  # reads 1e-5 as a number; plain YAML reads text
-    assert isinstance(content, dict), f"{path} is not a mapping"
-    return {str(key): value for key, value in content.items()}
-
-
-def group_names(group: str) -> list[str]:
-    """List the choices of a configuration group."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
 @contextmanager
@@ -123,8 +51,6 @@ def compose_tree(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> dic
     from hydra import compose
     from omegaconf import OmegaConf
 
-    from layertune.config.hydra_errors import check_overrides, request_error
-
     check_overrides(overrides)
     try:
         with _hydra(config_dir):
@@ -144,3 +70,136 @@ def compose_run(*overrides: str, config_dir: Path = CONFIG_DIR) -> RunConfig:
         ConfigError: the request is wrong.
     """
     return RunConfig.from_hydra(compose_tree(overrides, config_dir) | {"overrides": list(overrides)})
+
+
+# -- without Hydra ------------------------------------------------------------------------------------------
+# The thousands of runs behind the tables: the same mapping, much faster. `compose_tree` is what `run.py` does
+# and stays the reference; a test holds both against each other for every cell of every table. Understood are
+# group choices, dotted values and the `defaults` list of a group's file.
+
+
+def plain_run(overrides: Sequence[str]) -> RunConfig:
+    """Build the run that `python run.py <overrides>` asks for, wherever its data and weights are.
+
+    Raises:
+        ConfigError: the request is wrong.
+    """
+    return run_from_hydra(plain_tree(overrides) | {"overrides": list(overrides)}, on_this_machine=False)
+
+
+def plain_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose `config.yaml` with overrides into a plain, resolved mapping; the last value of a key counts.
+
+    Raises:
+        ConfigError: a choice does not exist, or an override is not `key=value`.
+    """
+    choices, values = split_overrides(overrides)
+    tree = base_tree()
+    chosen, own = _config_yaml()
+    for group, name in {**chosen, **choices}.items():
+        tree[group] = merged(tree.get(group, {}), group_choice(group, name))
+    recipe = group_file("recipe", choices.get("model", ""))
+    if recipe is not None:
+        tree["recipe"] = recipe
+    tree = merged(tree, own)
+    for key, text in values.items():
+        tree = merged(tree, _nested(key, _value(key, text)))
+    return _resolved(tree)
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the chosen group files and the other values of a list of overrides.
+
+    Raises:
+        ConfigError: an override is not `key=value`.
+    """
+    choices: dict[str, str] = {}
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is no override: it reads key=value.")
+        (choices if key in GROUPS else values)[key] = value
+    return choices, values
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `below` with `above` on top; mappings merge key by key, everything else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = merged(under, value)
+        result[key] = value
+    return result
+
+
+@cache
+def group_choice(group: str, name: str) -> Mapping[str, Any]:
+    """Return the content of a group's file, with the files of its `defaults` list below it."""
+    content = group_file(group, name)
+    if content is None:
+        raise ConfigError(f"{group}={name} does not exist; known: {', '.join(group_names(group))}.")
+    own = {key: value for key, value in content.items() if key != "defaults"}
+    result: dict[str, Any] = {}
+    for entry in content.get("defaults", ["_self_"]):
+        file, _, place = str(entry).partition("@")
+        below = own if file == "_self_" else group_choice(group, file)
+        result = merged(result, _nested(place, below) if place else below)
+    return result
+
+
+@cache
+def _config_yaml() -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """Return which file of each group config.yaml names, and the values that it sets itself."""
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "config.yaml"))
+    assert isinstance(content, dict)
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    named = {str(group): name for entry in entries for group, name in entry.items()}
+    chosen = {group: name for group, name in named.items() if group in GROUPS and name != "???"}
+    return chosen, {str(key): value for key, value in content.items() if key not in {"defaults", "hydra"}}
+
+
+def _value(key: str, text: str) -> Any:
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        return _parsed(text)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{key}={text} cannot be read: {error}") from error
+
+
+@cache
+def _parsed(text: str) -> Any:
+    """Return the value that a text stands for: 1e-5 is a number, [1,2] a list."""
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    assert isinstance(tree, dict)
+    return tree["value"]
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
+    """Replace interpolations, which only the protocols have: `${study.train_examples}`."""
+    if not any(isinstance(value, str) and "${" in value for value in tree["protocol"].values()):
+        return tree
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    part = {key: tree[key] for key in ("protocol", "study")}
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(part), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"protocol.* cannot be read: {error}") from error
+    assert isinstance(resolved, dict)
+    return tree | {str(key): value for key, value in resolved.items()}

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from layertune.config.schema import RunConfig, TrainDefaults
+from layertune.config.schema import TrainDefaults
 from layertune.config.schema_base import Grid
 from layertune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from layertune.config.run import RunConfig
+
 
 GRIDS = tuple(sorted(get_args(Grid)))
 PAPER_RATES = (1e-5, 2e-5, 5e-5)  # Paper: §4.4

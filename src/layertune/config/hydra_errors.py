@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from layertune.config.build import unknown_key
-from layertune.config.compose import CONFIG_DIR, base_tree, group_names
+from layertune.config.groups import CONFIG_DIR, group_names
+from layertune.config.run import base_tree
 from layertune.config.schema_base import NAME
 from layertune.errors import ConfigError, one_line
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layertune.config.files import (
     label_order,
@@ -22,8 +22,12 @@ from layertune.config.files import (
     resolved_data_dir,
     splits_needed,
 )
-from layertune.config.schema import RunConfig, TaskSpec
+from layertune.config.schema import TaskSpec
 from layertune.config.weights import weights_files, weights_folder
+
+if TYPE_CHECKING:
+    from layertune.config.run import RunConfig
+
 
 SYNTHETIC_REVISION = "grammar-1"  # raised when the generated sentences change
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layertune.config.files import expanded
-from layertune.config.schema import RunConfig
 from layertune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from layertune.config.run import RunConfig
 
 ABOUT = "layertune.json"
 FORMAT = 1  # of that file: raised when what is written today could not be read any more

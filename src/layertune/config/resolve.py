@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layertune.config.grids import PAPER_RATES, middle, rates_of_grid, rates_of_method
 from layertune.config.identity import can_be_adaptive
 from layertune.config.recipe import values_of
-from layertune.config.schema import RunConfig, TrainDefaults
+from layertune.config.schema import TrainDefaults
+
+if TYPE_CHECKING:
+    from layertune.config.run import RunConfig
+
 
 # Paper: §4.4 gives AdamW, betas (0.9, 0.99), weight decay 0.01 and grids for rate, epochs and batch size.
 # Choice: [epochs, batch, rate] within the grids the released code's values: 5 epochs, batch 32, 2e-5; linear

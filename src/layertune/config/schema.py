@@ -1,4 +1,4 @@
-"""The typed configuration of one run: frozen values, no behaviour beyond small derived properties.
+"""The groups of a run's configuration: frozen values, no behaviour beyond small derived properties.
 
 What its parts share, and which fields make the identity of a run: `layertune.config.schema_base`.
 """
@@ -6,8 +6,6 @@ What its parts share, and which fields make the identity of a run: `layertune.co
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from layertune.config.schema_base import (
@@ -15,7 +13,6 @@ from layertune.config.schema_base import (
     Betas,
     Count,
     Folder,
-    Grid,
     GridName,
     Line,
     Name,
@@ -23,7 +20,6 @@ from layertune.config.schema_base import (
     Project,
     Rate,
     Rates,
-    Seed,
     Share,
     Source,
     Text,
@@ -31,7 +27,6 @@ from layertune.config.schema_base import (
     TrainDefaults,
     Whole,
     always_identity,
-    derived,
     listing,
     not_identity,
     resolved_later,
@@ -47,7 +42,6 @@ __all__ = [
     "ModelSpec",
     "OwnSpec",
     "ProtocolSpec",
-    "RunConfig",
     "ScoringSpec",
     "TaskSpec",
     "TrackingSpec",
@@ -203,77 +197,3 @@ class CheckpointSpec:
     """Resumable state of a run."""
 
     every_steps: Count | None = None  # None = no checkpoint
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run, complete and checked. Made by `RunConfig.from_hydra` or `layertune.config.compose_run`."""
-
-    model: ModelSpec
-    task: TaskSpec
-    method: MethodSpec
-    protocol: ProtocolSpec
-    train: TrainSpec
-    scoring: ScoringSpec = field(default_factory=ScoringSpec)
-    cache: CacheSpec = field(default_factory=CacheSpec)
-    grid: Grid = not_identity("paper")  # identity holds the rates that follow from it
-    seed: Seed = always_identity(0)
-    # The classification head; None, and what says the same, = the method's where it names one, else the
-    # model's. A task of one's own takes `standard`, the architecture's own, where nothing else is said.
-    head: Literal["concat", "pooled", "standard"] | None = None
-    stage: Literal["run", "score"] = "run"
-    # Generation: outputs of the dev split after each epoch, or outputs at the end only (and no best epoch).
-    eval_generation: Literal["every", "last"] = not_identity("every")
-    tracking: TrackingSpec = not_identity(factory=TrackingSpec)
-    checkpoint: CheckpointSpec = not_identity(factory=CheckpointSpec)
-    force: bool = not_identity(False)
-    save: Folder | None = not_identity()  # where the trained model is kept
-    save_epoch: Literal["last", "best"] = not_identity("last")
-    merge: bool = not_identity(False)  # save LoRA and (IA)³ folded into the weights
-    own: OwnSpec = not_identity(factory=OwnSpec)  # its files and columns are part of the run id
-    data_dir: Folder | None = not_identity()
-    results_dir: Folder = not_identity("results")
-    outputs_dir: Folder = not_identity("outputs")
-    origin: dict[str, str] = derived(dict)  # train.* value -> where it came from
-    overrides: tuple[str, ...] = derived(tuple)  # the command line, for reading
-
-    @classmethod
-    def from_hydra(cls, cfg: Any) -> RunConfig:
-        """Build a checked run from a composed Hydra configuration.
-
-        Raises:
-            ConfigError: an unknown key, a wrong type, a value out of range or a combination that cannot run.
-        """
-        from layertune.config.build import run_from_hydra
-
-        return run_from_hydra(cfg)
-
-    @property
-    def head_in_force(self) -> str:
-        """The classification head: the one asked for, else the method's, else the model's."""
-        return self.head or self.method.head or self.model.head
-
-    @property
-    def cache_dir(self) -> Path:
-        """Scratch folder for tokens, scores and hidden-state caches."""
-        return Path(self.outputs_dir) / "cache"
-
-    def identity(self) -> dict[str, Any]:
-        """Return what can change a number: nested, sorted, without any value at its neutral default."""
-        from layertune.config.identity import identity_of_run
-
-        return identity_of_run(self)
-
-    @cached_property  # thousands of cells ask, several times each
-    def config_sha256(self) -> str:
-        """Hash of the identity; table cells match records on it alone."""
-        from layertune.config.identity import config_sha256
-
-        return config_sha256(self)
-
-    @property
-    def run_id(self) -> str:
-        """`<model>-<task>-<method>[-k<k>]-s<seed>-<hash8>`; the hash covers identity, data and weights."""
-        from layertune.config.identity import run_id
-
-        return run_id(self)

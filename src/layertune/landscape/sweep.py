@@ -8,9 +8,9 @@ from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
+from layertune.config import RunConfig
 from layertune.config.checks import check_run
-from layertune.config.plain import plain_run
-from layertune.config.schema import RunConfig
+from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
 from layertune.landscape.rows import add_row, entries_of, path_of, read_rows
 

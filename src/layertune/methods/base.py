@@ -15,6 +15,7 @@ from layertune.config import RunConfig
 from layertune.config.build import convert
 from layertune.errors import ConfigError
 from layertune.models.parameters import unused_parameters
+from layertune.records.record import SelectionRecord
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,23 @@ class Preparation:
     reused: bool = False
     added: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, run: RunConfig) -> SelectionRecord | None:
+        """Return what the record says of the choice of layers; None for methods that choose none."""
+        scores = self.scores
+        if self.layers is None and scores is None:
+            return None
+        return SelectionRecord(
+            scorer=run.method.scorer,
+            selector=run.method.selector,
+            scores=None if scores is None else scores.values,
+            std=None if scores is None else scores.std,
+            matrix=None if scores is None else scores.matrix,
+            layers=self.layers,
+            examples=0 if scores is None else scores.examples,
+            seconds=0.0 if scores is None else scores.seconds,
+            reused=self.reused,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from layertune.config import RunConfig
 from layertune.config.files import lock_of
 from layertune.config.kept import keeps_model_of
 from layertune.config.locks import ends_at_this_machine, locked
-from layertune.config.schema import RunConfig
 from layertune.errors import RunClaimed, RunFailed
 from layertune.records.record import Record
 from layertune.records.store import Store

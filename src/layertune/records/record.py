@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
 
+from layertune.config import RunConfig
 from layertune.config.files import write_atomic
-from layertune.config.schema import RunConfig
 from layertune.errors import RecordError
 
 SCHEMA = 1

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from layertune.config.compose import group_file
+from layertune.config import RunConfig
 from layertune.config.files import require_writable
-from layertune.config.schema import RunConfig
+from layertune.config.groups import group_file
 from layertune.errors import ConfigError, RecordError, one_line
 from layertune.records.record import SCHEMA, Record, VersionsRecord, read_record
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
 from layertune.records.record import Record, TrackingRecord, jsonable
 from layertune.records.writer import printable_config
 

@@ -18,9 +18,9 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-from layertune.config.build import path_keys
+from layertune.config import RunConfig
 from layertune.config.files import expanded
-from layertune.config.schema import RunConfig
+from layertune.config.run import path_keys
 from layertune.errors import ConfigError, RecordError, RunFailed, in_words, with_causes
 from layertune.records.record import (
     SCHEMA,

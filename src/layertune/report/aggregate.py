@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
-from layertune.config.compose import CONFIG_DIR
+from layertune.config.groups import CONFIG_DIR
 from layertune.records.record import Record
 from layertune.report.cells import DEVICE_BOUND, Cell
 from layertune.report.index import Found, RecordIndex, RunState

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, TypeVar
 
-from layertune.config.plain import plain_run, split_overrides
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
+from layertune.config.compose import plain_run, split_overrides
 from layertune.errors import ConfigError
 
 How = Literal["runs", "any", "mean", "best"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.records.record import Record, TrainingRecord
 from layertune.report import cost

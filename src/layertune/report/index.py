@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
 from layertune.errors import one_line
 from layertune.records.record import Record
 from layertune.records.store import is_stale, read_folders, versions_of

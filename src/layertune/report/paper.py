@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from layertune.config.compose import CONFIG_DIR
+from layertune.config.groups import CONFIG_DIR
 from layertune.errors import ConfigError
 
 PAPER_FOLDER = CONFIG_DIR.parent / "results" / "paper"

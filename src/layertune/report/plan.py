@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.records.store import Store
 from layertune.report.cells import Cell, TableSpec

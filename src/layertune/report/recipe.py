@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layertune.config import RunConfig
+from layertune.config.compose import plain_run
 from layertune.config.files import write_atomic
 from layertune.config.grids import GRIDS, next_rate
-from layertune.config.plain import plain_run
 from layertune.config.recipe import EVERY_TASK, by_grid
-from layertune.config.schema import RunConfig
 from layertune.errors import ConfigError, RecipeError
 from layertune.records.record import Record, read_record
 from layertune.records.store import versions_of

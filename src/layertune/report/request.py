@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
+from layertune.config.compose import group_choice
 from layertune.config.files import write_atomic
-from layertune.config.plain import group_choice
 from layertune.errors import ConfigError
 from layertune.report.aggregate import ReadOut
 from layertune.report.cells import TableSpec

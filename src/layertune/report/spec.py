@@ -14,8 +14,8 @@ from functools import cache
 from typing import Any
 
 from layertune.config.build import build_dataclass, unknown_key
-from layertune.config.compose import group_names
-from layertune.config.plain import group_choice
+from layertune.config.compose import group_choice
+from layertune.config.groups import group_names
 from layertune.errors import ConfigError, one_line
 from layertune.report.cells import UNITS, Cell, Column, How, Row, TableSpec
 from layertune.report.paper import PaperTables, load_paper_tables

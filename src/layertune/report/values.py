@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
 from layertune.records.record import Record
 from layertune.report.aggregate import CellValue, Rank, ReadOut, aggregate
 from layertune.report.cells import DEVICE_BOUND, Column, TableSpec

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layertune.config import RunConfig
+from layertune.config.identity import weights_key
 from layertune.evaluation.evaluate import majority_accuracy
 from layertune.methods import Preparation, count
 from layertune.models.parameters import fingerprints, places_of, unused_parameters
-from layertune.records.record import ChecksRecord
+from layertune.records.record import ChecksRecord, ModelRecord
 from layertune.tasks import TaskData
 from layertune.training.witness import PhaseReport
 
@@ -119,6 +120,27 @@ def _matches(model: TaskModel, prep: Preparation, phases: Sequence[PhaseReport])
             return False
     steady = len(phases) == 1 and phases[0].own and phases[0].steady
     return matches_selection(model, prep) if steady else True
+
+
+def model_record(
+    run: RunConfig, tokenizer_key: str, commit: str | None, facts: Mapping[str, Any]
+) -> ModelRecord:
+    """Return what the record says of the model: which weights were trained, and how many numbers of them.
+
+    Args:
+        run: its model says where the weights came from.
+        tokenizer_key: sha256 of the tokenizer's content.
+        commit: of the hub that was read, for a model that pins none.
+        facts: of `parameter_facts` or `measured_facts`.
+    """
+    local = run.model.path is not None
+    return ModelRecord(
+        source="local" if local else run.model.source,
+        revision=None if local else run.model.revision or commit,
+        weights=weights_key(run),
+        tokenizer_key=tokenizer_key,
+        **facts,
+    )
 
 
 def parameter_facts(model: TaskModel, prep: Preparation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from layertune.evaluation.evaluate import Scores
-from layertune.records.record import TrainingRecord
+from layertune.records.record import MetricsRecord, TrainingRecord
 from layertune.training.witness import PhaseReport
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ class TrainOutcome(TrainingRecord):
         if not self.last:
             return ()
         return tuple(sorted({self.history[-1]["epoch"], self.best.get("epoch", self.history[-1]["epoch"])}))
+
+    def metrics(self, outputs: Mapping[str, str | None] | None) -> MetricsRecord | None:
+        """Return both read-outs for the record, with the files of outputs behind them; None for none."""
+        if not self.last:
+            return None
+        return MetricsRecord(self.last, self.best or None, None if outputs is None else dict(outputs))
 
     def record(self) -> TrainingRecord:
         """Return what the record keeps."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from layertune.config.plain import group_choice
+from layertune.config.compose import group_choice
 from layertune.records.record import OFFICIAL
 from layertune.report.figures import style
 from layertune.report.figures.heat_maps import chosen_layers

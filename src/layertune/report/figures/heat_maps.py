@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from layertune.config.plain import group_choice
+from layertune.config.compose import group_choice
 from layertune.report.cells import Cell, Row, TableSpec
 from layertune.report.figures import style
 from layertune.report.figures.scores import ModelScores, TaskScores

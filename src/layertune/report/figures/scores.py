@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from layertune.config.compose import group_names
-from layertune.config.plain import group_choice, plain_run
-from layertune.config.schema import RunConfig
+from layertune.config import RunConfig
+from layertune.config.compose import group_choice, plain_run
+from layertune.config.groups import group_names
 from layertune.errors import ConfigError
 from layertune.records.record import OFFICIAL, Record
 from layertune.report.figures.similarity import KeptScores, kept_scores
