@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
-from processes import FORK
+from processes import others_that_hold
 from programs import own_logging, program
 
 from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, one_per_worker, visible_gpus
@@ -249,24 +249,21 @@ def test_a_run_that_another_process_trains_comes_again_at_the_end(first, words, 
     """It is held until the other run is done, then given up as by a process that was killed."""
     run = (*SWEEP[4:], "seed=0", "method=full,low_k")
     mine = compose_run(*run[:-1], "task=demo", f"method={first}", f"outputs_dir={folder / 'outputs'}")
-    held = FORK.Event()
 
-    def hold():
+    def hold(held):
         with claimed(mine, Store(folder / "results", folder / "outputs")):
             held.set()
             while not records(folder):
                 time.sleep(0.1)
 
-    holder = FORK.Process(target=hold)
-    holder.start()
-    assert held.wait(10)
-    done = subprocess.run(
-        [sys.executable, str(repo / "run.py"), *words, *run],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    holder.join(10)
+    with others_that_hold() as start:
+        start(hold)
+        done = subprocess.run(
+            [sys.executable, str(repo / "run.py"), *words, *run],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("comes again at the end") + done.stdout.count("comes again at the end") == 1
     found = records(folder)

@@ -256,6 +256,15 @@ BASE = ("model=tiny_bert", "task=cr", "method=low_k")
         ((*BASE, "+origin={a:b}"), "origin does not exist"),
         ((*BASE, "~method"), "No method given"),
         (
+            (*BASE, "+model.random_config.vocab_size=9"),
+            r"^model\.random_config\.vocab_size is there already: say model\.random_config\.vocab_size=",
+        ),
+        ((*BASE, "+seed=2"), r"^seed is there already: say seed=<value>, without the \+\.$"),
+        ((*BASE, "+task=mr"), "^task is chosen twice: say task=<name> once"),
+        ((*BASE, "~sed"), "^~sed removes nothing: sed does not exist"),
+        ((*BASE, "~seed=5"), "^~seed=5 removes nothing: seed is 0"),
+        ((*BASE, "~model@other"), "^~model@other removes nothing: no model@other is chosen"),
+        (
             (*BASE, "hydra/launcher=nosuch"),
             r"^hydra/launcher=nosuch does not exist; allowed here: basic(, [a-z_]+)*\.$",
         ),

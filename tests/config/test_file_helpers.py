@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
-from processes import FORK
+from processes import others_that_hold
 
 from layertune.config.files import WRITING, lock_of, remove_abandoned, write_atomic
 from layertune.config.locks import locked
@@ -57,14 +58,10 @@ def _make_for_ever(entry: Path, on_its_way: Event) -> None:
 def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_stays(
     tmp_path: Path, what: Callable[..., None]
 ) -> None:
-    on_its_way = FORK.Event()
-    process = FORK.Process(target=what, args=(tmp_path / "a", on_its_way))
-    process.start()
-    assert on_its_way.wait(10)
-    write_atomic(tmp_path / "b.json", b"one")
-    assert len([name for name in names(tmp_path) if name.startswith(WRITING)]) == 1
-    process.kill()
-    process.join()
+    with others_that_hold() as start:
+        start(partial(what, tmp_path / "a"))
+        write_atomic(tmp_path / "b.json", b"one")
+        assert len([name for name in names(tmp_path) if name.startswith(WRITING)]) == 1
     assert len([name for name in names(tmp_path) if name.startswith(WRITING)]) == 1
     write_atomic(tmp_path / "b.json", b"two")
     assert names(tmp_path) == ["b.json"]

@@ -13,28 +13,17 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
-from processes import FORK, at_once
+from processes import at_once, others_that_hold
 
 from layertune.config import locks
 from layertune.config.locks import ends_at_this_machine, locked
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Callable[[Path], BaseProcess]]:
+def elsewhere() -> Iterator[Callable[[Path], BaseProcess]]:
     """Return a function that has another process hold a lock until it is killed."""
-    processes = []
-
-    def hold(path: Path) -> BaseProcess:
-        held = FORK.Event()
-        processes.append(FORK.Process(target=_hold, args=(path, held)))
-        processes[-1].start()
-        assert held.wait(10)
-        return processes[-1]
-
-    yield hold
-    for process in processes:
-        process.kill()
-        process.join()
+    with others_that_hold() as start:
+        yield lambda path: start(partial(_hold, path))
 
 
 def _hold(path: Path, held: Event) -> None:

@@ -8,10 +8,12 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
-from processes import FORK, at_once
+from processes import FORK, at_once, others_that_hold
 
 from layertune.config import RunConfig, locks
 from layertune.errors import ConfigError, RunClaimed, RunFailed
@@ -30,27 +32,16 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def meanwhile(store: Store):
     """Return a function that has another process hold a run, and leave a record of it when this one waits."""
-    processes = []
 
-    def start(run: RunConfig, record: Record | None = None, seconds: float = 0.3):
-        held = FORK.Event()
+    def work(run: RunConfig, record: Record | None, seconds: float, held: Event) -> None:
+        with claimed(run, store):
+            held.set()
+            time.sleep(seconds)
+            if record is not None:
+                store.save(record, run)
 
-        def work() -> None:
-            with claimed(run, store):
-                held.set()
-                time.sleep(seconds)
-                if record is not None:
-                    store.save(record, run)
-
-        processes.append(FORK.Process(target=work))
-        processes[-1].start()
-        assert held.wait(10)
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.join()
+    with others_that_hold() as start:
+        yield lambda run, record=None, seconds=0.3: start(partial(work, run, record, seconds))
 
 
 def test_of_several_processes_one_trains_and_the_others_return_its_record(

@@ -77,7 +77,20 @@ def request_error(error: Exception) -> str | None:
     if found := re.search(r"You must specify '([^']+)'", text):
         group = found[1]
         return f"No {group} given: say {group}=<name>; allowed: {', '.join(group_names(group))}."
+    for pattern, sentence in _SENTENCES:
+        if found := re.search(pattern, text):
+            return one_line(sentence.format(*found.groups()))
     return one_line(text) or f"the request cannot be composed ({type(error).__name__})."
+
+
+# Of what is said before a word is found not to fit the configuration: what Hydra says, and what is said here.
+_SENTENCES = (
+    (r"An item is already at '(.+?)'", "{0} is there already: say {0}=<value>, without the +."),
+    (r"(\S+) appears more than once", "{0} is chosen twice: say {0}=<name> once, without the +."),
+    (r"delete from config\. '(.+?)' does not exist", "~{0} removes nothing: {0} does not exist."),
+    (r"The value of '(.+?)' is (.*) and not (.*)\.", "~{0}={2} removes nothing: {0} is {1}."),
+    (r"Could not delete '(.+?)'\. No match", "~{0} removes nothing: no {0} is chosen."),
+)
 
 
 def _is_of_hydra(error: Exception) -> bool:

@@ -148,13 +148,12 @@ def best_of_rows(
         return outperforms(tally, rows=[row], over=others, columns=columns, lower_is_better=lower_is_better)
     if tally.noise is not None:
         return tally.verdict(None)
-    answers = []
-    for other in others:
-        mine, theirs = tally.averages([row, other], columns)
-        gap = None if mine is None or theirs is None else round(mine - theirs, 9)
-        average_of = Column("average", "mean", columns[0].model)
-        answers.append(tally.weigh(gap, row, other, average_of, lower_is_better=lower_is_better))
-    return tally.verdict(all_hold(answers))
+    mean = Column("average", "mean", columns[0].model)
+    return tally.verdict(
+        all_hold(
+            [tally.ahead(row, other, mean, over=columns, lower_is_better=lower_is_better) for other in others]
+        )
+    )
 
 
 def count_wins(

@@ -155,6 +155,7 @@ class Tally:
         column: Column,
         margin: float | None = None,
         *,
+        over: Sequence[Column] = (),
         lower_is_better: bool = False,
         told: bool = True,
     ) -> Answer:
@@ -163,26 +164,13 @@ class Tally:
         Args:
             row: that should be better.
             other: that should be worse.
-            column: where to compare.
+            column: where to compare, or what the average over others is called,
+            over: which are these.
             margin: how far `row` must lead.
             lower_is_better: for costs.
             told: whether the verdict tells the gap.
         """
-        gap = self.gap(row, other, column)
-        return self.weigh(gap, row, other, column, margin, lower_is_better=lower_is_better, told=told)
-
-    def weigh(
-        self,
-        gap: float | None,
-        row: str,
-        other: str,
-        column: Column,
-        margin: float | None = None,
-        *,
-        lower_is_better: bool = False,
-        told: bool = True,
-    ) -> Answer:
-        """Answer the same of a gap that is known."""
+        gap = self._gap_of_averages(row, other, over) if over else self.gap(row, other, column)
         if gap is None:
             return None
         if math.isnan(gap):
@@ -200,6 +188,10 @@ class Tally:
             if not answer:
                 self.against.append(f"{row} - {other} is {gap:+.4g} on {column}")
         return answer
+
+    def _gap_of_averages(self, row: str, other: str, columns: Sequence[Column]) -> float | None:
+        mine, theirs = self.averages([row, other], columns)
+        return None if mine is None or theirs is None else round(mine - theirs, 9)
 
     def averages(self, rows: Sequence[str], columns: Sequence[Column]) -> list[float | None]:
         """Return the mean of each row over the columns, those left out where a row learned nothing.

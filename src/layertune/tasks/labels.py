@@ -71,7 +71,7 @@ def _id(value: Any, ids: Mapping[Any, int]) -> int:
 
 def _scores(values: Sequence[Any], task: TaskSpec, where: Place) -> np.ndarray:
     low, high = task.label_range or (-math.inf, math.inf)
-    exact = np.array([_score(value) for value in values], dtype=np.float64)
+    exact = np.array([number_of(value) for value in values], dtype=np.float64)
     with np.errstate(over="ignore"):  # 1e300 becomes inf, which is refused
         scores = exact.astype(np.float32)
     wrong = ~(np.isfinite(scores) & (exact >= low) & (exact <= high))
@@ -82,7 +82,7 @@ def _scores(values: Sequence[Any], task: TaskSpec, where: Place) -> np.ndarray:
     return scores
 
 
-def _score(value: Any) -> float:
+def number_of(value: Any) -> float:
     """Return a number or its decimal text as a float, NaN for anything else."""
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         return math.nan

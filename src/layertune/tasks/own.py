@@ -21,7 +21,7 @@ from layertune.config.files import own_files
 from layertune.config.schema_task import OwnSpec
 from layertune.errors import DataError
 from layertune.tasks.formats import Table, read_table
-from layertune.tasks.labels import canonical_labels, text_column
+from layertune.tasks.labels import canonical_labels, number_of, text_column
 from layertune.tasks.rows import Place, Rows, split_off
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _class_name(value: Any, where: Place, row: int) -> str:
 def _names_of(values: Sequence[str], own: OwnSpec, where: Place) -> tuple[str, ...]:
     """Return the distinct labels in order; refuse what is no classes."""
     counts = Counter(values)
-    numbers = [name for name in counts if _is_number(name)]
+    numbers = [name for name in counts if math.isfinite(number_of(name))]
     if len(counts) < 2:
         raise DataError(
             f"{where}: column {own.label!r} has one label, {values[0]!r}: two are needed at least."
@@ -159,13 +159,6 @@ def _names_of(values: Sequence[str], own: OwnSpec, where: Place) -> tuple[str, .
     shown = ", ".join(f"{name} ({counts[name]:,})" for name in names[:_LISTED])
     log.info("labels: %s%s", shown, f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
     return tuple(names)
-
-
-def _is_number(name: str) -> bool:
-    try:
-        return math.isfinite(float(name)) and "_" not in name
-    except ValueError:
-        return False
 
 
 def _warn(train: Rows, held_out: Rows, names: Sequence[str]) -> None:

@@ -127,8 +127,8 @@ class Checkpoint:
 
     def _unusable(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"the checkpoint {self.folder} cannot be used ({message_of(error)}): delete it or say force=true "
-            "for the run to start anew."
+            f"the checkpoint {self.folder} cannot be used ({message_of(error)}): "
+            "delete it or say force=true, and the run starts anew."
         )
 
     @contextmanager
