@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 from made_records import made, write
+from matplotlib.text import Text
 
+from layertune.report.figures import style
 from layertune.report.figures.cost import cost_content, cost_figure, group_of, points_of
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.figures.write import write_figures
@@ -92,7 +94,7 @@ def test_costs_are_of_finished_methods_of_both_grids_and_count_the_runs(tmp_path
         records_of(spec.cell("lora@paper", "sst2"), status="failed", error="no", selected=None),
     )
     seconds = {point.label: point for point in points_of(values, "seconds")}
-    assert set(seconds) == {"full", "low_k 1/3", "lora, fair"}
+    assert set(seconds) == {"full", "low_k 1/3", "lora (fair)"}
     assert seconds["full"].cost == 50 and seconds["low_k 1/3"].cost == 50 + 8 + 5
     assert seconds["full"].score == pytest.approx(91) and seconds["full"].std == pytest.approx(1)
     assert seconds["low_k 1/3"].std is None
@@ -142,6 +144,23 @@ def test_the_spread_of_the_highest_point_lies_within_the_panel(tmp_path):
     figure = cost_figure(read(tmp_path, spec, full, low_k))  # 91 ± 1 and 90.8 ± 1
     for axes in figure.axes[:2]:
         assert axes.get_ylim()[1] > 92.0
+
+
+def test_contrast_is_that_of_the_standard():
+    assert style.contrast("#000000") == pytest.approx(21) and style.contrast("#ffffff") == pytest.approx(1)
+    assert style.contrast("#767676") == pytest.approx(4.54, abs=0.01)  # the palest grey that passes level AA
+    assert style.ink("#767676") == "#767676" and style.contrast(style.ink("#e69f00")) >= 4.5
+
+
+def test_every_text_of_a_figure_can_be_read(tmp_path, spec):
+    values = read(tmp_path / "a", spec, records_of(spec.cell("low_k@2", "sst2"), seeds=(0,)))
+    methods = ("full", "low_k", "random_k", "lora", "lisa")
+    costs = cost_spec()
+    groups = [records_of(costs.cell(f"{name}@paper", "sst2")) for name in methods]
+    for figure in (sweeps(values), cost_figure(read(tmp_path / "b", costs, *groups))):
+        found = [one for one in figure.findobj(Text) if one.get_text() and one.get_visible()]
+        pale = {one.get_text(): one.get_color() for one in found if style.contrast(one.get_color()) < 4.5}
+        assert len(found) > 10 and not pale
 
 
 def test_methods_are_told_apart_by_their_kind():

@@ -65,7 +65,9 @@ def _grid(axes: Axes, tasks: Sequence[str], first: Sequence[TaskScores], strateg
         colour = style.BLUE if usual else style.VERMILION
         axes.barh([line] * len(layers), 1, left=[n - 0.5 for n in layers], color=colour, height=0.86)
         if task not in chosen:
-            axes.text(0.5 + count / 2, line, "no record", ha="center", va="center", color=style.GREY)
+            axes.text(
+                0.5 + count / 2, line, "no record", ha="center", va="center", color=style.ink(style.GREY)
+            )
     if common:
         layers, times = common[0]
         title = f"{strategy}\n{' '.join(map(str, layers))} for {times} of {len(first)}"

@@ -41,7 +41,7 @@ def cost_content(task: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [
         {
             "key": f"{name}@{grid}",
-            "title": name if grid == "paper" else f"{name}, {grid}",
+            "title": name if grid == "paper" else f"{name} ({grid})",
             "overrides": [f"method={name}", f"grid={grid}"],
         }
         for name in methods
@@ -319,5 +319,5 @@ def _with_points(values: TableValues) -> set[str]:
         row.key.partition("@")[0] for row in values.spec.rows if values.cell(row.key, key).mean is not None
     }
     return {row.title for row in values.spec.rows if row.key.partition("@")[0] in there} | {
-        row.title for row in values.spec.rows if row.key.endswith("@fair")
+        row.title for row in values.spec.rows if not row.key.endswith("@paper")
     }

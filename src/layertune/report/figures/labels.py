@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from layertune.report.figures import style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -189,6 +191,6 @@ def _write(axes: Axes, label: Label, point: tuple[float, ...], box: Box, joined:
         textcoords="offset points",
         ha="center",
         va="center",
-        color=label.colour,
+        color=style.ink(label.colour),
         arrowprops=line if joined else None,
     )

@@ -51,7 +51,14 @@ def ranks_figure(found: Ranks, titles: Mapping[str, str], ours: Sequence[str], t
             axes.plot([rank, rank, end], [0, height, height], color=colour, linewidth=0.8)
             words = (titles.get(method, method), printed(rank, 1))
             text = "  ".join(words if on_left else reversed(words))
-            axes.text(end, height, f" {text} ", ha="right" if on_left else "left", va="center", color=colour)
+            axes.text(
+                end,
+                height,
+                f" {text} ",
+                ha="right" if on_left else "left",
+                va="center",
+                color=style.ink(colour),
+            )
         figure.suptitle(title)
         lines = [
             f"Average ranks of {count} methods over {len(found.tasks)} tasks (means over seeds), 1 is the "

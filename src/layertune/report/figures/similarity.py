@@ -78,7 +78,7 @@ def plot_similarity(
         draw_scores(panels[-1], scores, dict.fromkeys(layers, Mark(_CHOSEN, "o")))
         mark_layers(panels[-1], layers)
         panels[-1].set_xlabel(f"score: {name} to the others\n(mean ± std over examples)")
-        panels[-1].set_title("chosen: " + ", ".join(map(str, layers)), color=_CHOSEN)
+        panels[-1].set_title("chosen: " + ", ".join(map(str, layers)), color=style.ink(_CHOSEN))
         if title:
             figure.suptitle(title)
         style.save(figure, path)
@@ -159,4 +159,4 @@ def mark_layers(axes: Axes, layers: Sequence[int], xaxis: bool = False) -> None:
     labels = [*axes.get_yticklabels(), *(axes.get_xticklabels() if xaxis else [])]
     for label in labels:
         if label.get_text() in {str(layer) for layer in layers}:
-            label.set(color=_CHOSEN, fontweight="bold")
+            label.set(color=style.ink(_CHOSEN), fontweight="bold")

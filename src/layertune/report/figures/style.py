@@ -1,13 +1,15 @@
 """How every figure looks, and how it is written: the same bytes for the same records.
 
 Colours are those of Okabe and Ito (2008), told apart with every kind of colour vision and, with the markers
-beside them, in grey. Figures are 7.2 inches wide, as a page of the journal is, and no text is below 8 pt.
+beside them, in grey; text in a colour is darkened until it can be read (`ink`). Figures are 7.2 inches wide,
+as a page of the journal is, and no text is below 8 pt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +62,24 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@cache
+def ink(colour: str) -> str:
+    """Return a colour as dark as text must be on white: a contrast of 4.5 to 1 (WCAG 2, level AA)."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = to_rgb(colour)
+    darker = (to_hex((step * red, step * green, step * blue)) for step in (1 - n / 50 for n in range(50)))
+    return next(one for one in darker if contrast(one) >= 4.5)
+
+
+def contrast(colour: str) -> float:
+    """Return the contrast of a colour to white, 1 to 21, as WCAG 2 defines it."""
+    from matplotlib.colors import to_rgb
+
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return 1.05 / (0.05 + sum(w * part for w, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+
+
 def settle(figure: Figure) -> None:
     """Arrange the panels for good.
 
@@ -107,7 +127,7 @@ def say(axes: Axes, text: str) -> None:
     axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
     for spine in axes.spines.values():
         spine.set(color="0.8", linestyle=(0, (3, 3)))
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, wrap=True)
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=ink(GREY), wrap=True)
 
 
 def caption(figure: Figure, lines: Sequence[str]) -> None:

@@ -104,7 +104,7 @@ def _line(
                 ha="center",
                 va="bottom" if sign > 0 else "top",
                 textcoords="offset points",
-                color=mark.colour,
+                color=style.ink(mark.colour),
             )
 
 
