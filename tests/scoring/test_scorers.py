@@ -13,7 +13,7 @@ from layertune.errors import ScoreError
 from layertune.models import TaskModel
 from layertune.models.heads import initialise
 from layertune.scoring import SCORERS
-from layertune.scoring.layer_scores import Moments
+from layertune.scoring.layer_scores import RunningStatistics
 from layertune.tasks import Batch
 from layertune.tasks.encode import IGNORED_LABEL
 
@@ -224,7 +224,7 @@ def test_scores_under_bf16_autocast_stay_close_to_fp32():
 
 def test_running_moments_stay_exact_far_from_zero():
     rows = torch.randn(1000, 3, dtype=torch.float64) + 1e6
-    moments = Moments()
+    moments = RunningStatistics()
     for part in rows.split([1, 499, 400, 100]):
         moments.update(part)
     torch.testing.assert_close(moments.mean, rows.mean(0), rtol=1e-12, atol=0)

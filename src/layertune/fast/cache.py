@@ -37,7 +37,7 @@ PREFIX_VERSION = 2  # raised when the same input would give other states
 FP8_LARGEST = 448.0  # of e4m3; each token is scaled to it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn, "fp64": torch.float64}
 _BATCH = 64  # examples per forward pass of the cache's own pass
-_SHARE = 4  # a cache is copied to the device, or into memory, up to a quarter of what is free there
+_SHARE = 4  # a cache is put on the device, or read into memory, if it takes at most a quarter of what is free
 
 BatchOf = Callable[[np.ndarray], Batch]
 
@@ -278,7 +278,7 @@ def open_source(
         dtype: of the model's computation.
         device: of the model.
         place: `auto`, or `device`, `memory` or `disk` to insist.
-        not_kept: why it is in memory alone, where it is.
+        not_kept: why the entry could not be kept on disk and is in memory alone; None where it is on disk.
     """
     chosen, reason = (place, "asked for") if place != "auto" else choose_place(entry.num_bytes, device)
     if not_kept is not None and chosen != "device":

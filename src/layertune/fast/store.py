@@ -1,6 +1,7 @@
-"""A bounded folder of large tensors that runs share: written whole, checked before use, oldest use out first.
+"""A folder of large tensors that runs share, of a size that is never exceeded.
 
-An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost).
+An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost). It appears
+complete or not at all; its checksums are tested before use; the one unused for longest is removed first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _CHUNK = 1 << 24  # bytes read at a time for a checksum
 
 @dataclass(frozen=True)
 class Entry:
-    """A checked entry on disk, which may be evicted at any time while open files stay readable; or in memory.
+    """An entry whose checksums fit, mapped from disk or held in memory.
+
+    On disk it may be evicted at any time; what is mapped stays readable.
 
     Attributes:
         facts: of `writing`: `cost` holds the seconds and CPU seconds of its making, its checksums included.
@@ -101,7 +104,7 @@ class CacheStore:
         To be called inside `building`; the place is free again when that ends without an entry.
 
         Returns:
-            Why they cannot fit, or None.
+            Why the bytes cannot fit; None where there is room.
         """
         if needed > self.max_bytes:
             return f"it needs {needed / 1e9:.2f} GB and cache.max_gb is {self.max_bytes / 1e9:g}"

@@ -44,7 +44,7 @@ class LayerScores:
     seconds: float
 
 
-class Moments:
+class RunningStatistics:
     """Running mean and variance of rows, merged batch by batch in float64 (Welford; Chan et al.)."""
 
     def __init__(self) -> None:
@@ -74,18 +74,6 @@ class Moments:
     def variance(self) -> Tensor:
         """Population variance of the rows (ddof 0), [...]."""
         return torch.as_tensor(self._squares) / self.count
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.perf_counter() - self._start
 
 
 def batches_on(model: TaskModel, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -132,9 +120,17 @@ def sums_of_squares(tensors: Sequence[Tensor | None], layers: Sequence[Sequence[
 
 
 def finished(
-    scorer: str, watch: Stopwatch, examples: int, values: Tensor, std: Tensor, matrix: Tensor | None = None
+    scorer: str, started: float, examples: int, values: Tensor, std: Tensor, matrix: Tensor | None = None
 ) -> LayerScores:
     """Turn tensors into LayerScores.
+
+    Args:
+        scorer: its name, for messages.
+        started: when it began, of `time.perf_counter`.
+        examples: how many were read.
+        values: [L].
+        std: [L].
+        matrix: [L, L].
 
     Raises:
         ScoreError: a layer's score is not a finite number.
@@ -154,5 +150,5 @@ def finished(
         std=tuple(std.tolist()),
         matrix=None if rows is None else tuple(tuple(row) for row in rows),
         examples=examples,
-        seconds=watch.seconds,
+        seconds=time.perf_counter() - started,
     )

@@ -8,6 +8,7 @@ means are taken over examples, not over batches, in float64.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -21,8 +22,7 @@ from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
     Each,
     LayerScores,
-    Moments,
-    Stopwatch,
+    RunningStatistics,
     batches_on,
     finished,
 )
@@ -70,8 +70,8 @@ def _between_layers(
     each: Each | None,
 ) -> LayerScores:
     _check_two_layers(name, model)
-    watch = Stopwatch()
-    pairs, scores = Moments(), Moments()
+    started = time.perf_counter()
+    pairs, scores = RunningStatistics(), RunningStatistics()
     with scoring_mode(model), torch.no_grad():
         for batch in batches_on(model, batches):
             matrix = similarity(model.representatives(batch)).double()  # [B, L, L]
@@ -80,7 +80,7 @@ def _between_layers(
             if each is not None:
                 each(terms)
             pairs.update(matrix)
-    return finished(name, watch, scores.count, scores.mean, scores.variance.sqrt(), pairs.mean)
+    return finished(name, started, scores.count, scores.mean, scores.variance.sqrt(), pairs.mean)
 
 
 def _check_two_layers(name: str, model: TaskModel) -> None:
@@ -106,7 +106,7 @@ def cka(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
         ScoreError: there are fewer than two examples or layers.
     """
     _check_two_layers("cka", model)
-    watch = Stopwatch()
+    started = time.perf_counter()
     examples = 0
     with scoring_mode(model), torch.no_grad():
         for batch in batches_on(model, batches):
@@ -131,7 +131,7 @@ def cka(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     own = shared.diagonal().sqrt()
     matrix = shared / (own[:, None] * own)
     values = _mean_of_others(matrix)
-    return finished("cka", watch, examples, values, torch.zeros_like(values), matrix)
+    return finished("cka", started, examples, values, torch.zeros_like(values), matrix)
 
 
 def io_cosine(
@@ -192,8 +192,8 @@ def _across_each_layer(
     each: Each | None,
 ) -> LayerScores:
     """Average a function of the cosine between a layer's input and output over tokens and examples."""
-    watch = Stopwatch()
-    sums, counts, means = Moments(), Moments(), Moments()
+    started = time.perf_counter()
+    sums, counts, means = RunningStatistics(), RunningStatistics(), RunningStatistics()
     with scoring_mode(model), torch.no_grad():
         for batch in batches_on(model, batches):
             cosines, mask = _io_cosines(model, batch, tokens)  # [B, L, T], [B, T]
@@ -204,7 +204,7 @@ def _across_each_layer(
                 each(totals)
             counts.update(lengths)
             means.update(totals / lengths)
-    return finished(name, watch, means.count, sums.mean / counts.mean, means.variance.sqrt())
+    return finished(name, started, means.count, sums.mean / counts.mean, means.variance.sqrt())
 
 
 def _io_cosines(model: TaskModel, batch: Batch, tokens: str) -> tuple[Tensor, Tensor]:

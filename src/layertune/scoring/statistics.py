@@ -3,6 +3,7 @@ its squared gradients."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -15,8 +16,7 @@ from layertune.models.modes import scoring_mode
 from layertune.scoring.layer_scores import (
     Each,
     LayerScores,
-    Moments,
-    Stopwatch,
+    RunningStatistics,
     batches_on,
     finished,
     layer_parameters,
@@ -42,7 +42,7 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
     batches are small. The head is drawn from seed 0 whatever the run's seed, so that one selection serves all
     seeds; for generation it is the language model's own.
     """
-    watch = Stopwatch()
+    started = time.perf_counter()
     examples = terms = 0
     layers = layer_parameters(model)
     wanted = [parameter for layer in layers for parameter in layer]
@@ -57,7 +57,7 @@ def gradient_norm(model: TaskModel, batches: Iterable[Batch]) -> LayerScores:
             terms += count
             examples += len(batch)
     norms = sums_of_squares(sums, layers).sqrt()
-    return finished("gradient_norm", watch, examples, norms / terms, torch.zeros_like(norms))
+    return finished("gradient_norm", started, examples, norms / terms, torch.zeros_like(norms))
 
 
 def fisher(model: TaskModel, batches: Iterable[Batch], each: Each | None = None) -> LayerScores:
@@ -68,8 +68,8 @@ def fisher(model: TaskModel, batches: Iterable[Batch], each: Each | None = None)
     One forward and one backward pass per example. Choice: [Fisher information] loss and head are those of
     `gradient_norm`; the gradient of each example is squared, not that of a batch.
     """
-    watch = Stopwatch()
-    scores = Moments()
+    started = time.perf_counter()
+    scores = RunningStatistics()
     layers = layer_parameters(model)
     wanted = [parameter for layer in layers for parameter in layer]
     with _differentiable_in(model, wanted) as scored:
@@ -82,7 +82,7 @@ def fisher(model: TaskModel, batches: Iterable[Batch], each: Each | None = None)
             scores.update(terms)
             if each is not None:
                 each(terms)
-    return finished("fisher", watch, scores.count, scores.mean, scores.variance.sqrt())
+    return finished("fisher", started, scores.count, scores.mean, scores.variance.sqrt())
 
 
 @contextmanager
@@ -111,8 +111,8 @@ def feature_variance(
     every real token; the variances of the dimensions are averaged. `std` is the spread over dimensions. The
     score grows with the scale of the states: pre-norm decoders favour their last layers.
     """
-    watch = Stopwatch()
-    features = Moments()
+    started = time.perf_counter()
+    features = RunningStatistics()
     examples = 0
     with scoring_mode(model), torch.no_grad():
         for batch in batches_on(model, batches):
@@ -122,7 +122,7 @@ def feature_variance(
                 features.update(_real_tokens(model, batch))
             examples += len(batch)
     variance = features.variance  # [L, H]
-    return finished("feature_variance", watch, examples, variance.mean(1), variance.std(1, correction=0))
+    return finished("feature_variance", started, examples, variance.mean(1), variance.std(1, correction=0))
 
 
 def _real_tokens(model: TaskModel, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from layertune.scoring.layer_scores import (
     LayerScores,
-    Stopwatch,
     finished,
     layer_parameters,
     sums_of_squares,
@@ -27,11 +27,11 @@ IQR_OF_NORMAL = 1.349  # the quartiles of a normal distribution lie so many stan
 def weight_norm(model: TaskModel, batches: Iterable[Batch] = ()) -> LayerScores:
     """Score each layer by the L2 norm of all its parameters as one vector: the layer-wise weight norms that
     LISA starts from (Pan et al. 2024, arXiv 2403.17919; there over the steps of training)."""
-    watch = Stopwatch()
+    started = time.perf_counter()
     layers = layer_parameters(model)
     with torch.no_grad():
         norms = sums_of_squares([weight for layer in layers for weight in layer], layers).sqrt()
-    return finished("weight_norm", watch, 0, norms, torch.zeros_like(norms))
+    return finished("weight_norm", started, 0, norms, torch.zeros_like(norms))
 
 
 def spectrum(model: TaskModel, batches: Iterable[Batch] = ()) -> LayerScores:
@@ -43,14 +43,16 @@ def spectrum(model: TaskModel, batches: Iterable[Batch] = ()) -> LayerScores:
     layers. Where all singular values lie above the noise, which the source calls an infinite ratio, the
     smallest one counts as noise. `std` is the spread over its matrices.
     """
-    watch = Stopwatch()
+    started = time.perf_counter()
     with torch.no_grad():
         ratios = [
             torch.stack([_signal_to_noise(weight) for weight in layer if min(_sides(weight)) > 1])
             for layer in layer_parameters(model)
         ]
     values = torch.stack([layer.mean() for layer in ratios])
-    return finished("spectrum", watch, 0, values, torch.stack([layer.std(correction=0) for layer in ratios]))
+    return finished(
+        "spectrum", started, 0, values, torch.stack([layer.std(correction=0) for layer in ratios])
+    )
 
 
 def _sides(weight: Tensor) -> tuple[int, int]:

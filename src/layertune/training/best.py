@@ -27,8 +27,8 @@ class BestEpoch:
         keep_weights: also keep the trained weights of that epoch, for splits that are scored at the end.
 
     Attributes:
-        rest: scores on those splits, put in where an epoch's model will not be there later.
-        apart: the structure and the weights of such a model, put in where it is to be kept.
+        rest: scores on those splits, set right after the epoch where the method discards its model (RECAP).
+        apart: the structure and the weights of such a model, set where it is to be saved.
     """
 
     def __init__(self, task: TaskSpec, keep_weights: bool) -> None:

@@ -43,7 +43,7 @@ def remove_checkpoint(run: RunConfig) -> None:
 class Checkpoint:
     """The checkpoint of one run, which names the folder and says how often it is written.
 
-    `force=true` starts a run over and goes on from what a forced run left alone.
+    With `force=true` a run starts over, unless the checkpoint was written by a forced run: then it goes on.
 
     Args:
         run: what is asked.
@@ -107,7 +107,7 @@ class Checkpoint:
                 _restore_random(state["random"], self.device)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:  # of what a method makes of it
+            except Exception as error:  # a method may fail in any way on a state that it did not write
                 raise self._unusable(error) from error
             log.info("resuming from %s", self.folder)
 

@@ -104,9 +104,9 @@ class _Loop:
                 self._train_epoch(bar)
                 self._close_epoch()
             if self.read_outs is None:
-                if self.waiting:  # what waited takes its time
+                if self.waiting:  # scoring them may take long: a stop there must lose no training
                     self._keep()
-                self.stepper.follow(self.phases, new_epoch=True)  # a run that was resumed here has not yet
+                self.stepper.follow(self.phases, new_epoch=True)  # a run resumed here has a fresh stepper
                 self.read_outs = self._read_outs()
                 self._keep()
         return self._outcome()
@@ -181,7 +181,7 @@ class _Loop:
             is_best = picks_best(self.run) and self.best.offer(
                 self.epoch, metrics, self.model, self.phases.may_change()
             )
-            if is_best and not self.phases.own:  # not there at the end
+            if is_best and not self.phases.own:  # the method discards this epoch's model: score the rest now
                 if self.waiting:
                     self.best.rest = self._score_rest(self.phases.trained, self.epoch)
                 if self.keeps_best:
@@ -305,7 +305,8 @@ class _Loop:
             setattr(self, name, progress[name])
 
     _NUMBERS = ("history", "epoch", "done", "step", "loss_sum", "read_outs")
-    _PARTS = ("phases", "watch", "best", "memory", "stepper")  # the watch after the phases, which count on it
+    # Phases before the watch: opening one adds to the watch, whose own state then replaces that.
+    _PARTS = ("phases", "watch", "best", "memory", "stepper")
 
     def _bar(self) -> tqdm[Any]:
         return tqdm(

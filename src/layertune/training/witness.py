@@ -37,9 +37,12 @@ class PhaseReport:
         with_gradient: those of them that got a gradient.
         places: touched tensor -> its layer, 0 for what lies below the layers, None for what lies above.
         received: tensors whose gradients were large enough to move them.
-        before: fingerprints at the start; empty where those of the whole run say the same.
-        after: fingerprints at the end; likewise.
-        held_still: tensors frozen between two steps of their training kept their value; None = not looked.
+        before: fingerprints at the start; empty in the first phase of the run's own model, for `Engagement`
+            takes those before training.
+        after: fingerprints at the end; empty in the last phase of the run's own model, for `Engagement` takes
+            those after training.
+        held_still: trained tensors kept their value in steps in which they were frozen; None = there was no
+            such step among those that were looked at.
         steps: optimiser steps.
         steady: the tensors that required a gradient at the start did so in every step, and no others.
         at_once: most parameters with a gradient in one step.
@@ -71,8 +74,8 @@ class Witness:
         held: what its optimiser holds, by name.
         own: whether it is the model of the run.
         expected: see `PhaseReport`.
-        first: the first phase of a run: its fingerprints have been taken.
-        known: fingerprints that the phase before ended with.
+        first: whether it is the first phase of the run, whose fingerprints `Engagement` has taken.
+        known: fingerprints with which the phase before ended; they are not taken again.
     """
 
     def __init__(
@@ -105,7 +108,10 @@ class Witness:
         self._frozen: dict[str, int] = {}
 
     def before_step(self, moves: bool) -> None:
-        """Notice which tensors are active; at the 1st, 2nd, 4th, 8th ... change note what must hold still.
+        """Note which tensors require a gradient in this step.
+
+        When the set has changed for the 1st, 2nd, 4th, 8th … time, also take the checksums of the optimiser's
+        tensors that are frozen in this step; `after_step` compares them.
 
         Args:
             moves: the learning rate of the step is above zero.
@@ -137,7 +143,7 @@ class Witness:
         self.summed += self._current
 
     def after_step(self) -> None:
-        """Compare what had to hold still."""
+        """Compare the tensors that were frozen in this step with their checksums before it, if taken."""
         if self._frozen:
             still = all(checksum(self.held[name]) == value for name, value in self._frozen.items())
             self.held_still = still and self.held_still is not False
