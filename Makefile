@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu fuzz lint tables figures plan claims doctor bench bench-gpu clean
+.PHONY: help setup demo test test-gpu fuzz lint tables figures plan claims landscape doctor bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ claims: setup  ## Judge the paper's claims on its own tables and on the records 
 
 figures: setup  ## Draw the figures of MODEL (default bert) into results/figures/<MODEL> from the records (a minute)
 	$(REPORT) figures $(SHOWN)
+
+landscape: setup  ## Place every rule of choice among all sets of layers: results/landscapes/index.html (seconds)
+	$(REPORT) landscape
 
 # make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>: also end to end on real TREC
 bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (under 20 minutes on 2 idle cores)

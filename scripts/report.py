@@ -4,6 +4,7 @@ python scripts/report.py tables model=gte_small train.epochs=3   also compare=ro
 python scripts/report.py claims model=bert readout=best --json   which of the paper's claims hold
 python scripts/report.py figures model=gte_small                 all figures, as PNG and SVG
 python scripts/report.py plan table=1 task=trec,cr seed=0        what is still to be run, as a shell script
+python scripts/report.py landscape                               where rules land among all sets of layers
 python scripts/report.py compare --means results/runs/*.json     records side by side
 
 Words are those of run.py. Exit codes: 1 with --strict if a cell is not done, 2 if the request was wrong (one
@@ -20,6 +21,7 @@ from pathlib import Path
 from layertune.command_line import run_script
 from layertune.config.files import write_atomic
 from layertune.errors import ConfigError
+from layertune.landscape.page import write_landscapes
 from layertune.records.store import read_files
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
@@ -28,7 +30,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.modes import compare_modes
 from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
-from layertune.report.plan import lines, make_plan, read_index
+from layertune.report.plan import lines, make_plan, read_index, store_of
 from layertune.report.render.write import write_comparison, write_tables
 from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
@@ -77,6 +79,12 @@ def plan(args: argparse.Namespace) -> None:
     print("\n".join(lines(make_plan(read_words(args.words), read_index(args.words), args.device))))
 
 
+def landscape(args: argparse.Namespace) -> None:
+    """Write tables, figures and the page of all landscapes."""
+    files = write_landscapes(store_of(args.words).folders[0].parent)
+    print(f"written: {len(files)} files, the last {files[-1]}")
+
+
 def compare(args: argparse.Namespace) -> None:
     """Print records side by side; a damaged one is named and left out."""
     records, _ = read_files(map(Path, args.files))
@@ -106,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="tables|claims|figures|plan|compare")
-    for do in (tables, claims, figures, plan):
+    commands = parser.add_subparsers(required=True, metavar="tables|claims|figures|plan|landscape|compare")
+    for do in (tables, claims, figures, plan, landscape):
         one = commands.add_parser(do.__name__, help=(do.__doc__ or "").partition("\n")[0])
         one.set_defaults(do=do)
         one.add_argument("words", nargs="*", help="key=value, such as model=gte_small train.epochs=3")

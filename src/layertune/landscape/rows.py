@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from layertune.config import RunConfig
@@ -156,7 +155,7 @@ def add_row(path: Path, ground: Ground, row: Row) -> None:
 
 
 def _text(ground: Ground, rows: Iterable[Row]) -> bytes:
-    lines = (jsonable(dataclasses.asdict(one)) for one in (ground, *rows))
+    lines = [jsonable(dataclasses.asdict(ground)), *(jsonable(dataclasses.asdict(row)) for row in rows)]
     return "".join(
         json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines
     ).encode()
@@ -193,8 +192,8 @@ def entries_of(
     )
     wrong = None
     if ground.gold is not None and answers is not None:
-        differs = np.flatnonzero(np.asarray(answers) != np.asarray(ground.gold))
-        wrong = tuple((int(row), int(answers[row])) for row in differs)
+        pairs = zip(answers, ground.gold, strict=True)
+        wrong = tuple((row, int(answer)) for row, (answer, label) in enumerate(pairs) if answer != label)
     row = Row(
         layers=selection.layers,
         seed=run.seed,
