@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import tiny_task_model
 
+from layertune.errors import ModelError
 from layertune.fast import cache
 from layertune.fast.cache import (
     build_entry,
@@ -102,6 +103,19 @@ def test_generation_keeps_no_representative_vectors(tmp_path):
     with torch.no_grad():
         found, plain = model.backbone.run(batch), model.backbone.run(source.store.batch(ROWS))
     torch.testing.assert_close(found[real], plain[real], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("model_type", "layer"), [("bert", 3), ("bert", 5), ("gpt2", 3)])
+def test_states_that_are_not_finite_are_refused_and_nothing_of_them_is_kept(
+    model_type, layer, number, tmp_path
+):
+    model = tiny_task_model(model_type).double()
+    with torch.no_grad():
+        list(model.backbone.layers[1].parameters())[-1][0] = number
+    with pytest.raises(ModelError, match=f"below layer {layer}"):
+        source_of(model, tmp_path, layer, "fp64")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def replace_kind(model, kind):

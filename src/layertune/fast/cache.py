@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from layertune.errors import ModelError
 from layertune.fast.store import CacheStore, Entry, MemoryStore
 from layertune.models.backbone import HandOn
 from layertune.models.modes import scoring_mode
@@ -178,6 +179,9 @@ def build_entry(
         autocast: makes the context of the forward passes.
         batch_of: gives batches that already come with the result of still lower layers.
         cost_so_far: seconds and CPU seconds of making those.
+
+    Raises:
+        ModelError: a state is not finite: nothing can be trained on it.
     """
     with cache.writing(key, _shapes(model, store, layer, dtype)) as (tensors, facts), scoring_mode(model):
         for rows in sorted_batches(store.lengths, _BATCH):
@@ -185,12 +189,23 @@ def build_entry(
             with autocast():
                 states, vectors = run_below(model.backbone, batch, layer, "representatives" in tensors)
             if states is not None:
-                _put_states(tensors, store, rows, states[batch.attention_mask.bool()])
+                real = states[batch.attention_mask.bool()]
+                _refuse_not_finite(real, layer)
+                _put_states(tensors, store, rows, real)
             if vectors is not None:
+                _refuse_not_finite(vectors, layer)
                 kept = tensors["representatives"]
                 kept[torch.from_numpy(np.asarray(rows))] = vectors.to(kept.dtype).cpu()
         synchronize(model.device)
         facts["cost"] = cost_so_far
+
+
+def _refuse_not_finite(states: Tensor, layer: int) -> None:
+    if not states.isfinite().all():
+        raise ModelError(
+            f"states below layer {layer} are not finite (nan or inf): check the model's weights, or say "
+            "train.precision=fp32."
+        )
 
 
 def _put_states(tensors: Mapping[str, Tensor], store: TokenStore, rows: np.ndarray, real: Tensor) -> None:
