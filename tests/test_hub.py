@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
 from loopback_hub import Hub
+from tiny_runs import lasting
 
 from layertune.config import ModelSpec, TaskSpec
 from layertune.config.build import build_dataclass
+from layertune.config.compose import compose_run
 from layertune.errors import ConfigError, DataError, ModelError
 from layertune.models import Backbone, load_model, load_tokenizer
 from layertune.tasks.hub import read_hub
@@ -107,6 +113,54 @@ def test_a_failing_hub_is_one_sentence_with_its_cause_and_the_ways_out(hub, bert
     assert "\n" not in message and all(way in message for way in ("model.path=<folder>", "minilm_l6"))
 
 
+FAILING = [(429, "429"), (403, "hf auth login"), ("drop", "closed")]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients try again as often as they do, without waiting in between."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(("fault", "word"), FAILING, ids=["busy", "gated", "dropped"])
+def test_weights_that_a_failing_hub_does_not_give_are_one_sentence(hub, bert, fault, word):
+    hub.faults = {"GET .*/resolve/.*/model.safetensors": fault}
+    with pytest.raises(ModelError, match=word) as caught:
+        load_model(bert)
+    assert "\n" not in str(caught.value) and "model.path=<folder>" in str(caught.value)
+    hub.faults = {}
+    load_model(bert)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(("fault", "word"), FAILING, ids=["busy", "gated", "dropped"])
+@pytest.mark.parametrize("name", ["dynahate", "sst2"])
+def test_rows_that_a_failing_hub_does_not_give_are_one_sentence(hub, repo, name, fault, word):
+    task = task_of(repo, name)
+    hub.repositories["datasets", task.hub.id] = (task.hub.revision, ROWS[name])
+    hub.faults = {"GET .*/resolve/.*(csv|jsonl)": fault}
+    with pytest.raises(DataError, match=word) as caught:
+        read_hub(task, "test")
+    assert "\n" not in str(caught.value) and "data_dir=<folder>" in str(caught.value)
+    hub.faults = {}
+    assert len(read_hub(task, "test")[0]) == 1
+
+
+def test_a_model_that_is_no_safetensors_is_read_as_it_is(hub, bert, bert_files):
+    """transformers would ask a service to convert it, in a thread of its own, and take what that makes."""
+    from safetensors.torch import load
+
+    written = io.BytesIO()
+    torch.save(load(bert_files["model.safetensors"]), written)
+    files = {name: content for name, content in bert_files.items() if name != "model.safetensors"}
+    hub.repositories[BERT] = (COMMIT, {**files, "pytorch_model.bin": written.getvalue()})
+    load_tokenizer(bert)
+    load_model(bert)
+    assert not [thread.name for thread in threading.enumerate() if "conversion" in thread.name]
+    assert not hub.asked("discussions|refs/|convert|POST") and hub.asked("pytorch_model.bin")
+
+
 def named_to_delete(message: str) -> list[Path]:
     """Return the paths that a sentence asks to delete."""
     return [Path(word) for word in message.replace(",", " ").split() if word.startswith("/")]
@@ -168,13 +222,61 @@ def task_of(repo: Path, name: str) -> TaskSpec:
     )
 
 
+ROWS = {
+    "dynahate": {
+        "DynaHate v0.2.3 - all.csv": b"text,label,split\na,hate,train\nb,nothate,test\nc,hate,dev\n",
+        "DynaHate v0.2.2.csv": b"text\nwrong\n",
+        "README.md": b"#",
+    },
+    "sst2": {f"{split}.jsonl": b'{"text": "a film", "label": 1}\n' for split in ("train", "dev", "test")},
+    "olid": {
+        "README.md": b"""---
+configs:
+- config_name: 1.0.0
+  data_files: [{split: train, path: train.csv}, {split: test, path: test.csv}]
+---
+""",
+        "train.csv": b"tweet,subtask_a\nd,OFF\ne,NOT\n",
+        "test.csv": b"tweet,subtask_a\nf,OFF\n",
+    },
+}
+
+
 @pytest.fixture
 def rows_of_dynahate(hub, repo) -> TaskSpec:
     task = task_of(repo, "dynahate")
-    right = b"text,label,split\na,hate,train\nb,nothate,test\nc,hate,dev\n"
-    files = {"DynaHate v0.2.3 - all.csv": right, "DynaHate v0.2.2.csv": b"text\nwrong\n", "README.md": b"#"}
-    hub.repositories["datasets", task.hub.id] = (task.hub.revision, files)
+    hub.repositories["datasets", task.hub.id] = (task.hub.revision, ROWS["dynahate"])
     return task
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("olid_dynahate", {"train": ["d", "e"], "olid": ["f"], "dynahate": ["b"]}),
+        ("dynahate_olid", {"train": ["a"], "dynahate": ["b"], "olid": ["f"]}),
+    ],
+)
+def test_a_pair_of_domains_is_read_from_the_cache_the_second_time(hub, repo, monkeypatch, name, texts):
+    for task in (domains := {own: task_of(repo, own) for own in ("olid", "dynahate")}).values():
+        hub.repositories["datasets", task.hub.id] = (task.hub.revision, ROWS[task.name])
+    run = compose_run(f"task={name}", "model=tiny_bert", "method=full")
+    pair = dataclasses.replace(
+        run.task,
+        **{key: getattr(domains[run.task.data], key) for key in ("counts", "label_counts", "hub")},
+        foreign={other: domains[other] for other in run.task.foreign},
+    )
+
+    def read() -> dict[str, list[str]]:
+        rows = {"train": read_hub(pair, pair.train_split)}
+        rows[pair.data] = read_hub(pair, pair.eval_split)
+        rows |= {other: read_hub(task, task.eval_split) for other, task in pair.foreign.items()}
+        return {part: list(found.texts[0]) for part, (found, *_) in rows.items()}
+
+    assert read() == texts
+    asked = len(hub.log)
+    offline(monkeypatch)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    assert read() == texts and len(hub.log) == asked
 
 
 def test_files_that_a_task_names_are_read_from_the_cache_the_second_time(hub, rows_of_dynahate, monkeypatch):
@@ -247,12 +349,13 @@ def test_the_headline_command_runs_against_a_hub_and_offline_from_its_cache(hub,
     files = {"train.jsonl": lines("train"), "dev.jsonl": lines("validation"), "README.md": b"# rows\n"}
     hub.repositories["datasets", task.hub.id] = (task.hub.revision, files)
 
-    def run(offline: str) -> str:
+    def run(offline: str) -> tuple[str, Any]:
+        out = tmp_path / offline / "out"
         done = subprocess.run(
             [
                 *(sys.executable, "run.py", "model=bert", "task=sst2", "method=low_k", "protocol=smoke"),
                 "tracking=disabled",
-                *(f"outputs_dir={tmp_path / offline}", f"results_dir={tmp_path / offline}"),
+                *(f"outputs_dir={out}", f"results_dir={out}"),
             ],
             cwd=repo,
             env={**os.environ, **QUICK, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
@@ -262,11 +365,15 @@ def test_the_headline_command_runs_against_a_hub_and_offline_from_its_cache(hub,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+        (path,) = out.glob("records/*.json")
+        return done.stdout.split("training")[0], lasting(json.loads(path.read_text()))
 
     first = run("0")
     asked = len(hub.log)
-    assert run("1").split("training")[0] == first.split("training")[0] and len(hub.log) == asked
+    assert run("1") == first and len(hub.log) == asked
+    _, record = first
+    assert record["status"] == "done" and record["data"]["revision"] == task.hub.revision
+    assert record["model"]["revision"] == COMMIT and record["selection"]["layers"]
 
 
 def test_nothing_known_of_a_hub_is_needed_to_say_that_it_is_off(bert, monkeypatch, tmp_path):

@@ -148,3 +148,15 @@ def assert_resumes_exactly(prepared: Callable[..., Prepared], monkeypatch: Any, 
 def timeless(history: Any) -> list[dict[str, Any]]:
     """Drop the seconds of a history: all else is the same in every repetition."""
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+
+
+# What depends on the clock, the machine, or what another process left in a cache.
+VOLATILE = {"created_at", "seconds", "cpu_seconds", "seconds_per_step_median", "examples_per_second"}
+VOLATILE |= {"tokens_per_second", "peak_memory_bytes", "reused", "place"}
+
+
+def lasting(tree: Any) -> Any:
+    """Return the JSON of a record without what may differ from run to run."""
+    if isinstance(tree, dict):
+        return {key: lasting(value) for key, value in tree.items() if key not in VOLATILE}
+    return [lasting(item) for item in tree] if isinstance(tree, list) else tree

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from test_generation_run import write as write_e2e
-from tiny_runs import DEFAULTS
+from tiny_runs import DEFAULTS, lasting
 from tqdm import tqdm
 
 import layertune
@@ -50,9 +50,6 @@ REQUESTS: dict[str, tuple[str, ...]] = {
 MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2")]
 HEAVY = ["layertune.pipeline", "hydra.main", "accelerate", "peft", *MODELS]
 TRAINED = "conclude"  # the function that is called when training has ended and the record is not written
-# What depends on the clock, the machine, or what a killed process left in a cache.
-VOLATILE = {"created_at", "seconds", "cpu_seconds", "seconds_per_step_median", "examples_per_second"}
-VOLATILE |= {"tokens_per_second", "peak_memory_bytes", "reused", "place"}
 
 
 def run(cases: int, seed: int) -> list[str]:
@@ -106,13 +103,7 @@ def _killed(name: str, root: Path, moments: list[Any], record: Any) -> str | Non
 def _record(folder: Path) -> Any:
     """Return the only record below a folder, without what may differ from run to run."""
     (path,) = [*folder.glob("results/runs/*.json"), *folder.glob("outputs/records/*.json")]
-    return _lasting(json.loads(path.read_text()))
-
-
-def _lasting(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _lasting(value) for key, value in tree.items() if key not in VOLATILE}
-    return [_lasting(item) for item in tree] if isinstance(tree, list) else tree
+    return lasting(json.loads(path.read_text()))
 
 
 def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
