@@ -23,9 +23,9 @@ FLOORS = (
     ("runtime", "scoring"),
     ("methods",),
     ("evaluation", "fast", "training"),
-    ("landscape", "saved"),
+    ("baselines", "landscape", "saved"),
     ("pipeline",),
-    ("api", "command_line", "doctor"),
+    ("api", "cli", "command_line", "doctor"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

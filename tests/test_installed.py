@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -37,19 +38,17 @@ def site(repo, tmp_path_factory):
 def test_an_installed_wheel_trains_on_a_csv_in_an_empty_folder(site, tmp_path):
     rows = [f"a {word} film {i},{stars}" for i in range(20) for word, stars in (("good", 5), ("bad", 1))]
     (tmp_path / "reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
-    program = """
-import layertune, sys
-from layertune.config.compose import compose_run
-from layertune.pipeline import execute
-from layertune.records import Store
-assert layertune.__file__.startswith(sys.argv[1]), layertune.__file__
-run = compose_run("model=tiny_bert", "task=own", "own.train=reviews.csv", "own.text=review",
-    "own.label=stars", "method=low_k", "method.k=2", "train=fast", "protocol=smoke",
-    "tracking=disabled", "save=my-model")
-record = execute(run, Store(run.results_dir, run.outputs_dir))
-assert record.status == "done" and record.identity.git_commit is None
-print(layertune.load("my-model").predict(["a good film"]))
-"""
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = call("-c", program, str(site), cwd=tmp_path, env=environment)
-    assert done.stdout.strip() in ("['1']", "['5']")
+    options = ("--text", "review", "--label", "stars", "--k", "2", "--out", "my-model")
+    done = call(
+        "-m", "layertune.cli", "fit", "tiny_bert", "reviews.csv", *options, cwd=tmp_path, env=environment
+    )
+    assert "majority class" in done.stdout
+    program = (
+        "import layertune; print(layertune.__file__, layertune.load('my-model').predict(['a good film']))"
+    )
+    done = call("-c", program, cwd=tmp_path, env=environment)
+    assert done.stdout.startswith(str(site)) and done.stdout.split()[-1] in ("['1']", "['5']")
+    (record,) = (tmp_path / "outputs" / "runs").glob("*.json")
+    assert json.loads(record.read_text())["identity"]["git_commit"] is None
+    assert (site / "bin" / "layertune").is_file()

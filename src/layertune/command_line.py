@@ -60,7 +60,7 @@ def run_command_line(main: Callable[[], object], arguments: Sequence[str] | None
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Call a script's main function and exit; a request that cannot be met is one sentence, code 2."""
+    """Call a command's main function and exit; every error that has a name ends as one sentence on stderr."""
     any_terminal()
     try:
         sys.exit(main() or DONE)
@@ -70,6 +70,10 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     except (ConfigError, RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_REQUEST)
+    except (RunFailed, Interruption) as error:
+        sys.exit(_say(error, error.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted", FAILED))
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

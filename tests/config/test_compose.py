@@ -82,7 +82,8 @@ def test_a_file_is_called_as_its_name_and_has_a_title(group: str, name: str) -> 
 @pytest.mark.parametrize("name", group_names("model"))
 @pytest.mark.usefixtures("_weights_anywhere")
 def test_every_model_composes(name: str, every_file: dict[tuple[str, str], Tree], composed: Tree) -> None:
-    run = run_from_hydra({**composed, "model": every_file["model", name]})
+    own = {"source": "someone/model", "revision": "main", "num_layers": 12} if name == "own" else {}
+    run = run_from_hydra({**composed, "model": every_file["model", name] | own})
     assert run.model.name == name and run.run_id.startswith(f"{name}-cr-low_k-k3-s0-")
     assert run.model.num_layers >= 1 and run.model.source
     if run.model.source != "random" and not run.model.source.startswith("package:"):

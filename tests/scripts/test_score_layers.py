@@ -58,8 +58,8 @@ def test_scores_bars_and_the_chosen_layers_are_printed_and_the_map_is_drawn(requ
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"texts": "missing.txt"}, "--texts missing.txt is missing or empty"),
-        ({"model": "/no/such/folder"}, "--model /no/such/folder: there is no such folder"),
+        ({"texts": "missing.txt"}, "missing.txt is missing or empty"),
+        ({"model": "/no/such/folder"}, "/no/such/folder: there is no such folder"),
         ({"model": "someone/unknown"}, "someone/unknown"),
         ({"k": 4}, "k=4 is out of range: 4 layers allow 1 to 3"),
         ({"k": 0}, "k=0 is out of range"),

@@ -10,9 +10,11 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from layertune.errors import DataError
 
@@ -40,7 +42,16 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     Raises:
         DataError: it is not what its suffix says, or names a column twice.
     """
-    return _READERS[path.suffix](path, wanted)
+    return next(_READERS[path.suffix](path, wanted, None))
+
+
+def stream_table(path: Path, wanted: Sequence[str], size: int) -> Iterator[Table]:
+    """Read a file in tables of `size` rows, the last one shorter, so that it may be larger than memory.
+
+    Raises:
+        DataError: as `read_table`, where the rows come that are at fault.
+    """
+    return _READERS[path.suffix](path, wanted, size)
 
 
 def text_of(path: Path) -> str:
@@ -66,36 +77,62 @@ def _named_once(names: Iterable[str], path: Path) -> tuple[str, ...]:
     return names
 
 
-def _csv(path: Path, wanted: Sequence[str]) -> Table:
-    header = text_of(path).partition("\n")[0]
+def _csv(path: Path, wanted: Sequence[str], size: int | None) -> Iterator[Table]:
+    with _opened(path, size) as stream:
+        header = stream.readline()
     delimiter = (
         ";" if header.count(";") > header.count(",") else ","
     )  # as spreadsheets write it in half of Europe
-    return _separated(path, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
+    return _separated(path, size, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
 
 
-def _tsv(path: Path, wanted: Sequence[str]) -> Table:
-    return _separated(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _tsv(path: Path, wanted: Sequence[str], size: int | None) -> Iterator[Table]:
+    return _separated(path, size, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _separated(path: Path, **dialect: Any) -> Table:
-    rows = _rows_with_lines(path, dialect)
-    names = _named_once(next(rows, (1, []))[1], path)
-    values: list[list[str]] = []
-    lines: list[int] = []
-    for line, row in rows:
-        if len(row) != len(names):
-            raise DataError(f"{path}: line {line} has {len(row)} fields and the header has {len(names)}.")
-        values.append(row)
-        lines.append(line)
-    columns = zip(*values, strict=True) if values else ([] for _ in names)
-    return Table(names, {name: list(column) for name, column in zip(names, columns, strict=True)}, lines)
+@contextmanager
+def _opened(path: Path, size: int | None) -> Iterator[TextIO]:
+    """Open a text file: read whole, so that what is wrong is said with its line, or as a stream."""
+    if size is None:
+        yield io.StringIO(text_of(path), newline="")
+        return
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield stream
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: save the file in that encoding.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _rows_with_lines(path: Path, dialect: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
+def _separated(path: Path, size: int | None, **dialect: Any) -> Iterator[Table]:
+    with _opened(path, size) as stream:
+        rows = _rows_with_lines(path, stream, dialect)
+        names = _named_once(next(rows, (1, []))[1], path)
+        for some in _parts(rows, size):
+            for line, row in some:
+                if len(row) != len(names):
+                    raise DataError(
+                        f"{path}: line {line} has {len(row)} fields and the header has {len(names)}."
+                    )
+            columns = zip(*(row for _, row in some), strict=True) if some else ([] for _ in names)
+            found = {name: list(column) for name, column in zip(names, columns, strict=True)}
+            yield Table(names, found, [line for line, _ in some])
+
+
+def _parts(rows: Iterator[Any], size: int | None) -> Iterator[list[Any]]:
+    """Yield rows in lists of `size`, the last one shorter; None = all in one, which may be empty."""
+    if size is None:
+        yield list(rows)
+        return
+    while some := list(islice(rows, size)):
+        yield some
+
+
+def _rows_with_lines(path: Path, stream: TextIO, dialect: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the line where it begins."""
     limit = csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True, **dialect)
+    reader = csv.reader(stream, strict=True, **dialect)
     line = 1
     try:
         for row in reader:
@@ -111,10 +148,16 @@ def _rows_with_lines(path: Path, dialect: dict[str, Any]) -> Iterator[tuple[int,
         csv.field_size_limit(limit)
 
 
-def _jsonl(path: Path, wanted: Sequence[str]) -> Table:
-    objects: list[dict[str, Any]] = []
-    lines: list[int] = []
-    for number, line in enumerate(io.StringIO(text_of(path)), start=1):
+def _jsonl(path: Path, wanted: Sequence[str], size: int | None) -> Iterator[Table]:
+    with _opened(path, size) as stream:
+        for some in _parts(_objects(path, stream), size):
+            names = tuple(dict.fromkeys(name for _, each in some for name in each))
+            found = {name: [each.get(name) for _, each in some] for name in wanted if name in names}
+            yield Table(names, found, [number for number, _ in some])
+
+
+def _objects(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
         try:
@@ -123,12 +166,7 @@ def _jsonl(path: Path, wanted: Sequence[str]) -> Table:
             raise DataError(f"{path}: line {number} is not a JSON object ({error}).") from error
         if not isinstance(found, dict):
             raise DataError(f"{path}: line {number} is not a JSON object.")
-        objects.append(found)
-        lines.append(number)
-    names = tuple(dict.fromkeys(name for each in objects for name in each))
-    return Table(
-        names, {name: [each.get(name) for each in objects] for name in wanted if name in names}, lines
-    )
+        yield number, found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,22 +177,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _parquet(path: Path, wanted: Sequence[str]) -> Table:
+def _parquet(path: Path, wanted: Sequence[str], size: int | None) -> Iterator[Table]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:  # not read_table, which makes columns of folders called `key=value`
             names = _named_once(file.schema_arrow.names, path)
-            columns = file.read([name for name in wanted if name in names]).to_pydict()
+            kept = [name for name in wanted if name in names]
+            if size is None:
+                yield Table(names, file.read(kept).to_pydict())
+                return
+            for batch in file.iter_batches(size, columns=kept):
+                yield Table(names, batch.to_pydict())
     except DataError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not a complete parquet file ({error}): fetch it again.") from error
-    return Table(names, columns)
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str]], Table]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str], int | None], Iterator[Table]]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".tsv": _tsv,

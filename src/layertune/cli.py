@@ -1,0 +1,403 @@
+"""The command `layertune`: fit, predict, score. The words underneath are those of `run.py`.
+
+    layertune fit google-bert/bert-base-uncased reviews.csv --text review --label stars --out my-model
+    layertune predict my-model new.csv --out predictions.csv
+    layertune score google-bert/bert-base-uncased texts.txt --k 3
+
+Exit codes: 0 done, 1 it failed, 2 the request was wrong (one sentence, nothing written).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from layertune.command_line import run_script
+from layertune.config import RunConfig
+from layertune.config.compose import compose_run
+from layertune.config.files import SUFFIXES, WRITING, expanded
+from layertune.config.groups import group_file, group_names
+from layertune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from layertune.baselines import Baseline
+    from layertune.records import Record
+    from layertune.saved import SavedModel
+
+CHUNK = 1024  # rows of a file that are read and predicted at once
+LAYERS = 3  # that are trained where nothing else is said, as in the paper
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit."""
+    parser = _parser()
+    given, words = parser.parse_known_args(arguments)
+    wrong = [word for word in words if word.startswith("-") or "=" not in word or "words" not in given]
+    if wrong:
+        parser.error(f"{wrong[0]} is not understood here: `layertune {given.name} --help` lists what is.")
+    given.words = words
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    for noisy in ("httpx", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    run_script(lambda: given.command(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("layertune", description=__doc__, formatter_class=plain)
+    commands = parser.add_subparsers(required=True, metavar="fit | predict | score")
+
+    fit = commands.add_parser("fit", help="train a few layers of a model on a file of texts, and keep it")
+    _add_data(fit)
+    fit.add_argument("--out", required=True, help="folder for the trained model; new, or empty")
+    fit.add_argument("--method", default="low_k", help="low_k (default), high_k, block_low, full, lora, …")
+    fit.add_argument("--k", type=int, help=f"how many layers (default {LAYERS})")
+    fit.add_argument("--best", action="store_true", help="keep the best epoch instead of the last")
+    fit.set_defaults(command=_fit, name="fit")
+
+    predict = commands.add_parser("predict", help="label the rows of a file with a kept model")
+    predict.add_argument("model", help="folder that `fit --out` wrote")
+    predict.add_argument("data", help=f"file ({', '.join(SUFFIXES)}); may be larger than memory")
+    predict.add_argument("--text", help="column of the text (default: the one that was trained on)")
+    predict.add_argument("--text2", help="column of the second text of a pair")
+    predict.add_argument("--out", help="csv file to write (default: print it)")
+    predict.add_argument("--batch-size", type=int, default=64)
+    predict.set_defaults(command=_predict, name="predict")
+
+    score = commands.add_parser("score", help="score the layers of a model on texts and choose k of them")
+    score.add_argument("model", help="hub id, folder, or package:<import name>:<folder>")
+    score.add_argument("texts", type=Path, help="text file, one text per line")
+    add_score_arguments(score)
+    score.set_defaults(command=score_command, name="score")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Add what names a model, the rows and how they are trained on."""
+    parser.add_argument("model", help="hub id, folder, or a name of `run.py --help` (bert, minilm_l6, …)")
+    parser.add_argument("data", help=f"file ({', '.join(SUFFIXES)}) or id of a data set on the hub")
+    parser.add_argument("--eval", help="file of evaluation rows (default: a tenth is held out)")
+    parser.add_argument("--text", default="text", help="column of the text")
+    parser.add_argument("--text2", help="column of the second text of a pair")
+    parser.add_argument("--label", default="label", help="column of the label")
+    parser.add_argument("--regression", action="store_true", help="labels are numbers to predict")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.epilog = "More words of run.py may follow, such as train.epochs=5 or train=published."
+    parser.set_defaults(words=())
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `score` takes beside a model and a file of texts."""
+    parser.add_argument("--k", required=True, type=int, help="how many layers to choose")
+    parser.add_argument("--strategy", default="low_k", help="low_k (default), high_k, block_low, …")
+    parser.add_argument("--out", type=Path, help="where to write the heat-map, for example heatmap.png")
+
+
+# -- fit ----------------------------------------------------------------------------------------------------
+
+
+def _fit(given: argparse.Namespace) -> None:
+    """Train, keep, compare with what needs no language model, and say what comes next."""
+    began = time.perf_counter()
+    words = request(given, given.method, given.k)
+    words += [f"save={quoted(given.out)}", *(["save_epoch=best"] if given.best else []), *given.words]
+    run = compose_run(*words)
+
+    from layertune.baselines import baselines
+    from layertune.pipeline import execute
+    from layertune.records import Store
+    from layertune.tasks.own import read_own
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    record = execute(run, Store(run.results_dir, run.outputs_dir))
+    total = time.perf_counter() - began
+    logging.disable(logging.WARNING)  # all has been said of these rows
+    try:
+        rows = read_own(run.own, run.task).rows
+    finally:
+        logging.disable(logging.NOTSET)
+    simple = baselines(rows["train"], rows["validation"], run.task.kind, run.task.metrics)
+    print(f"\n{report(given.model, record, simple, run)}\n\n{_times(record, total)}\n\n{_next(given)}")
+
+
+def request(given: argparse.Namespace, method: str, k: int | None) -> list[str]:
+    """Return the words of `run.py` that a command's arguments stand for."""
+    words = [*model_words(given.model), "task=own", f"own.train={quoted(given.data)}"]
+    columns = {"eval": given.eval, "text": given.text, "text2": given.text2, "label": given.label}
+    words += [f"own.{key}={quoted(value)}" for key, value in columns.items() if value is not None]
+    if given.regression:
+        words.append("own.regression=true")
+    words += [
+        f"method={method}",
+        f"seed={given.seed}",
+        "train=fast",
+        "tracking=disabled",
+        "results_dir=outputs",
+    ]
+    if (group_file("method", method) or {}).get("selector") is not None:
+        words.append(f"method.k={min(LAYERS, num_layers(words) - 1) if k is None else k}")
+    elif k is not None:
+        raise ConfigError(f"--k {k} has no meaning for --method {method}, which selects no layers.")
+    return words
+
+
+def num_layers(words: Sequence[str]) -> int:
+    """Return the number of layers of the model that some words name."""
+    given = dict(word.split("=", 1) for word in words)
+    known = group_file("model", given["model"]) or {}
+    return int(given.get("model.num_layers", known.get("num_layers", LAYERS + 1)))
+
+
+def model_words(model: str) -> list[str]:
+    """Return the words of `run.py` that name a model: one of configs/model, a folder, or an id of the hub.
+
+    Raises:
+        ConfigError: it is none of them, or its configuration cannot be had.
+    """
+    names = [name for name in group_names("model") if name != "own"]
+    folder = expanded(model)
+    if model in names and not folder.is_dir():
+        return [f"model={model}"]
+    if folder.is_dir():
+        file = folder / "config.json"
+        where = f"model.path={quoted(model)}"
+    elif model.startswith((".", "/", "~")):
+        raise ConfigError(
+            f"{model} is not a folder: name one written by save_pretrained, or an id of the hub."
+        )
+    else:
+        for name in names:
+            source = str((group_file("model", name) or {}).get("source", ""))
+            if model in (source, source.rpartition("/")[2]):
+                return [f"model={name}"]
+        where = f"model.source={quoted(model)}"
+        file = _config_of_hub(model)
+    try:
+        config = json.loads(file.read_bytes())
+        layers = next(
+            int(config[key]) for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config
+        )
+    except (OSError, ValueError, TypeError, StopIteration) as error:
+        raise ConfigError(
+            f"{model} has no config.json that says how many layers there are: name a folder written by "
+            "save_pretrained."
+        ) from error
+    kinds = config.get("architectures") or [""]
+    causal = any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
+    causal = causal or config.get("model_type") in ("gpt2", "llama", "gemma2")
+    family = "decoder" if causal else "encoder"
+    return ["model=own", where, f"model.num_layers={layers}", f"model.family={family}"]
+
+
+def _config_of_hub(model: str) -> Path:
+    from layertune.errors import HubError
+    from layertune.hub import repository
+
+    try:
+        folder = repository(
+            model, None, lambda listed, _: ["config.json"], lambda folder: (folder / "config.json").is_file()
+        )
+    except HubError as error:
+        raise ConfigError(
+            f"{model} is no folder, none of {', '.join(group_names('model'))}, and not to be had from "
+            f"the hub: {error}."
+        ) from error
+    return folder / "config.json"
+
+
+def quoted(value: str) -> str:
+    """Return a value as Hydra reads it back, whatever is in it."""
+    doubled = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"'{doubled}'"
+
+
+def report(model: str, record: Record, simple: Sequence[Baseline], run: RunConfig) -> str:
+    """Return the table: what needs no language model, and the trained one, on the same evaluation rows."""
+    from layertune.report.rounding import printed
+    from layertune.report.summary import aligned
+
+    assert record.metrics is not None and record.data is not None and record.model is not None
+    assert record.training is not None
+    names = run.task.metrics
+    scores = next(iter(record.metrics.at("best" if run.save_epoch == "best" else "last").values()))
+
+    def row(name: str, layers: str, found: Any, seconds: float) -> tuple[str, ...]:
+        shown = [found.get(metric) for metric in names]
+        cells = ["—" if not isinstance(value, float) else printed(100 * value, 1) for value in shown]
+        return (name, layers, *cells, f"{seconds:.1f}")
+
+    chosen = record.selection.layers if record.selection is not None else None
+    share = 100 * record.model.num_trainable / record.model.parameters
+    layers = " ".join(map(str, chosen)) if chosen else f"{share:.0f} %"
+    seconds = record.training.seconds + record.training.cache.seconds
+    seconds += record.selection.seconds if record.selection is not None else 0.0
+    rows = [row(one.name, "", one.scores, one.seconds) for one in simple]
+    rows.append(row(f"{model}, {run.method.name}", layers, scores, seconds))
+    counts = record.data.counts
+    held = next(number for name, number in counts.items() if name != "train")
+    table = aligned(("method", "layers", *names, "seconds"), rows)
+    return f"{table}\n({counts['train']:,} rows to train on, {held:,} to evaluate; scores in %)"
+
+
+def _times(record: Record, total: float) -> str:
+    assert record.training is not None
+    selection = record.selection.seconds if record.selection is not None else 0.0
+    parts = {
+        "choosing layers": selection,
+        "frozen layers, once": record.training.cache.seconds,
+        "training": record.training.seconds,
+    }
+    shown = [f"{name} {seconds:.1f} s" for name, seconds in parts.items() if seconds]
+    rest = total - sum(parts.values())
+    if rest > 0:
+        shown.append(f"reading, evaluating, writing {rest:.1f} s")
+    return "time: " + ", ".join(shown)
+
+
+def _next(given: argparse.Namespace) -> str:
+    folder = shlex.quote(given.out)
+    python = (
+        f"from transformers import pipeline; print(pipeline('text-classification', {given.out!r})('a text'))"
+    )
+    lines = [f"layertune predict {folder} <file> --out predictions.csv"]
+    if json.loads((expanded(given.out) / "layertune.json").read_text())["form"] == "transformers":
+        lines.append(f'python -c "{python}"')
+    words = [
+        f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)} … --method full --out <folder>"
+    ]
+    return "\n".join([f"kept in {given.out}. Next:", *(f"  {line}" for line in [*lines, *words])])
+
+
+# -- predict ------------------------------------------------------------------------------------------------
+
+
+def _predict(given: argparse.Namespace) -> None:
+    """Label a file, some rows at a time."""
+    path = expanded(given.data)
+    if path.suffix not in SUFFIXES or not path.is_file():
+        raise ConfigError(f"{given.data} is no file of the formats that are read ({', '.join(SUFFIXES)}).")
+    if given.batch_size < 1:
+        raise ConfigError(f"--batch-size {given.batch_size} is not allowed: at least 1.")
+    target = None if given.out is None else expanded(given.out)
+    if target is not None and (not target.parent.is_dir() or target.is_dir()):
+        raise ConfigError(f"--out {given.out}: name a csv file in a folder that exists.")
+
+    from layertune.saved import load
+
+    saved = load(given.model)
+    columns = _columns(given, saved)
+    if target is None:
+        _write_rows(csv.writer(sys.stdout), _predicted(path, columns, saved, given.batch_size))
+        return
+    beside = target.with_name(f"{WRITING}{target.name}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as stream:
+            count = _write_rows(csv.writer(stream), _predicted(path, columns, saved, given.batch_size))
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    print(f"{count:,} rows: {given.out}")
+
+
+def _columns(given: argparse.Namespace, saved: SavedModel) -> tuple[str, ...]:
+    if len(saved.columns) == 1 and given.text2 is not None:
+        raise ConfigError(f"--text2 {given.text2}: this model reads one text, not a pair.")
+    chosen = (given.text, given.text2)
+    return tuple(other or own for other, own in zip(chosen, saved.columns, strict=False))
+
+
+def _predicted(
+    path: Path, columns: tuple[str, ...], saved: SavedModel, batch_size: int
+) -> Iterator[list[Any]]:
+    """Yield the head, then for each row of the file its texts, the answer, the probability of each label."""
+    from layertune.errors import DataError
+    from layertune.saved.load import probabilities
+    from layertune.tasks.formats import stream_table
+
+    yield [*columns, "prediction", *(f"probability {name}" for name in saved.labels)]
+    for table in stream_table(path, columns, CHUNK):
+        if missing := [name for name in columns if name not in table.columns]:
+            raise DataError(
+                f"{path} has no column {missing[0]!r}; its columns are {', '.join(table.names)}: say --text."
+            )
+        rows = list(zip(*(table.columns[name] for name in columns), strict=True))
+        full = [number for number, row in enumerate(rows) if all(_is_text(value) for value in row)]
+        answers: dict[int, list[Any]] = {}
+        if full:
+            texts = [tuple(map(str, rows[number])) for number in full]
+            logits = saved.logits(
+                [text if len(text) == 2 else text[0] for text in texts],
+                batch_size,  # type: ignore[misc]
+            )
+            shares = probabilities(logits) if saved.labels else [[]] * len(full)
+            for number, answer, share in zip(full, saved.answers(logits), shares, strict=True):
+                answers[number] = [answer, *(f"{value:.6f}" for value in share)]
+        empty = [""] * (1 + len(saved.labels))  # a row without text has no answer
+        yield from ([*row, *answers.get(number, empty)] for number, row in enumerate(rows))
+
+
+def _is_text(value: Any) -> bool:
+    return value is not None and bool(str(value).strip())
+
+
+def _write_rows(writer: Any, rows: Iterator[list[Any]]) -> int:
+    from tqdm import tqdm
+
+    count = -1  # the head is none
+    for row in tqdm(rows, unit="row", disable=not sys.stderr.isatty(), leave=False):
+        writer.writerow(row)
+        count += 1
+    return count
+
+
+# -- score --------------------------------------------------------------------------------------------------
+
+
+def score_command(given: argparse.Namespace) -> None:
+    """Score, select, print, draw (`scripts/score_layers.py`, `layertune score`)."""
+    if not given.texts.is_file() or not given.texts.stat().st_size:
+        raise ConfigError(f"{given.texts} is missing or empty: name a file with one text per line.")
+    if given.out and not (given.out.parent.is_dir() and given.out.suffix in (".png", ".pdf", ".svg")):
+        raise ConfigError(f"--out {given.out}: name a .png, .pdf or .svg file in a folder that exists.")
+    folder = expanded(given.model)
+    if given.model.startswith((".", "/", "~")) and not folder.is_dir():
+        raise ConfigError(f"{given.model}: there is no such folder.")
+
+    from layertune import score_layers, select_layers  # heavy imports, once the request looks right
+    from layertune.config import ModelSpec
+    from layertune.models import load_model, load_tokenizer
+    from layertune.report.figures import plot_similarity
+    from layertune.tasks.formats import text_of
+
+    texts = [line.strip() for line in text_of(given.texts).split("\n") if line.strip()]
+    path = str(folder) if folder.is_dir() else None
+    spec = ModelSpec(name=folder.name, source=given.model, path=path)
+    model = load_model(spec)
+    select_layers([0.0] * model.config.num_hidden_layers, given.k, given.strategy)  # refused before the work
+    scores = score_layers(model, (load_tokenizer(spec)[0], texts))
+    layers = select_layers(scores, given.k, given.strategy)
+
+    low, span = min(scores.values), (max(scores.values) - min(scores.values)) or 1.0
+    for layer, (value, std) in enumerate(zip(scores.values, scores.std, strict=True), start=1):
+        bar = "█" * (1 + round(39 * (value - low) / span))
+        print(f"{layer:>3}{'*' if layer in layers else ' '} {value:.3f} ± {std:.3f} {bar}")
+    title = f"{spec.name}: {scores.examples} texts, {given.strategy}, k = {given.k}"
+    print(f"{title}: layers {', '.join(map(str, layers))} ({scores.seconds:.1f} s)")
+    if given.out:
+        plot_similarity(scores, layers, given.out, title=title)
+
+
+if __name__ == "__main__":
+    main()

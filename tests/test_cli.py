@@ -1,0 +1,157 @@
+"""The command `layertune` as a newcomer types it, in an empty folder, on a file of their own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import layertune
+from layertune import cli
+from layertune.config import ModelSpec
+from layertune.config.compose import compose_tree
+from layertune.config.groups import group_file
+from layertune.models import load_model, load_tokenizer
+
+WORDS = {"great best good fine": 5, "bad dull boring slow": 1}
+REVIEWS = [
+    (f"the {word} film, number {i}", stars)
+    for i in range(8)
+    for words, stars in WORDS.items()
+    for word in words.split()
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random BERT of four layers in a folder, as save_pretrained writes it."""
+    folder = tmp_path_factory.mktemp("base")
+    spec = ModelSpec(
+        name="tiny", source="random", random_config=group_file("model", "tiny_bert")["random_config"]
+    )
+    load_model(spec).save_pretrained(folder)
+    load_tokenizer(spec)[0].save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def type_in(tmp_path, monkeypatch, capsys):
+    """Type a command in an empty folder with `reviews.csv` in it; returns exit code, output, error output."""
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "reviews.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("the review", "stars"), *REVIEWS])
+
+    def typed(*words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return stopped.value.code or 0, shown.out, shown.err
+
+    yield typed
+    logging.getLogger("httpx").setLevel(logging.NOTSET)
+    logging.getLogger("filelock").setLevel(logging.NOTSET)
+
+
+FIT = ("--text", "the review", "--label", "stars", "--out", "my-model", "train.learning_rate=3e-3")
+
+
+def test_fit_compares_with_what_needs_no_language_model_and_predict_reads_what_it_kept(
+    type_in, base, tmp_path
+):
+    code, out, _ = type_in("fit", base, "reviews.csv", *FIT, "--k", "2")
+    assert code == 0
+    assert "majority class" in out and "TF-IDF + logistic regression" in out and "low_k" in out
+    assert "50.0" in out and "58 rows to train on, 6 to evaluate" in out and "time: " in out
+    assert "layertune predict my-model" in out
+    code, out, _ = type_in("predict", "my-model", "reviews.csv", "--out", "predictions.csv")
+    assert code == 0 and "64 rows" in out
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open(newline="")))
+    saved = layertune.load(tmp_path / "my-model", device="cpu")
+    texts = [text for text, _ in REVIEWS]
+    assert [row["the review"] for row in rows] == texts
+    assert [row["prediction"] for row in rows] == saved.predict(texts)
+    assert float(rows[0]["probability 5"]) == pytest.approx(saved.predict_proba(texts)[0, 1], abs=2e-6)
+    again, out, _ = type_in("fit", base, "reviews.csv", *FIT, "--k", "2")
+    assert again == 0 and "majority class" in out  # the folder holds that very model
+
+
+def test_a_file_is_predicted_in_parts_whatever_its_format_and_empty_rows_stay_in_place(
+    type_in, base, tmp_path, monkeypatch
+):
+    assert type_in("fit", base, "reviews.csv", *FIT, "--k", "1")[0] == 0
+    monkeypatch.setattr(cli, "CHUNK", 3)
+    texts = [text for text, _ in REVIEWS[:7]] + ["", "good"]
+    with (tmp_path / "new.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("id", "t"), *enumerate(texts)])
+    (tmp_path / "new.jsonl").write_text("\n".join(json.dumps({"t": text or None}) for text in texts))
+    pyarrow.parquet.write_table(pyarrow.table({"t": texts}), tmp_path / "new.parquet")
+    found = [
+        type_in("predict", "my-model", f"new.{kind}", "--text", "t") for kind in ("csv", "jsonl", "parquet")
+    ]
+    tables = [list(csv.reader(io.StringIO(out))) for code, out, _ in found if code == 0]
+    assert len(tables) == 3 and all(
+        [row[1:] for row in table] == [row[1:] for row in tables[0]] for table in tables
+    )
+    answers = [row[1] for row in tables[0][1:]]
+    assert answers[7] == "" and set(answers) - {""} <= {"1", "5"} and len(answers) == 9
+    saved = layertune.load("my-model", device="cpu")
+    assert answers[8] == saved.predict(["good"])[0]
+
+
+def test_numbers_are_learnt_and_compared_with_ridge_regression(type_in, base):
+    code, out, _ = type_in("fit", base, "reviews.csv", *FIT, "--regression", "--method", "head_only")
+    assert code == 0 and "ridge" in out and "pearson" in out and "majority" not in out
+    code, out, _ = type_in("predict", "my-model", "reviews.csv")
+    assert code == 0 and out.splitlines()[0] == "the review,prediction"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("fit", "{base}", "reviews.csv", "--text", "review", "--out", "m"), 2, "the review"),
+        (("fit", "{base}", "no.csv", *FIT), 2, "is not there"),
+        (("fit", "./nowhere", "reviews.csv", *FIT), 2, "not a folder"),
+        (("fit", "{base}", "reviews.csv", *FIT, "--method", "full", "--k", "2"), 2, "no meaning"),
+        (("fit", "{base}", "reviews.csv", *FIT, "--k", "4"), 2, "between 1 and 3"),
+        (("fit", "{base}", "reviews.csv", *FIT, "train.epoch=3"), 2, "epochs"),
+        (("fit", "{base}", "reviews.csv", *FIT, "--bogus"), 2, "--bogus"),
+        (("predict", "{base}", "reviews.csv"), 2, "no model"),
+        (("predict", "{base}", "reviews.xlsx"), 2, "csv"),
+        (("score", "{base}", "nothing.txt", "--k", "2"), 2, "missing"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(type_in, base, tmp_path, words, code, said):
+    before = sorted(tmp_path.iterdir())
+    found, _, err = type_in(*(word.format(base=base) for word in words))
+    assert found == code and said in err and "Traceback" not in err
+    assert not (tmp_path / "my-model").exists() and sorted(tmp_path.iterdir()) in (
+        before,
+        [*before, tmp_path / "outputs"],
+    )
+
+
+def test_a_model_is_named_by_the_hub_s_id_of_a_known_one_or_by_its_own_folder(base, tmp_path):
+    assert cli.model_words("bert-base-uncased") == cli.model_words("google-bert/bert-base-uncased")
+    assert cli.model_words("google-bert/bert-base-uncased") == ["model=bert"]
+    words = cli.model_words(str(base))
+    assert words[0] == "model=own" and {"model.num_layers=4", "model.family=encoder"} <= set(words)
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 2, "architectures": ["GPT2LMHeadModel"]}))
+    assert {"model.num_layers=2", "model.family=decoder"} <= set(cli.model_words(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "value", ["it's", "a\\b", "a\\", "a\\'b", "die Frage, bitte", "{x: 1}", "ünï=1", "a 'b' \"c\""]
+)
+def test_a_value_reaches_the_configuration_as_it_was_typed(value):
+    assert (
+        compose_tree(["model=tiny_bert", "task=own", "method=full", f"own.text={cli.quoted(value)}"])["own"][
+            "text"
+        ]
+        == value
+    )
