@@ -16,7 +16,7 @@ import logging
 from layertune.command_line import run_script
 from layertune.errors import ConfigError
 from layertune.evaluation import nlg
-from layertune.evaluation.nlg.files import Corpus, read_lists, read_predictions
+from layertune.evaluation.nlg.text import Corpus, read_lists, read_predictions
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from layertune.config.compose import compose_run
 from layertune.errors import ConfigError, JavaError
-from layertune.evaluation.nlg import files, scorer
+from layertune.evaluation.nlg import scorer
+from layertune.evaluation.nlg import text as texts
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
 
@@ -118,7 +119,7 @@ def test_a_run_generates_dev_outputs_by_epoch_and_test_outputs_at_the_last_and_t
     assert last["e2e"]["loss"] < best["e2e"]["loss"]  # the weights of another epoch
 
     assert predictions(run) == ["-test-epoch1.jsonl", "-test-epoch2.jsonl"]
-    outputs, references = files.read_predictions(
+    outputs, references = texts.read_predictions(
         run.cache_dir.parent / "predictions" / f"{run.run_id}-test-epoch2.jsonl"
     )
     assert len(outputs) == 6 and {len(group) for group in references} == {2, 3}

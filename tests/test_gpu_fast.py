@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import NO_DROPOUT, assert_resumes_exactly, assert_same, prepare, weights
+from tiny_runs import NO_DROPOUT, assert_resumes_exactly, assert_same, weights
 
 from layertune.fast import FastStepper
 from layertune.training import train
@@ -32,9 +32,9 @@ def graphs(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captured_steps_train_as_plain_ones_do(prepared_cuda, graphs, precision):
+def test_captured_steps_train_as_plain_ones_do(prepared, graphs, precision):
     options = (*OPTIONS, f"train.precision={precision}", *NO_DROPOUT["tiny_bert"])
-    published, fast = (prepared_cuda(*options, f"train={mode}") for mode in ("published", "fast"))
+    published, fast = (prepared(*options, f"train={mode}") for mode in ("published", "fast"))
     train(*published.parts)
     outcome = train(*fast.parts)
     assert outcome.cache.place.startswith("device")
@@ -43,8 +43,8 @@ def test_captured_steps_train_as_plain_ones_do(prepared_cuda, graphs, precision)
     assert_same(weights(published.model), weights(fast.model), atol=1e-4 if precision == "fp32" else 2e-3)
 
 
-def test_dropout_draws_anew_in_every_replay(prepared_cuda, graphs):
-    case = prepared_cuda(*OPTIONS, "train=fast", "train.learning_rate=1e-9")
+def test_dropout_draws_anew_in_every_replay(prepared, graphs):
+    case = prepared(*OPTIONS, "train=fast", "train.learning_rate=1e-9")
     train(*case.parts)
     (steps,) = graphs
     graph = next(iter(steps.graphs.values()))
@@ -53,14 +53,7 @@ def test_dropout_draws_anew_in_every_replay(prepared_cuda, graphs):
     assert len(losses) == 4
 
 
-def test_a_captured_run_resumes_exactly(prepared_cuda, monkeypatch):
+def test_a_captured_run_resumes_exactly(prepared, monkeypatch):
     """With dropout: shapes are captured anew after the resume, and a capture draws nothing."""
     deterministic = ("train.deterministic=true", "train.batch_size=16", "train=fast")
-    assert_resumes_exactly(prepared_cuda, monkeypatch, *OPTIONS[:-1], *deterministic)
-
-
-@pytest.fixture
-def prepared_cuda(tmp_path):
-    from tiny_runs import compose_tiny
-
-    return lambda *overrides: prepare(compose_tiny(tmp_path, *overrides))
+    assert_resumes_exactly(prepared, monkeypatch, *OPTIONS[:-1], *deterministic)

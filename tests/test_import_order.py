@@ -15,7 +15,7 @@ HOUSE = Path(layertune.__file__).parent
 # A room may import rooms of its own floor and of those below.
 FLOORS = (
     ("errors",),
-    ("config", "selection", "stopping", "terminal"),
+    ("config", "selection", "stopping"),
     ("hub", "records"),
     ("report",),
     ("tasks",),

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from layertune.command_line import run_script
+from layertune.command_line import any_terminal, run_script
 from layertune.errors import ConfigError, RecordError
-from layertune.terminal import any_terminal
 
 SCRIPTS = sorted(path.name for path in (Path(__file__).parents[1] / "scripts").glob("[a-z]*.py"))
 SCRIPTS += ["benchmark/__main__.py"]

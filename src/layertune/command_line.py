@@ -1,11 +1,14 @@
-"""From exceptions to sentences and exit codes: what `run.py` and the scripts are wrapped in."""
+"""What `run.py` and the scripts are wrapped in: errors become sentences and exit codes, on any terminal."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import os
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -21,7 +24,6 @@ from layertune.errors import (
     RunFailed,
 )
 from layertune.stopping import stopping_at_once
-from layertune.terminal import any_terminal
 
 log = logging.getLogger(__name__)
 
@@ -152,3 +154,26 @@ Keys:
 
 --cfg job prints the configuration of a run instead of running it; -m sweeps over comma-separated values.
 Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 75 interrupted and resumable."""
+
+
+_INSTEAD = {"█": "#", "±": "+-", "×": "x", "·": ".", "–": "-", "—": "-", "−": "-", "…": "...", "‡": "++"}
+_INSTEAD |= {"→": "->", "§": "S.", "£": "GBP"}
+
+
+def any_terminal() -> None:
+    """Let stdout and stderr print all characters, whatever their encoding (ASCII, cp1252, ...)."""
+    codecs.register_error("layertune", _other_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="layertune")
+
+
+def _other_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_INSTEAD.get(character) or _ascii(character) for character in missing), error.end
+
+
+def _ascii(character: str) -> str:
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"

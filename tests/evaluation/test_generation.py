@@ -25,7 +25,8 @@ from layertune.evaluation.generation import (
     save_predictions,
     score_outputs,
 )
-from layertune.evaluation.nlg import files, scorer
+from layertune.evaluation.nlg import scorer
+from layertune.evaluation.nlg import text as texts
 from layertune.models import build_model
 from layertune.models.tiny_tokenizer import tiny_tokenizer
 from layertune.runtime import prepare_runtime
@@ -279,7 +280,7 @@ def test_saved_outputs_can_be_scored_again_without_the_model(split, tmp_path, mo
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     assert [line["mr"] for line in lines] == MEANINGS
     assert lines[0]["references"] == ["the pub", "it"]
-    assert files.read_predictions(path) == (outputs, [line["references"] for line in lines])
+    assert texts.read_predictions(path) == (outputs, [line["references"] for line in lines])
 
     scores = score_outputs(outputs, split, secondary=True)
     assert scores["meteor"] is None and scores["meteor_reason"] == "no Java here"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from added_cases import real_language_model, real_model
 from test_methods import BERT_LAYER, HEAD
-from tiny_runs import assert_same, compose_tiny, prepare, weights
+from tiny_runs import assert_same, compose_tiny, weights
 
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
@@ -18,8 +19,8 @@ from layertune.training import loop
 
 
 @pytest.fixture
-def prepared(tmp_path):
-    return lambda *overrides: prepare(compose_tiny(tmp_path, "method=lift", *overrides))
+def prepared(prepared):
+    return partial(prepared, "method=lift")
 
 
 def diary_of(case):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from test_methods import BERT_LAYER, HEAD
-from tiny_runs import compose_tiny, prepare, weights
+from tiny_runs import compose_tiny, weights
 
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
@@ -18,8 +19,8 @@ from layertune.training.engagement import Engagement
 
 
 @pytest.fixture
-def prepared(tmp_path):
-    return lambda *overrides: prepare(compose_tiny(tmp_path, "method=lisa", "method.layers=2", *overrides))
+def prepared(prepared):
+    return partial(prepared, "method=lisa", "method.layers=2")
 
 
 def trained_by_step(case):

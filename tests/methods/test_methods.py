@@ -33,11 +33,6 @@ POOLED_HEAD = (32 * 32 + 32) + (32 * 2 + 2)  # the last layer alone
 SELECTING = [name for name in group_names("method") if (group_file("method", name) or {}).get("selector")]
 
 
-@pytest.fixture
-def prepared(tmp_path):
-    return lambda *overrides: prepare(compose_tiny(tmp_path, *overrides))
-
-
 def trainable_names(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from added_cases import ALL, WITH_CACHE, added, insert, shake
 from tiny_models import batch_of, tiny_task_model
-from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, prepare, timeless, weights
+from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, timeless, weights
 
 from layertune.errors import Interruption, ModelError
 from layertune.pipeline import execute
@@ -23,11 +23,6 @@ ADDED = {  # tiny BERT: 4 layers of 32, inner width 64; tiny GPT-2: inner width 
     "prefix": 20 * 2 * 4 * 32,
     "ia3": 4 * (32 + 32 + 64),
 }
-
-
-@pytest.fixture
-def prepared(tmp_path):
-    return lambda *overrides: prepare(compose_tiny(tmp_path, *overrides))
 
 
 @pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2"])

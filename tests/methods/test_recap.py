@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from test_methods import BERT_LAYER, HEAD, generation_run
-from tiny_runs import compose_tiny, prepare, prepare_with, weights
+from tiny_runs import compose_tiny, prepare_with, weights
 
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
@@ -25,8 +27,8 @@ OPTIONS = ("train.batch_size=8", "train.epochs=2", "train.learning_rate=1e-2", "
 
 
 @pytest.fixture
-def prepared(tmp_path):
-    return lambda *overrides: prepare(compose_tiny(tmp_path, "method=recap", *OPTIONS, *overrides))
+def prepared(prepared):
+    return partial(prepared, "method=recap", *OPTIONS)
 
 
 class Noting(Recap):

@@ -18,9 +18,9 @@ from layertune.config import TrainSpec
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.recap.groups import layout_of
-from layertune.methods.recap.mask import highest_rows
 from layertune.methods.recap.prune import (
     everything,
+    highest_rows,
     most_of_a_layer,
     pruned_copy,
     removed_after,
@@ -174,7 +174,7 @@ class Store:
             attention_mask=mask,
             labels=labels,
             segment_ids=None,
-            prefix=None,
+            lower=None,
             targets=None,
             to=lambda _: self.batch(rows),
         )

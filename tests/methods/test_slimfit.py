@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from added_cases import real_model
 from tiny_models import tiny_task_model
-from tiny_runs import compose_tiny, prepare, weights
+from tiny_runs import compose_tiny, weights
 
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
@@ -18,8 +19,8 @@ from layertune.training.engagement import Engagement, measured_facts
 
 
 @pytest.fixture
-def prepared(tmp_path):
-    return lambda *overrides: prepare(compose_tiny(tmp_path, "method=slimfit", *overrides))
+def prepared(prepared):
+    return partial(prepared, "method=slimfit")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from layertune.config.groups import group_names
 from layertune.errors import ConfigError, RunFailed
 from layertune.evaluation import evaluate
 from layertune.models import load_model, load_tokenizer
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import scoring_mode
 from layertune.pipeline import execute
 from layertune.records import Store
 from layertune.saved import keep

@@ -25,7 +25,7 @@ from layertune.evaluation.generation import (
     score_outputs,
 )
 from layertune.evaluation.metrics import compute
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import scoring_mode
 from layertune.tasks import Split, TaskData, sorted_batches
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from layertune.config import DecodingSpec, RunConfig
 from layertune.config.files import write_atomic
 from layertune.evaluation.nlg.text import clean
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import scoring_mode
 from layertune.tasks import Meanings, Split, TokenStore, sorted_batches
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from layertune.errors import ModelError
 from layertune.fast.store import CacheStore, Entry, MemoryStore
-from layertune.models.backbone import HandOn
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import HandOn, scoring_mode
 from layertune.models.parameters import fingerprints, places_of
 from layertune.runtime import synchronize
 from layertune.tasks import Batch, TokenStore, sorted_batches

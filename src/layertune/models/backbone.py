@@ -237,3 +237,15 @@ class Backbone(nn.Module):
 def _last_state(output: Any) -> Tensor:
     """Return a model's last hidden state, from its outputs by name or in a tuple (`return_dict=False`)."""
     return output[0] if isinstance(output, tuple) else output.last_hidden_state
+
+
+@contextmanager
+def scoring_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for the length of a scoring pass; every module returns to the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from layertune.errors import ModelError, message_of
+from layertune.models.backbone import scoring_mode
 from layertune.models.limits import num_embeddings
-from layertune.models.modes import scoring_mode
 from layertune.tasks.encode import Batch
 
 if TYPE_CHECKING:

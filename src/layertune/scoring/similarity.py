@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layertune.errors import ScoreError
-from layertune.models.backbone import full_precision
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import full_precision, scoring_mode
 from layertune.scoring.layer_scores import (
     Each,
     LayerScores,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from layertune.models.backbone import full_precision
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import full_precision, scoring_mode
 from layertune.scoring.layer_scores import (
     Each,
     LayerScores,
@@ -22,7 +21,7 @@ from layertune.scoring.layer_scores import (
     layer_parameters,
     sums_of_squares,
 )
-from layertune.tasks.parts import loss_terms
+from layertune.tasks.batches import loss_terms
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel

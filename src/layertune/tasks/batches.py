@@ -1,14 +1,18 @@
-"""Which rows form a batch: length-bucketed, seeded, the same for every method of one seed.
+"""Which rows form a batch, and a batch in parts whose losses add up to the loss of the whole.
 
-Little padding is the cheapest speed-up there is, and it is given to all methods alike. The order depends on
-the task, the seed, the batch size and the epoch, on nothing else: resuming an epoch needs no saved state.
+Batches are length-bucketed and seeded, the same for every method of one seed: little padding is the cheapest
+speed-up there is, and it is given to all methods alike. The order depends on the task, the seed, the batch
+size and the epoch, on nothing else: resuming an epoch needs no saved state.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from layertune.tasks.encode import IGNORED_LABEL, Batch
 
 CHUNK_BATCHES = 50  # rows are sorted by length inside chunks of so many batches, so batches stay random
 
@@ -51,3 +55,27 @@ def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Return batches for evaluation and scoring: longest rows first, so that memory peaks at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def loss_terms(batch: Batch) -> int:
+    """Return how many terms a batch's mean loss is over: its rows, in generation its target tokens."""
+    if batch.labels.ndim == 1:
+        return len(batch)
+    return int((batch.labels[:, 1:] != IGNORED_LABEL).sum())
+
+
+def in_parts(
+    gather: Callable[[np.ndarray], Batch], rows: np.ndarray, size: int | None, generated: bool
+) -> Iterator[tuple[Batch, float]]:
+    """Cut a batch into parts of `size` rows (None = one part), each with its share in the batch's mean loss.
+
+    The mean is over rows, in generation over target tokens.
+    """
+    size = size or len(rows)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if len(parts) == 1 or not generated:
+        yield from ((gather(part), len(part) / len(rows)) for part in parts)
+        return
+    batches = [gather(part) for part in parts]
+    targets = [loss_terms(part) for part in batches]
+    yield from ((part, count / sum(targets)) for part, count in zip(batches, targets, strict=True))

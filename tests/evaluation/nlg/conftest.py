@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("pycocoevalcap", reason="the COCO scorers are not installed (pip install pycocoevalcap)")
 
 from layertune.errors import JavaError
-from layertune.evaluation.nlg.java import find_java
 from layertune.evaluation.nlg.meteor import Meteor
+from layertune.evaluation.nlg.scorer import find_java
 
 
 @pytest.fixture(scope="session")

