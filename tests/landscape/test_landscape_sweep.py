@@ -12,6 +12,7 @@ from programs import own_logging, program
 from layertune.config.compose import compose_run
 from layertune.evaluation.evaluate import watched
 from layertune.evaluation.metrics import accuracy
+from layertune.landscape.check import drawn
 from layertune.landscape.rows import Ground, Row, path_of, read_rows
 from layertune.landscape.sweep import every_set, lacking
 from layertune.pipeline import execute
@@ -107,6 +108,19 @@ def test_rows_drawn_by_seed_are_what_a_run_of_its_own_reaches(swept, tmp_path):
         assert record.headline() == (ground.metric, row.score) and record.headline("best")[1] == row.best
         assert record.training.history[-1]["loss"] == row.loss
         assert np.array_equal(seen["demo"], answers_of(ground, row))
+
+
+def test_the_script_trains_drawn_rows_again_and_names_what_differs(swept, monkeypatch, repo, capsys):
+    monkeypatch.chdir(swept)
+    script = repo / "scripts" / "check_landscape.py"
+    assert program(script, (*TINY, "k=2", "--rows=1"), monkeypatch) == 0
+    assert capsys.readouterr().out.endswith(": the same\n")
+    ((_, row),) = drawn([*TINY, "k=2"], 1)
+    text = the_file(swept).read_text()
+    the_file(swept).write_text(text.replace(f'"loss":{row.loss!r}', '"loss":0.5'))
+    assert program(script, (*TINY, "k=2", "--rows=1"), monkeypatch) == 1
+    assert f"{row.run_id}: loss: 0.5 and {row.loss!r}" in capsys.readouterr().out
+    the_file(swept).write_text(text)
 
 
 def test_what_a_landscape_lacks_starts_with_the_lowest_layers(tmp_path, monkeypatch):

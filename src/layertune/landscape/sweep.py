@@ -31,9 +31,15 @@ SCRATCH = ("method=layers", "protocol.tracked=false")
 
 @dataclass(frozen=True)
 class LandscapeRun:
-    """One run that a landscape lacks."""
+    """One run of a landscape."""
 
     run: RunConfig
+    layers: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], int]:
+        """What tells it from the others."""
+        return self.layers, self.run.seed
 
     @property
     def overrides(self) -> list[str]:
@@ -55,8 +61,8 @@ def every_set(num_layers: int, k: int | None) -> Iterator[tuple[int, ...]]:
     return chain.from_iterable(combinations(range(1, num_layers + 1), size) for size in sizes)
 
 
-def lacking(words: Iterable[str]) -> Lacking:
-    """Return what is still to be run, lowest layer first: sets of one lowest layer share its cache.
+def wanted(words: Iterable[str]) -> dict[Path, list[LandscapeRun]]:
+    """Return every run of the landscapes asked for by their files, lowest layer first.
 
     Args:
         words: `key=value`. `model` and `k` (a number, or all) are needed, `task` and `seed` take lists; what
@@ -66,15 +72,14 @@ def lacking(words: Iterable[str]) -> Lacking:
         ConfigError: a word is wrong, or a run cannot be met here.
     """
     given = _read(words)
-    k = _size(given.pop("k", ""))
-    lists = {key: given.pop(key).split(",") for key in LISTS}
-    if len(set(lists["seed"])) < len(lists["seed"]) or len(set(lists["task"])) < len(lists["task"]):
+    k = _size(given.pop("k"))
+    tasks, seeds = (given.pop(key).split(",") for key in LISTS)
+    if len(set(seeds)) < len(seeds) or len(set(tasks)) < len(tasks):
         raise ConfigError("task and seed list different values.")
-    shared = [f"{key}={value}" for key, value in given.items()]
-    runs: list[LandscapeRun] = []
-    lines: list[str] = []
-    for task in lists["task"]:
-        first = _run([*shared, f"task={task}", "seed=0"], (1,))
+    found = {}
+    for task in tasks:
+        shared = [*(f"{key}={value}" for key, value in given.items()), f"task={task}"]
+        first = _run([*shared, "seed=0"], (1,))
         check_run(first)  # what cannot be met here ends here
         num_layers = first.model.num_layers
         if k is not None and not 1 <= k < num_layers:
@@ -82,17 +87,25 @@ def lacking(words: Iterable[str]) -> Lacking:
                 f"k={k} is out of range: {first.model.name} has {num_layers} layers, so k is between 1 and "
                 f"{num_layers - 1}, or all."
             )
-        path = path_of(first)
+        pairs = sorted(product(every_set(num_layers, k), seeds), key=lambda one: one[0][0])
+        runs = [LandscapeRun(_run([*shared, f"seed={seed}"], layers), layers) for layers, seed in pairs]
+        found[path_of(first)] = runs
+    return found
+
+
+def lacking(words: Iterable[str]) -> Lacking:
+    """Return what is still to be run: sets of one lowest layer, which share its cache, one after another.
+
+    Raises:
+        ConfigError: as `wanted`.
+    """
+    missing: list[LandscapeRun] = []
+    lines: list[str] = []
+    for path, runs in wanted(words).items():
         there = {(row.layers, row.seed) for row in read_rows(path)[1]} if path.is_file() else set()
-        wanted = sorted(product(every_set(num_layers, k), lists["seed"]), key=lambda one: one[0][0])
-        missing = [
-            LandscapeRun(_run([*shared, f"task={task}", f"seed={seed}"], layers))
-            for layers, seed in wanted
-            if first.force or (layers, int(seed)) not in there
-        ]
-        runs += missing
-        lines.append(f"{path}: {len(wanted) - len(missing)} of {len(wanted)} sets and seeds are there")
-    return Lacking(tuple(runs), tuple(lines))
+        missing += (new := [one for one in runs if one.run.force or one.key not in there])
+        lines.append(f"{path}: {len(runs) - len(new)} of {len(runs)} sets and seeds are there")
+    return Lacking(tuple(missing), tuple(lines))
 
 
 def _read(words: Iterable[str]) -> dict[str, str]:
