@@ -1,8 +1,8 @@
 """kill -9 at any moment: the same command, issued again until it is done, leaves the record of a run that was
 never killed, and nothing else.
 
-A moment is a number of calls after the model was built, so that a case can be made again; every third case is
-killed when training has ended and the record is not written.
+A moment is a number of calls since the run began, so that a case can be made again; of three cases one is
+killed when training has ended and the record is not written, and one before the model is built.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from layertune.evaluation.nlg import scorer
 from . import seeded_cases
 
 REPO = Path(__file__).resolve().parents[2]
-ROOMS = tuple(
-    f"{Path(layertune.__file__).parent / room}/" for room in ("methods", "training", "evaluation", "records")
-)
+NAMES = ("config", "records", "tasks", "models", "scoring", "methods", "fast", "training", "evaluation")
+ROOMS = tuple(f"{Path(layertune.__file__).parent / room}/" for room in NAMES)
 COMMON = ("train.epochs=2", "train.num_threads=1", "checkpoint.every_steps=2")
 E2E = ("model=tiny_gpt2", "task=e2e", "method=low_k", "method.k=2", "protocol=paper", "train.batch_size=4")
 DECODING = ("task.decoding.num_beams=2", "task.decoding.max_new_tokens=4")
@@ -55,7 +54,7 @@ TRAINED = "conclude"  # the function that is called when training has ended and 
 def run(cases: int, seed: int) -> list[str]:
     """Kill one request per case, once or more often, and compare its record with that of an unharmed one."""
     failures = []
-    whole: dict[str, tuple[Any, int]] = {}
+    whole: dict[str, tuple[Any, int, int]] = {}
     root = Path(tempfile.mkdtemp(prefix="layertune-kill-"))
     try:
         write_e2e(root / "data")
@@ -63,10 +62,12 @@ def run(cases: int, seed: int) -> list[str]:
             name = list(REQUESTS)[case % len(REQUESTS)]
             if name not in whole:
                 whole[name] = _unharmed(name, root)
-            record, calls = whole[name]
-            moments = [rng.randrange(calls) for _ in range(rng.randint(1, 3))]
+            record, built, calls = whole[name]
+            moments: list[int | str] = [rng.randrange(built, calls) for _ in range(rng.randint(1, 3))]
             if case % 3 == 1:
                 moments = [*moments[1:], TRAINED]
+            if case % 3 == 2:
+                moments = [rng.randrange(1, built), *moments[1:]]
             if wrong := _killed(name, root, moments, record):
                 failures.append(f"case {case} ({name}, killed at {moments} of {calls:,} calls): {wrong}")
     finally:
@@ -74,13 +75,14 @@ def run(cases: int, seed: int) -> list[str]:
     return failures
 
 
-def _unharmed(name: str, root: Path) -> tuple[Any, int]:
-    """Return the record of a run that nothing happens to, and how many calls it takes."""
+def _unharmed(name: str, root: Path) -> tuple[Any, int, int]:
+    """Return the record of a run that nothing happens to, and its calls: up to its model, and all of them."""
     folder = root / f"{name}-whole"
     code, said = _run_py(name, folder, root / "data", None)
     if code != 0:
         raise RuntimeError(f"{name} ends with {code} by itself: {said[-1]}")
-    return _record(folder), int((folder / "calls").read_text())
+    built, calls = map(int, (folder / "calls").read_text().split())
+    return _record(folder), built, calls
 
 
 def _killed(name: str, root: Path, moments: list[Any], record: Any) -> str | None:
@@ -141,7 +143,7 @@ def _child(arguments: list[str], folder: Path, moment: int | str | None) -> None
     os.dup2(said, 1)
     os.dup2(said, 2)
     sys.argv = ["run.py", *arguments]
-    calls = 0
+    calls = calls_to_model = 0
 
     def count(frame: FrameType, event: str, _: object) -> None:
         nonlocal calls
@@ -150,16 +152,21 @@ def _child(arguments: list[str], folder: Path, moment: int | str | None) -> None
             if moment in (calls, frame.f_code.co_name):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def built(*given: Any) -> Any:
-        model = build_model(*given)
+    def begun(*given: Any) -> Any:
         sys.setprofile(count)
+        return execute(*given)
+
+    def built(*given: Any) -> Any:
+        nonlocal calls_to_model
+        model, calls_to_model = build_model(*given), calls
         return model
 
     build_model, pipeline.build_model = pipeline.build_model, built
+    execute, pipeline.execute = pipeline.execute, begun
     scorer.find_java = no_java
     tqdm.set_lock(threading.RLock())  # its own would outlive a killed process
     try:
         runpy.run_path(str(REPO / "run.py"), run_name="__main__")
     finally:
         sys.setprofile(None)
-        (folder / "calls").write_text(str(calls))
+        (folder / "calls").write_text(f"{calls_to_model} {calls}")
