@@ -18,6 +18,7 @@ from layertune.config import checks as checks_module
 from layertune.config.compose import (
     compose_run,
     compose_tree,
+    plain_run,
 )
 from layertune.config.groups import (
     CONFIG_DIR,
@@ -283,6 +284,13 @@ def test_a_wrong_override_is_a_config_error_of_one_sentence(
 def test_a_long_value_that_cannot_be_read_leaves_room_for_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"seed=.*cannot be read.*two quotes"):
         compose_run(*BASE, "seed=" + "[" * 3000)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "../model/tiny_bert", "a\0b", ""])
+@pytest.mark.parametrize("group", ["model", "tracking"])
+def test_what_is_no_name_is_a_choice_that_does_not_exist_in_tables_too(group: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{group}=.*(does not exist|not allowed)"):
+        plain_run([*BASE, f"{group}={name}"])
 
 
 def test_group_names_are_the_files() -> None:
