@@ -30,7 +30,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.modes import compare_modes
 from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
-from layertune.report.plan import lines, make_plan, read_index, store_of
+from layertune.report.plan import interpreter, lines, make_plan, read_index, store_of
 from layertune.report.render.write import write_comparison, write_tables
 from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
@@ -76,7 +76,8 @@ def figures(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print the plan."""
-    print("\n".join(lines(make_plan(read_words(args.words), read_index(args.words), args.device))))
+    found = make_plan(read_words(args.words), read_index(args.words), args.device)
+    print("\n".join(lines(found, interpreter())))
 
 
 def landscape(args: argparse.Namespace) -> None:

@@ -34,6 +34,13 @@ def test_a_step_costs_what_was_measured(words: list[str], lowest: float | None, 
     assert 36 / cost.step_units(bert(*words), lowest) == pytest.approx(speedup, abs=0.005)
 
 
+def test_recap_takes_longer_than_full_fine_tuning_and_longest_on_few_rows() -> None:
+    # SST-2: 1.4 steps of 36, and six phases of twenty batches of 32 rows beside five epochs of 6,920
+    assert cost.step_units(bert("method=recap"), None) == pytest.approx(1.4 * 36 + 36 * 120 * 32 / (5 * 6920))
+    few = cost.step_units(bert("method=recap", "protocol=study"), None)
+    assert few == pytest.approx(1.4 * 36 + 36 * 120 * 32 / (5 * 1000))
+
+
 @pytest.mark.parametrize(
     ("method", "lowest", "gigabytes"),
     [("full", 0, 5.5), ("low_k", 10, 1.7), ("low_k", 5, 2.8), ("low_k", 1, 3.6), ("lora", 1, 3.3)],

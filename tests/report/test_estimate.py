@@ -135,3 +135,12 @@ def test_a_pass_for_scores_alone_trains_nothing(tmp_path: Path) -> None:
     estimator = Estimator(index_of(tmp_path, made(run_of("low_k", 42))), ["bert"])
     found = estimator.estimate(run_of("low_k", 0, "sst2", "bert", "stage=score"))
     assert found.seconds == pytest.approx(6920 / 64 * 12 / 25.75)
+
+
+def test_evaluation_takes_what_records_say_it_took(tmp_path: Path) -> None:
+    record = slower(made(run_of("top_k", 42)), evaluation_seconds=60.0)
+    found = Estimator(index_of(tmp_path, record), ["bert"]).estimate(run_of("top_k"))
+    assert found.seconds == pytest.approx(5 * 6920 / 64 + 60)
+    # another method has no record of its own: 60 s for five times 872 rows of any run of the model
+    other = Estimator(index_of(tmp_path, record), ["bert"]).estimate(run_of("full"))
+    assert other.seconds == pytest.approx(5 * 6920 / 64 * 36 / 25.75 + 60)

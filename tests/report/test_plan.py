@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -166,8 +167,10 @@ def test_the_model_of_a_table_of_language_models_is_the_language_model() -> None
         (["table=table1", "train.epochs=3,5"], "takes one value of train.epochs"),
         (["table=table1", "method.k=range(1,4)"], "takes one value of method.k"),
         (["table=table1", "model=bert,roberta"], "takes one value of model"),
-        (["table=table1", "task=sst3"], "no run fits task=sst3"),
-        (["table=table1", "seed=7"], "no run fits seed=7"),
+        (["table=table1", "task=sst3"], "no run fits task=sst3; task is one of: sst2, sst5, mr, cr,"),
+        (["table=table1", "task=sst2,sst3"], "no run fits task=sst3;"),
+        (["table=table1", "seed=7"], "no run fits seed=7; seed is one of: 0, 42, 100."),
+        (["table=table4", "task=e2e"], "no run fits task=e2e"),
         (["table=table1", "train.epoch=3"], "train.epoch does not exist"),
         (["table=table6", "model.path=w"], "model.path=w is about model=bert"),
         (["table=table3", "model=roberta"], "is an encoder"),
@@ -196,4 +199,21 @@ def test_the_script_reads_its_folders_and_imports_nothing_heavy(repo: Path, tmp_
         capture_output=True,
         text=True,
     )
-    assert (wrong.returncode, wrong.stderr) == (2, "error: table1: no run fits seed=7.\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "error: table1: no run fits seed=7; seed is one of: 0, 42, 100.\n",
+    )
+
+
+def test_a_planned_line_runs_in_a_shell_without_the_environment(repo: Path, tmp_path: Path) -> None:
+    words = ["plan", "table=1", "task=sst2", "method=full", "seed=0", f"results_dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, str(repo / "scripts" / "report.py"), *words],
+        capture_output=True,
+        text=True,
+        cwd=repo,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+    )
+    assert done.returncode == 0, done.stderr
+    python, program, *_ = shlex.split(done.stdout.splitlines()[0])
+    assert program == "run.py" and (repo / python).samefile(sys.executable)

@@ -52,6 +52,8 @@ def test_seconds_are_those_of_the_steps_without_evaluation_and_checkpoints(prepa
     outcome = train(*case.parts)
     assert [entry["seconds"] for entry in outcome.history] == [4.0, 4.0]
     assert (outcome.seconds, outcome.cpu_seconds, outcome.seconds_per_step_median) == (8.0, 4.0, 1.0)
+    assert [entry["evaluation_seconds"] for entry in outcome.history] == [1000.0, 1000.0]
+    assert outcome.evaluation_seconds == 2000.0
     assert outcome.examples_per_second == 128 / 8
     assert outcome.tokens_per_second == 2 * case.data.train.store.lengths.sum() / 8  # padding does not count
 
@@ -98,7 +100,7 @@ def test_every_epoch_has_one_entry_with_all_metrics_and_the_mirror_sees_the_same
     assert [entry["epoch"] for entry in outcome.history] == [1, 2, 3]
     assert [entry["steps"] for entry in outcome.history] == [4, 8, 12]
     for entry in outcome.history:
-        assert set(entry) == {"epoch", "steps", "loss", "seconds", "metrics"}
+        assert set(entry) == {"epoch", "steps", "loss", "seconds", "evaluation_seconds", "metrics"}
         assert set(entry["metrics"]) == {"demo"}
         assert set(entry["metrics"]["demo"]) == {"accuracy", "f1_macro"}
     assert case.track.entries == list(outcome.history)

@@ -237,7 +237,9 @@ class TrainingRecord:
     epochs: Count
     steps: Count  # optimiser steps
     origin: dict[str, str]  # train.* value -> where it came from
-    history: tuple[dict[str, Plain], ...]  # per epoch: epoch, steps, loss, seconds, metrics by task
+    history: tuple[
+        dict[str, Plain], ...
+    ]  # per epoch: epoch, steps, loss, seconds, evaluation_seconds, metrics
     seconds: Amount
     cpu_seconds: Amount
     seconds_per_step_median: Duration | None
@@ -245,6 +247,7 @@ class TrainingRecord:
     tokens_per_second: Amount  # real tokens, padding aside
     peak_memory_bytes: Count | None
     cache: CacheRecord = field(default_factory=CacheRecord)
+    evaluation_seconds: Amount | None = None  # after each epoch and for the read-outs; None: an older record
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,11 @@ class Estimator:
         if per_unit is None:
             return Estimate(None, memory, basis)
         tokens = _tokens(run, own)
-        work = cost.trained_examples(run) * units if run.stage == "run" else 0.0
+        work, evaluation = 0.0, 0.0
         if run.stage == "run":
-            work += cost.evaluated_examples(run) * run.model.num_layers
+            work = cost.trained_examples(run) * units
+            rate = _evaluation_rate(nearest) or own.evaluation_rate or per_unit
+            evaluation = rate * tokens * cost.evaluated_examples(run) * run.model.num_layers
             once = cost.once_units(run, lowest)
             if once and self._pays("cache", once, run.cache, *_data(run)):
                 work += cost.training_rows(run) * once
@@ -71,7 +73,7 @@ class Estimator:
             "scores", run.method.scorer, run.scoring, *_data(run)
         ):
             work += _scored_rows(run) * scoring
-        return Estimate(per_unit * tokens * work, memory, basis)
+        return Estimate(per_unit * tokens * work + evaluation, memory, basis)
 
     def _comparable(self, run: RunConfig, model: str) -> _Comparable:
         """Return a model's records of the same precision.
@@ -151,6 +153,11 @@ class _Comparable:
     def per_unit(self) -> list[float]:
         """Seconds per unit of the cost model, of the runs that it knows."""
         return _known(_per_unit_of(record) for record in self.records)
+
+    @cached_property
+    def evaluation_rate(self) -> float | None:
+        """Seconds of evaluation per token and layer, of the runs that recorded them."""
+        return _evaluation_rate(self.records)
 
     @cached_property
     def memory_ratio(self) -> float:
@@ -241,6 +248,17 @@ def _per_unit_of(record: Record) -> float | None:
     """Return seconds per unit of the cost model; None where the model does not know the run."""
     units = 0.0 if record.run is None else cost.step_units(record.run, _layer(record))
     return 1 / _rate(record) / units if units else None
+
+
+def _evaluation_rate(records: Iterable[Record]) -> float | None:
+    """Return the seconds of evaluation per token and layer; None where no record has them."""
+    found = []
+    for record in records:
+        rows = 0.0 if record.run is None else cost.evaluated_examples(record.run)
+        seconds = _trained(record).evaluation_seconds
+        if record.run is not None and seconds and rows:
+            found.append(seconds / (rows * _tokens_of(record) * record.run.model.num_layers))
+    return statistics.median(found) if found else None
 
 
 def _modelled_memory(record: Record) -> float | None:

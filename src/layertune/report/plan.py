@@ -7,9 +7,11 @@ same words: `table=table1 model=gte_small task=trec,cr seed=0 train.epochs=3`.
 from __future__ import annotations
 
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
@@ -90,8 +92,11 @@ def make_plan(question: Question, index: RecordIndex, device: str | None = None)
     _refuse_lost_words(specs, question.request)
     needed = {spec.name: _selected(_needed(spec, index), question) for spec in specs}
     runs = {run.config_sha256: run for found in needed.values() for run in found}
+    _refuse_lost_choices(question, [run for spec in specs for run in spec.runs()])
     if not runs:
-        raise ConfigError(f"{', '.join(question.tables)}: no run fits {_shown(question.only or {})}.")
+        raise ConfigError(
+            f"{', '.join(question.tables)}: other records fill all cells of {_shown(question.only or {})}."
+        )
     estimator = Estimator(index, [run.model.name for run in runs.values()], device)
     planned: dict[str, PlannedRun] = {}
     refused: dict[str, tuple[str, ...]] = {}
@@ -137,6 +142,25 @@ def _selected(runs: Iterable[RunConfig], question: Question) -> list[RunConfig]:
     ]
 
 
+def _refuse_lost_choices(question: Question, runs: Sequence[RunConfig]) -> None:
+    """Refuse values of task, method or seed that fit no run; name those that do."""
+    only = question.only or {}
+    there = [{"task": run.task.name, "method": run.method.name, "seed": str(run.seed)} for run in runs]
+    for key, wanted in only.items():
+        fitting = [
+            one for one in there if all(one[other] in only[other] for other in only if other != key)
+        ] or there
+        values = list(dict.fromkeys(one[key] for one in fitting))
+        lost = [value for value in wanted if value not in values]
+        if lost:
+            others = {other: values for other, values in only.items() if other != key}
+            beside = f" beside {_shown(others)}" if others and fitting is not there else ""
+            raise ConfigError(
+                f"{', '.join(question.tables)}: no run fits {key}={','.join(lost)}{beside}; "
+                f"{key} is one of: {', '.join(values)}."
+            )
+
+
 def _refuse_lost_words(specs: Iterable[TableSpec], request: Request) -> None:
     """Refuse `model.*` words where no row is of the model that they are about."""
     lost = [word for word in request.overrides if word.startswith("model.")]
@@ -165,9 +189,16 @@ def _shown(only: Mapping[str, Sequence[str]]) -> str:
     return " ".join(f"{key}={','.join(values)}" for key, values in only.items())
 
 
-def lines(plan: Plan) -> list[str]:
+def interpreter() -> str:
+    """Return how this Python is called, so that a line runs in any shell, whatever environment is active."""
+    here, folder = Path(sys.executable), Path.cwd()
+    return str(here.relative_to(folder) if here.is_relative_to(folder) else here)
+
+
+def lines(plan: Plan, python: str = "python") -> list[str]:
     """Return a plan as text that a shell can run: one command per line, everything else behind `#`."""
-    text = [f"{one.command}  # {_about(one)}" for one in plan.runs]
+    called = shlex.quote(python)
+    text = [f"{called} {one.command.partition(' ')[2]}  # {_about(one)}" for one in plan.runs]
     bases = Counter(one.estimate.basis for one in plan.runs)
     text += [f"# hours are of: {plan.device}; selection, training and evaluation, one run at a time"]
     text += [f"#   {count:>5} runs from {basis}" for basis, count in bases.most_common()]

@@ -68,6 +68,7 @@ class _Loop:
         self.lengths = data.train.store.lengths
         self.total_steps = sum(len(self.batches(epoch)) for epoch in range(1, self.epochs + 1))
         self.watch = Stopwatch(runtime.device)
+        self.evaluating = Stopwatch(runtime.device)  # of one epoch, then of what the read-outs score
         self.phases = Phases(run, model, method, self.total_steps, self.watch)
         self.stepper = (FastStepper if run.train.mode == "fast" else PlainStepper)(run, data, runtime)
         self.checkpoint = Checkpoint(run, data, runtime.device)
@@ -107,7 +108,8 @@ class _Loop:
                 if self.waiting:  # scoring them may take long: a stop there must lose no training
                     self._keep()
                 self.stepper.follow(self.phases, new_epoch=True)  # a run resumed here has a fresh stepper
-                self.read_outs = self._read_outs()
+                with self.evaluating.counting():
+                    self.read_outs = self._read_outs()
                 self._keep()
         return self._outcome()
 
@@ -174,28 +176,20 @@ class _Loop:
 
     def _close_epoch(self) -> None:
         """Evaluate, and add the epoch to the history."""
-        metrics: dict[str, Scores] = {}
-        if self.run.protocol.evaluate and math.isfinite(self.loss_sum):
-            model = self.method.eval_model(self.phases.trained)
-            metrics = score_epoch(self.run, model, self.data, self.runtime)
-            is_best = picks_best(self.run) and self.best.offer(
-                self.epoch, metrics, self.model, self.phases.may_change()
-            )
-            if is_best and not self.phases.own:  # the method discards this epoch's model: score the rest now
-                if self.waiting:
-                    self.best.rest = self._score_rest(self.phases.trained, self.epoch)
-                if self.keeps_best:
-                    names = dict(self.phases.trained.named_parameters())
-                    self.best.apart = self.method.structure(), copies(self.phases.trained, names)
+        self.evaluating.reset()
+        with self.evaluating.counting():
+            metrics = self._evaluate()
         before = sum(entry["seconds"] for entry in self.history)
         entry = {
             "epoch": self.epoch,
             "steps": self.step,
             "loss": self.loss_sum / max(1, self.done),
             "seconds": self.watch.seconds - before,
+            "evaluation_seconds": self.evaluating.seconds,
             "metrics": metrics,
         }
         self.history.append(entry)
+        self.evaluating.reset()
         self.track.log_epoch(entry)
         shown = " ".join(
             f"{name} {value:.4f}"
@@ -213,6 +207,23 @@ class _Loop:
         )
         if math.isfinite(self.loss_sum):
             self.epoch, self.done, self.loss_sum = self.epoch + 1, 0, 0.0
+
+    def _evaluate(self) -> dict[str, Scores]:
+        """Score the epoch, and keep what a read-out of the best epoch needs."""
+        if not self.run.protocol.evaluate or not math.isfinite(self.loss_sum):
+            return {}
+        model = self.method.eval_model(self.phases.trained)
+        metrics = score_epoch(self.run, model, self.data, self.runtime)
+        is_best = picks_best(self.run) and self.best.offer(
+            self.epoch, metrics, self.model, self.phases.may_change()
+        )
+        if is_best and not self.phases.own:  # the method discards this epoch's model: score the rest now
+            if self.waiting:
+                self.best.rest = self._score_rest(self.phases.trained, self.epoch)
+            if self.keeps_best:
+                names = dict(self.phases.trained.named_parameters())
+                self.best.apart = self.method.structure(), copies(self.phases.trained, names)
+        return metrics
 
     def _read_outs(self) -> tuple[dict[str, Scores], dict[str, Any]]:
         """Return the scores after the last and at the best epoch, with the splits that waited for them."""
@@ -257,6 +268,8 @@ class _Loop:
             micro_batch=asked.micro_batch,
             origin=dict(self.run.origin),
             history=tuple(self.history),
+            evaluation_seconds=self.evaluating.seconds
+            + sum(entry.get("evaluation_seconds", 0.0) for entry in self.history),
             last=last,
             best=best,
             seconds=watch.seconds,
