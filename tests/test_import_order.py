@@ -25,7 +25,8 @@ FLOORS = (
     ("evaluation", "fast", "training"),
     ("baselines", "landscape", "saved"),
     ("pipeline",),
-    ("api", "cli", "command_line", "doctor"),
+    ("api", "cli", "command_line", "doctor", "fine_tuning"),
+    ("callbacks", "estimators"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

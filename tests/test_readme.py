@@ -121,11 +121,11 @@ def test_the_script_of_the_readme_runs(words, tmp_path):
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     scripts = re.findall(r"```python\n(.+?)```", words, flags=re.S)
-    (script,) = [script for script in scripts if "freeze_all_but" in script]
+    (script,) = [script for script in scripts if "result = fine_tune(" in script]
     script = script.replace("google-bert/bert-base-uncased", str(folder))
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"training layers \(\d, \d, \d\): [\d,]+ parameters", done.stdout)
+    assert re.search(r"trained layers \(\d, \d, \d\): [\d,]+ parameters", done.stdout)
 
 
 # -- the worked example of a training method ----------------------------------------------------------------

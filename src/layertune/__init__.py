@@ -1,7 +1,7 @@
 """layertune: training-free layer selection for partial fine-tuning of language models.
 
     from layertune import score_layers, select_layers, freeze_all_but
-    layertune.load(folder)                  # a model that a run has kept
+    from layertune import fine_tune, LayerTuneClassifier, LayerSelection, load
 
 Nothing heavy is imported until one of these names is used.
 """
@@ -13,11 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layertune.api import freeze_all_but, score_layers, select_layers
+    from layertune.callbacks import LayerSelection
+    from layertune.estimators import LayerTuneClassifier
+    from layertune.fine_tuning import fine_tune
     from layertune.saved import load
 
-__all__ = ["freeze_all_but", "load", "score_layers", "select_layers"]
+__all__ = [
+    "LayerSelection",
+    "LayerTuneClassifier",
+    "fine_tune",
+    "freeze_all_but",
+    "load",
+    "score_layers",
+    "select_layers",
+]
 
 _FOUND_IN = {
+    "LayerSelection": "layertune.callbacks",
+    "LayerTuneClassifier": "layertune.estimators",
+    "fine_tune": "layertune.fine_tuning",
     "freeze_all_but": "layertune.api",
     "load": "layertune.saved",
     "score_layers": "layertune.api",

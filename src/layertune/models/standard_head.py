@@ -11,11 +11,12 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from layertune.errors import ModelError, message_of
-from layertune.models.backbone import Backbone
+from layertune.models.backbone import Backbone, scoring_mode
 
 if TYPE_CHECKING:
     from layertune.tasks import Batch
@@ -114,6 +115,27 @@ class StandardHead(nn.Module):
         return model
 
 
+def standard_head_of(whole: Any, backbone: Backbone) -> StandardHead:
+    """Return the head that a model of the library has, with the weights it has.
+
+    Args:
+        whole: a `...ForSequenceClassification`; it is left as it is and shares its weights with the head.
+        backbone: its base model.
+
+    Raises:
+        ModelError: it has no such head, or one that reads something else than the representative token.
+    """
+    shell = copy.copy(whole)
+    shell.__dict__["_modules"] = dict(whole._modules)
+    prefix = whole.base_model_prefix
+    if getattr(whole, prefix, None) is not backbone.model:
+        raise ModelError(f"{type(whole).__name__} has no classification head on a base model.")
+    shell._modules[prefix] = _Given(backbone.pooler)
+    head = StandardHead(shell)
+    _refuse_what_reads_more(backbone, head)
+    return head
+
+
 def build_standard_head(backbone: Backbone, num_outputs: int) -> StandardHead:
     """Build the head of a model's architecture; a pooler that it reads leaves the backbone for the head.
 
@@ -151,15 +173,18 @@ def _refuse_what_reads_more(backbone: Backbone, head: StandardHead) -> None:
     """Try the head on states made up at random: one token must give what all of them give."""
     from layertune.tasks.encode import Batch
 
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=backbone.device)
     padding = head.shell.config.get_text_config().pad_token_id
     tokens = torch.full_like(mask, 3 if padding != 3 else 4)
-    batch = Batch(tokens, mask, tokens[:, 0], None, tokens[:, 0].numpy())
-    states = torch.randn(2, 4, backbone.hidden_size)
+    batch = Batch(tokens, mask, tokens[:, 0], None, np.arange(2))
+    example = next(head.parameters())
+    with torch.random.fork_rng(devices=[]):
+        states = torch.randn(2, 4, backbone.hidden_size).to(example.device, example.dtype)
     name = type(head.shell).__name__
     try:
-        one = head(backbone.representative(states, mask)[:, None])
-        all_of_them = head.read(states, batch)
+        with scoring_mode(head):
+            one = head(backbone.representative(states, mask)[:, None])
+            all_of_them = head.read(states, batch)
     except Exception as error:
         raise ModelError(
             f"{name} cannot be used as a head ({message_of(error)}): say head=concat."
