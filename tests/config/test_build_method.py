@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from layertune.config import MethodSpec, RunConfig
-from layertune.config import compose as compose_module
+from layertune.config import MethodSpec, RunConfig, groups
 from layertune.config.build import build_method
 from layertune.config.groups import group_file, group_names
 from layertune.errors import ConfigError
@@ -95,7 +94,7 @@ def test_a_rate_without_a_point_is_a_number_in_every_yaml(
 ) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "my_rate.yaml").write_text("name: my_rate\nrate: 1e-3\n")
-    monkeypatch.setattr(compose_module, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(groups, "CONFIG_DIR", tmp_path)
     assert group_file("method", "my_rate") == {"name": "my_rate", "rate": 0.001}
     assert group_file("method", "missing") is None
 
@@ -136,6 +135,6 @@ def test_a_method_whose_yaml_gives_a_k_keeps_it(
 ) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "reads_k.yaml").write_text("name: reads_k\nkind: my_package.Method\nk: 2\n")
-    monkeypatch.setattr(compose_module, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(groups, "CONFIG_DIR", tmp_path)
     assert build({"method": {"name": "reads_k", "kind": "my_package.Method", "k": 1}}).method.k == 1
     assert caplog.records == []

@@ -21,7 +21,7 @@ from layertune.config import (
     TrainSpec,
 )
 from layertune.config.compose import compose_tree
-from layertune.config.identity import config_sha256, identity_of, sha256_of
+from layertune.config.identity import identity_of, sha256_of
 from layertune.config.run import run_from_hydra
 from layertune.config.schema import always_identity
 
@@ -253,7 +253,7 @@ def test_an_option_added_later_at_its_default_leaves_old_identities_alone(build:
 
     assert later().identity() == run.identity()
     assert later().run_id == run.run_id
-    hashes = {config_sha256(one) for one in (run, later(average=0.9), later(tags=("a",)), later(rounds=2))}
+    hashes = {one.config_sha256 for one in (run, later(average=0.9), later(tags=("a",)), later(rounds=2))}
     assert len(hashes) == 4
 
 

@@ -17,12 +17,10 @@ from layertune.config.schema import (
     TrainDefaults,
     TrainSpec,
 )
-from layertune.errors import ConfigError
 
 __all__ = [
     "CacheSpec",
     "CheckpointSpec",
-    "ConfigError",
     "DecodingSpec",
     "HubSource",
     "MethodSpec",

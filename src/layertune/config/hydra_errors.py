@@ -10,7 +10,7 @@ from layertune.config.build import unknown_key
 from layertune.config.groups import CONFIG_DIR, group_names
 from layertune.config.run import base_tree
 from layertune.config.schema_base import NAME
-from layertune.errors import ConfigError, one_line
+from layertune.errors import ConfigError, one_line, with_causes
 
 _LONG_VALUE = 300  # characters of a value that a sentence shows
 
@@ -72,8 +72,8 @@ def request_error(error: Exception) -> str | None:
         return _unknown_override(found[1], text)
     if found := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'", text):
         return _unknown_choice(found[1], found[2], text)
-    if isinstance(error.__cause__, ConfigError):  # from a resolver of ours
-        return str(error.__cause__)
+    if ours := [each for each in with_causes(error) if isinstance(each, ConfigError)]:  # from a resolver
+        return str(ours[0])
     if found := re.search(r"You must specify '([^']+)'", text):
         group = found[1]
         return f"No {group} given: say {group}=<name>; allowed: {', '.join(group_names(group))}."

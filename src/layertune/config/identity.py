@@ -121,11 +121,6 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def config_sha256(run: RunConfig) -> str:
-    """Hash of what was asked; the key on which a table cell finds its records."""
-    return sha256_of(identity_of_run(run))
-
-
 def data_key(run: RunConfig) -> str:
     """Say which data answer this run: hub ids at their revisions, or the sha256 of the local files."""
     if run.task.source == "synthetic":
@@ -168,6 +163,6 @@ def _sha256(path: Path, run: RunConfig) -> str:
 
 def run_id(run: RunConfig) -> str:
     """Return `<model>-<task>-<method>[-k<k>]-s<seed>-<hash8>`."""
-    digest = sha256_of([config_sha256(run), data_key(run), weights_key(run)])[:8]
+    digest = sha256_of([run.config_sha256, data_key(run), weights_key(run)])[:8]
     k = f"-k{run.method.k}" if run.method.k is not None else ""
     return f"{run.model.name}-{run.task.name}-{run.method.name}{k}-s{run.seed}-{digest}"
