@@ -2,10 +2,10 @@
 
     python -m pytest -p pretend_cuda -m 'gpu or pretended' tests/test_gpu_fast.py
 
-Tensors say that they are on `cuda:0`, to autograd and autocast too. Devices that mix raise; whatever makes the
-host wait is counted with its line; a captured graph is a tape that is played again without Python above it.
-It shows nothing of kernels, memory or time, and cannot be indexed by a list. To be loaded before anything else uses torch, in a process of its
-own: `tests/test_rehearsal.py` starts those.
+Tensors say that they are on `cuda:0`, to autograd and autocast too. Devices that mix raise; whatever makes
+the host wait is counted with its line; a captured graph is a tape, played again without Python above it. It
+shows nothing of kernels, memory or time, and cannot be indexed by a list. To be loaded before anything else
+uses torch, in a process of its own: `tests/test_rehearsal.py` starts those.
 """
 
 from __future__ import annotations
@@ -243,8 +243,11 @@ class OnCuda(torch.Tensor):
         return OnCuda(self.held)
 
     @data.setter
-    def data(self, value: OnCuda) -> None:
-        self.held = value.held
+    def data(self, value: Tensor) -> None:
+        if isinstance(value, OnCuda):
+            self.held = value.held
+        else:  # Module.to: a parameter stays the same object on the CPU
+            torch.utils.swap_tensors(self, torch.nn.Parameter(value, self.requires_grad))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnCuda:
         if id(self) not in memo:
@@ -324,9 +327,10 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _put(kept: Any, new: Any) -> None:
     """Leave new results where the old ones are."""
     for old, fresh in zip(tree_flatten(kept)[0], tree_flatten(new)[0], strict=True):
-        if isinstance(old, Tensor) and old is not fresh and old.numel():
-            if old.untyped_storage().data_ptr() != fresh.untyped_storage().data_ptr():  # else a view
-                old.copy_(fresh)
+        if not isinstance(old, Tensor) or old is fresh or not old.numel():
+            continue
+        if old.untyped_storage().data_ptr() != fresh.untyped_storage().data_ptr():  # else a view
+            old.copy_(fresh)
 
 
 def _transfer(
@@ -354,11 +358,9 @@ def _transfer(
 
 def _check_mixed(func: Any, name: str, args: Any, theirs: list[Tensor]) -> None:
     """Allow scalars of the CPU and its index tensors, which are copied over; raise for all else."""
-    if name.lstrip("_") in ("index", "index_put", "index_put_", "unsafe_index", "index_put_impl_"):
-        if isinstance(args[0], OnCuda):
-            DEVICE.wait(name, "upload")
-            return
-    if any(tensor.dim() for tensor in theirs):
+    if "index" in name and name != "index_select" and isinstance(args[0], OnCuda):
+        DEVICE.wait(name, "upload")
+    elif any(tensor.dim() for tensor in theirs):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
             f"({func})"
@@ -382,6 +384,8 @@ def _is_pinned(tensor: Tensor) -> bool:
 def _pin(tensor: Tensor, *_: Any) -> Tensor:
     if isinstance(tensor, OnCuda):
         raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+    if _is_pinned(tensor):
+        return tensor
     pinned = tensor.clone()
     pinned.pretended_pinned = True
     return pinned

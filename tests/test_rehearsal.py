@@ -1,4 +1,4 @@
-"""What needs a CUDA device, rehearsed on a pretended one (`pretend_cuda.py`), each part in its own process."""
+"""What needs a CUDA device, on a pretended one (`pretend_cuda.py`), each part in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("part", ["pretended/test_pretend_cuda.py", "test_gpu_fast.py"])
+@pytest.mark.parametrize(
+    "part", ["pretended/test_pretend_cuda.py", "pretended/test_captures.py", "test_gpu_fast.py"]
+)
 def test_it_holds_on_a_pretended_device(part):
     rehearse(part)
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt2"])
+@pytest.mark.parametrize("mode", ["published", "fast"])
+def test_every_method_runs_on_a_pretended_device(mode, model):
+    rehearse("pretended/test_every_method.py", "-k", f"{mode} and {model}")
 
 
 def rehearse(part: str, *arguments: str) -> None:

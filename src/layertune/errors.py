@@ -84,6 +84,10 @@ class RunClaimed(RuntimeError):  # noqa: N818 - reads as a statement where it is
         self.turn = turn
 
 
+class CaptureError(Exception):
+    """A CUDA device that cannot go on after a graph of a step failed; the message names the switch."""
+
+
 class JavaError(RuntimeError):
     """Java, or a program run by it, could not start or ended early; the message gives the reason."""
 

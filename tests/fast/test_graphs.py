@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_models import batch_of, tiny_task_model
 
+from layertune.config import TrainSpec
 from layertune.fast import graphs
 from layertune.fast.cache import run_below
 from layertune.fast.graphs import StepGraphs, why_no_graphs
@@ -120,6 +121,17 @@ def test_a_capture_that_fails_is_said_once_and_the_run_goes_on(model, caplog):
     assert step.fallen_back == "operation not permitted when stream is capturing"
 
 
+def test_after_a_capture_that_fails_no_graph_is_replayed(model):
+    """Those captured before draw from a state of the generator that the run has left."""
+    recorder = CpuRecorder()
+    step = StepGraphs(gradient_of(model), parameters_of(model), recorder)
+    step(batch_of([8, 5], width=8), 1.0)
+    recorder.fail = True
+    step(batch_of([8, 5], width=16), 1.0)
+    step(batch_of([8, 5], width=8), 1.0)
+    assert recorder.replayed == 1
+
+
 def test_only_so_many_shapes_are_captured(model, monkeypatch):
     monkeypatch.setattr(graphs, "MOST_SHAPES", 2)
     recorder = CpuRecorder()
@@ -129,13 +141,26 @@ def test_only_so_many_shapes_are_captured(model, monkeypatch):
     assert recorder.recorded == 2 and recorder.replayed == 3
 
 
-def test_why_steps_are_not_captured():
-    cuda, usual = (
-        torch.device("cuda"),
-        {"kind": "classification", "parts": False, "steady": True},
-    )
-    assert why_no_graphs(cuda, **usual) is None
-    assert why_no_graphs(torch.device("cpu"), **usual) == "no CUDA device"
-    assert "learnt tokens" in why_no_graphs(cuda, **{**usual, "kind": "generation"})
-    assert "micro-batches" in why_no_graphs(cuda, **{**usual, "parts": True})
-    assert "changes on the way" in why_no_graphs(cuda, **{**usual, "steady": False})
+def test_why_steps_are_not_captured(model, monkeypatch):
+    assert why_no_graphs(model, TrainSpec(), steady=True) is None
+    assert "changes on the way" in why_no_graphs(model, TrainSpec(), steady=False)
+    for word, asked in (
+        ("graphs=off", TrainSpec(graphs="off")),
+        ("micro-batches", TrainSpec(micro_batch=4)),
+        ("random numbers", TrainSpec(activation_checkpointing=True)),
+    ):
+        assert word in why_no_graphs(model, asked, steady=True)
+    model.kind = "generation"
+    assert "learnt tokens" in why_no_graphs(model, TrainSpec(), steady=True)
+
+
+def test_a_step_whose_kernels_depend_on_the_values_of_a_batch_is_not_captured(monkeypatch):
+    """The library leaves out a mask where nothing is padded, and copied those of eager attention."""
+    unknown = tiny_task_model("bert")
+    unknown.backbone.model.config.is_decoder = True
+    assert "depends on the batch" in why_no_graphs(unknown, TrainSpec(), steady=True)
+    eager = tiny_task_model("deberta")
+    assert why_no_graphs(eager, TrainSpec(), steady=True) is None
+    monkeypatch.setattr(graphs.transformers, "__version__", "5.17.0")
+    assert "5.17.0" in why_no_graphs(eager, TrainSpec(), steady=True)
+    assert why_no_graphs(tiny_task_model("bert"), TrainSpec(), steady=True) is None

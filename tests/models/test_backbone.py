@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from layertune.errors import ModelError
 from layertune.models import Backbone
 from layertune.models.architectures import ARCHITECTURES, find_layers
+from layertune.models.backbone import full_mask
 
 LENGTHS = [9, 5, 16, 3]
 
@@ -231,3 +232,19 @@ def test_segment_ids_reach_a_model_whose_configuration_does_not_count_them():
         states = backbone.model(batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=segments)
         assert torch.equal(given[:, -1], states.last_hidden_state[:, -1])
         assert not torch.allclose(given, backbone(batch))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "gpt2", "llama"])
+def test_the_mask_that_is_given_to_the_model_is_the_one_that_it_makes_itself(model_type):
+    backbone, batch = tiny_backbone(model_type), batch_of(LENGTHS)
+    inputs = backbone.inputs(batch)
+    with torch.no_grad():
+        expected = backbone.model(**inputs).last_hidden_state
+        given = full_mask(batch.attention_mask, backbone.sees)
+        found = backbone.model(**{**inputs, "attention_mask": given}).last_hidden_state
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("model_type", ["deberta", "mpnet", "gemma2"])
+def test_no_mask_is_given_where_a_model_attends_in_a_way_of_its_own(model_type):
+    assert tiny_backbone(model_type).sees is None

@@ -78,6 +78,7 @@ class TrainSpec:
     deterministic: bool = not_identity(False)  # an error where an operation has no deterministic form
     activation_checkpointing: bool = not_identity(False)
     device: Literal["auto", "cpu", "cuda"] = not_identity("auto")
+    graphs: Literal["auto", "off"] = not_identity("auto")  # of steps on a CUDA device
     num_threads: Threads | None = not_identity()  # CPU threads; None = torch's default
 
 

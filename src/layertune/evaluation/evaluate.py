@@ -130,14 +130,17 @@ def _score(run: RunConfig, task: TaskSpec, model: TaskModel, split: Split, runti
 def predict(model: TaskModel, split: Split, runtime: Runtime, batch_size: int) -> np.ndarray:
     """Return one prediction per example, in the split's order: a class index, or a raw score (regression)."""
     regression = model.kind == "regression"
-    predictions = np.zeros(len(split), dtype=np.float32 if regression else np.int64)
+    batches = sorted_batches(split.store.lengths, batch_size)
+    answers = []  # on the device, which is waited for once, at the end
     with scoring_mode(model):  # dropout off; every module returns to the mode it had
-        for indices in sorted_batches(split.store.lengths, batch_size):
+        for indices in batches:
             batch = split.store.batch(indices).to(runtime.device)
             with runtime.autocast():
                 logits = model(batch).logits
-            answers = logits.squeeze(-1).float() if regression else logits.argmax(-1)
-            predictions[indices] = answers.cpu().numpy()
+            answers.append(logits.squeeze(-1).float() if regression else logits.argmax(-1))
+    predictions = np.zeros(len(split), dtype=np.float32 if regression else np.int64)
+    if answers:
+        predictions[np.concatenate(batches)] = torch.cat(answers).cpu().numpy()
     return predictions
 
 

@@ -26,7 +26,7 @@ from layertune.models.backbone import HandOn, scoring_mode
 from layertune.models.parameters import fingerprints, places_of
 from layertune.runtime import synchronize
 from layertune.tasks import Batch, TokenStore, sorted_batches
-from layertune.tasks.encode import LowerLayers
+from layertune.tasks.encode import LowerLayers, sent
 
 if TYPE_CHECKING:
     from layertune.models import Backbone, TaskModel
@@ -264,11 +264,11 @@ class PrefixSource:
     def _gathered(self, name: str, where: Tensor) -> Tensor:
         """Gather rows of a tensor and bring them to the device; fp8 codes become fp32."""
         tensor = self.tensors[name]
-        where = where.to(tensor.device, non_blocking=True)
+        where = sent(where, tensor.device)
         if tensor.dtype == torch.float8_e4m3fn:  # its bytes are gathered: not every device can index fp8
-            codes = tensor.view(torch.uint8).index_select(0, where).to(self.device, non_blocking=True)
+            codes = sent(tensor.view(torch.uint8).index_select(0, where), self.device)
             return codes.view(torch.float8_e4m3fn).float()
-        return tensor.index_select(0, where).to(self.device, non_blocking=True)
+        return sent(tensor.index_select(0, where), self.device)
 
 
 def open_source(

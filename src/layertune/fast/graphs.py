@@ -9,18 +9,23 @@ graph.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
 
+from layertune.config import TrainSpec
+from layertune.errors import CaptureError, message_of, with_causes
+from layertune.models import TaskModel
 from layertune.tasks import Batch
 
 log = logging.getLogger(__name__)
 
 MOST_SHAPES = 64  # of one run; batches of further shapes run without a graph
+_MASKS_ON_DEVICE = (5, 23)  # of transformers: the first that is known to make all masks on the device
 _WARM_UP = 3  # runs before a capture: libraries choose their algorithms and workspaces
 
 Gradient = Callable[[Batch, float], Tensor]  # runs forward and backward on a batch; returns the loss
@@ -43,21 +48,65 @@ class CudaRecorder:
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(self, function: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
-        """Warm up on a side stream, then capture."""
-        generator = torch.cuda.get_rng_state()
+        """Warm up on a side stream, then capture.
+
+        Raises:
+            RuntimeError: it cannot be captured; the device is as it was before.
+            CaptureError: it cannot be captured, and the device cannot go on.
+        """
+        generator, stream = (
+            torch.cuda.default_generators[torch.cuda.current_device()],
+            torch.cuda.current_stream(),
+        )
+        before = generator.clone_state()
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(stream)
         try:
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UP):
                     function()
         finally:
-            torch.cuda.current_stream().wait_stream(side)
-            torch.cuda.set_rng_state(generator)
+            stream.wait_stream(side)
+            generator.set_state(before.get_state())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
-            outputs = function()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool):
+                outputs = function()
+        except RuntimeError as error:
+            _take_back(stream, generator, before, error)
+            raise
         return outputs, graph.replay
+
+
+def _take_back(
+    stream: torch.cuda.Stream, generator: torch.Generator, before: torch.Generator, error: RuntimeError
+) -> None:
+    """Leave the device as it was before a capture that failed, and try it.
+
+    torch leaves the stream of the capture current, and up to 2.11 the generator refuses to draw: it is given
+    the state of another one, which knows of no capture.
+
+    Raises:
+        CaptureError: the device cannot go on.
+    """
+    drawn = before.get_state()
+    try:
+        torch.cuda.set_stream(stream)
+        torch.cuda.synchronize()
+        generator.graphsafe_set_state(before)
+        torch.empty(1, device="cuda").uniform_()
+        torch.cuda.synchronize()
+        generator.set_state(drawn)
+    except RuntimeError as lasting:
+        raise CaptureError(
+            f"a CUDA graph of a step failed ({_reason(error)}) and the device cannot go on "
+            f"({message_of(lasting)}): say train.graphs=off."
+        ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what made a capture fail: the first of the errors, for leaving the capture raises another."""
+    return str(with_causes(error)[-1]).strip().partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -77,30 +126,42 @@ class StepGraphs:
         gradient: the pass without a graph.
         parameters: what may receive a gradient.
         recorder: makes the graphs.
+        device: where the pass runs; batches may come from elsewhere.
+
+    Attributes:
+        fallen_back: why steps run without graphs since a capture failed; None while they do not.
     """
 
-    def __init__(self, gradient: Gradient, parameters: Iterable[nn.Parameter], recorder: Recorder) -> None:
+    def __init__(
+        self,
+        gradient: Gradient,
+        parameters: Iterable[nn.Parameter],
+        recorder: Recorder,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.gradient, self.parameters, self.recorder = gradient, list(parameters), recorder
+        self.device = device
         self.graphs: dict[object, _Graph] = {}
         self.gradients: dict[nn.Parameter, Tensor] = {}
         self.fallen_back: str | None = None
 
     def __call__(self, batch: Batch, share: float) -> Tensor:
         """Leave the gradients of a batch in the parameters; return its loss."""
-        key = share, tuple((tuple(t.shape), t.dtype) for t in _tensors(batch))
+        key = share, tuple((tuple(t.shape), t.dtype) for t in batch.tensors())
         if key not in self.graphs and (self.fallen_back or len(self.graphs) >= MOST_SHAPES):
-            return self.gradient(batch, share)
+            return self.gradient(batch.to(self.device), share)
         if key not in self.graphs:
             try:
                 self.graphs[key] = self._record(batch, share)
             except RuntimeError as error:
-                self.fallen_back = str(error).strip().partition("\n")[0]
+                self.fallen_back = _reason(error)
                 log.warning("CUDA graphs: not used any more (%s)", self.fallen_back)
+                self.graphs.clear()  # they draw from a state of the generator that nobody counts on any more
                 for parameter in self.parameters:
                     parameter.grad = None
-                return self.gradient(batch, share)
+                return self.gradient(batch.to(self.device), share)
         graph = self.graphs[key]
-        for kept, new in zip(_tensors(graph.batch), _tensors(batch), strict=True):
+        for kept, new in zip(graph.batch.tensors(), batch.tensors(), strict=True):
             kept.copy_(new, non_blocking=True)
         graph.replay()
         for parameter in graph.received:
@@ -108,7 +169,7 @@ class StepGraphs:
         return graph.loss.clone()
 
     def _record(self, batch: Batch, share: float) -> _Graph:
-        kept = _copied(batch)
+        kept = batch.copied(self.device)
         received: list[nn.Parameter] = []
         for parameter in self.parameters:  # made outside the capture: no graph owns them
             if parameter not in self.gradients:
@@ -130,43 +191,30 @@ class StepGraphs:
         return _Graph(kept, loss, received, replay)
 
 
-def why_no_graphs(device: torch.device, *, kind: str, parts: bool, steady: bool) -> str | None:
-    """Say why steps are not captured; None where they are.
+def why_no_graphs(model: TaskModel, train: TrainSpec, steady: bool) -> str | None:
+    """Say why steps on a CUDA device are not captured; None where they are.
+
+    A graph repeats what ran when it was captured. What looks at values on the way, or copies from the host,
+    cannot be captured, and would have been warmed up as something else.
 
     Args:
-        device: where the model computes.
-        kind: of the task.
-        parts: whether batches are split into micro-batches.
+        model: in training.
+        train: how.
         steady: whether the same tensors train in all steps.
     """
+    attention, release = model.backbone.model.config._attn_implementation, transformers.__version__
+    copies = attention == "eager" and tuple(map(int, release.split(".")[:2])) < _MASKS_ON_DEVICE
     reasons = {
-        "no CUDA device": device.type != "cuda",
-        "the number of learnt tokens changes from batch to batch": kind == "generation",
-        "batches are split into micro-batches": parts,
+        "train.graphs=off": train.graphs == "off",
+        "the number of learnt tokens changes from batch to batch": model.kind == "generation",
+        "batches are split into micro-batches": train.micro_batch is not None,
         "what is trained changes on the way": not steady,
+        "activations are recomputed, for which the state of the random numbers is read": (
+            train.activation_checkpointing
+        ),
+        f"transformers {release} copies the masks of eager attention to the device": copies,
+        "which mask the library makes depends on the batch": (
+            attention != "eager" and model.backbone.sees is None
+        ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _tensors(batch: Batch) -> Sequence[Tensor]:
-    lower = batch.lower
-    optional = [batch.segment_ids, *((lower.states, lower.representatives) if lower else ())]
-    found = [tensor for tensor in optional if tensor is not None]
-    return [batch.input_ids, batch.attention_mask, batch.labels, *found]
-
-
-def _copied(batch: Batch) -> Batch:
-    def copy(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.clone()
-
-    lower = batch.lower
-    if lower is not None:
-        lower = replace(lower, states=copy(lower.states), representatives=copy(lower.representatives))
-    return replace(
-        batch,
-        input_ids=batch.input_ids.clone(),
-        attention_mask=batch.attention_mask.clone(),
-        labels=batch.labels.clone(),
-        segment_ids=copy(batch.segment_ids),
-        lower=lower,
-    )

@@ -43,6 +43,7 @@ class FastStepper:
 
     Attributes:
         cost: of the cache, for the record.
+        graphs: what the record says of CUDA graphs.
     """
 
     def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
@@ -52,6 +53,7 @@ class FastStepper:
         self._phase: int | None = None
         self._model: TaskModel
         self._graphs: StepGraphs | None = None
+        self.graphs: str | None = None
 
     def follow(self, phases: Phases, new_epoch: bool = False) -> None:
         """Set the modes of the model in training; make or open the cache when its first phase starts."""
@@ -76,8 +78,13 @@ class FastStepper:
         return (self._source or self.data.train.store).batch(rows, self.runtime.multiple)
 
     def gradient(self, batch: Batch, share: float) -> Tensor:
-        """Run forward and backward on a batch on the device; return its share of the loss, still there."""
-        return self._eager(batch, share) if self._graphs is None else self._graphs(batch, share)
+        """Run forward and backward on a batch; return its share of the loss, still on the device."""
+        if self._graphs is None:
+            return self._eager(batch.to(self.runtime.device), share)
+        loss = self._graphs(batch.pinned(), share)
+        failure = self._graphs.fallen_back
+        self.graphs = "captured" if failure is None else f"given up: {failure}"
+        return loss
 
     def _eager(self, batch: Batch, share: float) -> Tensor:
         return self.runtime.gradient(self._model, batch, share)
@@ -118,16 +125,18 @@ class FastStepper:
         backbone.last_block = OneToken if reason is None else None
 
     def _capturing(self, phases: Phases) -> StepGraphs | None:
-        reason = why_no_graphs(
-            self.runtime.device,
-            kind=self.data.kind,
-            parts=self.run.train.micro_batch is not None,
+        device = self.runtime.device
+        if device.type != "cuda":
+            return None
+        self.graphs = why_no_graphs(
+            self._model,
+            self.run.train,
             steady=len(phases.plan) == 1 and is_steady(type(phases.method)),
         )
-        if reason is not None:
-            log.info("CUDA graphs: not used (%s)", reason)
+        if self.graphs is not None:
+            log.info("CUDA graphs: not used (%s)", self.graphs)
             return None
-        return StepGraphs(self._eager, phases.held.values(), CudaRecorder())
+        return StepGraphs(self._eager, phases.held.values(), CudaRecorder(), device)
 
 
 def is_steady(method: type[Method]) -> bool:

@@ -112,8 +112,10 @@ class SlimFit(Method):
             relative_update(old, units[number]) for number, old in zip(self.active, self._before, strict=True)
         ]
         self._before = []
-        where = torch.tensor(self.active, device=self.last_updates.device)
-        self.last_updates[where] = torch.stack(moved).to(self.last_updates.dtype)
+        known = list(self.last_updates.unbind())
+        for number, update in zip(self.active, moved, strict=True):
+            known[number] = update.to(self.last_updates.dtype)
+        self.last_updates = torch.stack(known)  # nothing waits for the device
 
     def end_phase(self, model: TaskModel, optimizer: torch.optim.Optimizer, phase: int) -> None:
         """Leave the model as `prepare` did: every unit may train."""

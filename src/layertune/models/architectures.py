@@ -62,6 +62,8 @@ class Architecture:
         plain: the blocks take the states of all tokens and return them, and nothing else, so that a forward
             pass can start at any of them.
         last_layer: how the last block is run for one token (`layertune.fast.last_layer`).
+        sees: which real tokens a token attends to in every layer, where it does so by scaled dot products:
+            all, or those up to its own; None = the model itself says so.
         segments: it reads segment ids, although its configuration does not say how many there are.
         sites: where the inside of a block is.
         named: what the hub ids of its models contain, by custom.
@@ -76,6 +78,7 @@ class Architecture:
     eager: bool = False
     plain: bool = False
     segments: bool = False
+    sees: Literal["all", "before"] | None = None
     last_layer: Literal["bert", "mpnet", "gpt2", "llama", "gemma2"] | None = None
     sites: Sites | None = None
     named: tuple[str, ...] = ()
@@ -141,9 +144,15 @@ _LLAMA = Sites(
     ffn_end="mlp.down_proj",
 )
 
-_ENCODER = Architecture(layers="encoder.layer", plain=True, last_layer="bert", sites=_BERT)
+_ENCODER = Architecture(layers="encoder.layer", plain=True, last_layer="bert", sites=_BERT, sees="all")
 _DECODER = Architecture(
-    layers="layers", final_norm="norm", token="last", plain=True, last_layer="llama", sites=_LLAMA
+    layers="layers",
+    final_norm="norm",
+    token="last",
+    plain=True,
+    last_layer="llama",
+    sites=_LLAMA,
+    sees="before",
 )
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _ENCODER,

@@ -38,6 +38,20 @@ def full_precision(states: Tensor) -> Tensor:
     return states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
 
 
+def full_mask(mask: Tensor, sees: Literal["all", "before"]) -> Tensor:
+    """Return what each token attends to, boolean: [B, T] -> [B, 1, T, T]; the library takes it as it is.
+
+    Given the mask of the real tokens alone, the library reads it back from the device in every pass, to leave
+    it out where there is no padding. On a CPU that is worth its while, and its kernels differ in their last
+    digits: the mask is given on CUDA only.
+    """
+    real = mask.bool()[:, None, None].expand(-1, -1, mask.shape[1], -1)
+    if sees == "all":
+        return real
+    before = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
+    return real & before.tril()
+
+
 class HandOn(nn.Module):
     """Stands where a block was: returns what it is given, or fixed states [B, T, H]."""
 
@@ -115,6 +129,13 @@ class Backbone(nn.Module):
         """The commit of the hub that the model was read from; None for a folder of one's own."""
         folder = Path(self.model.name_or_path)
         return folder.name if folder.parent.name == "snapshots" else None
+
+    @property
+    def sees(self) -> Literal["all", "before"] | None:
+        """Which real tokens a token attends to in every layer; None where only the library's masks tell."""
+        config = self.model.config
+        plain = config._attn_implementation == "sdpa" and not getattr(config, "is_decoder", False)
+        return self.architecture.sees if plain else None
 
     @property
     def final_norm(self) -> nn.Module | None:
@@ -228,7 +249,10 @@ class Backbone(nn.Module):
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the keyword arguments of the model for a batch."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self._constants}
+        mask = batch.attention_mask
+        if mask.is_cuda and self.sees is not None:
+            mask = full_mask(mask, self.sees)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": mask, **self._constants}
         if self.takes_segments and batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids
         return inputs

@@ -248,6 +248,7 @@ class TrainingRecord:
     peak_memory_bytes: Count | None
     cache: CacheRecord = field(default_factory=CacheRecord)
     evaluation_seconds: Amount | None = None  # after each epoch and for the read-outs; None: an older record
+    graphs: str | None = None  # CUDA: "captured", or why steps were not, or no more; None: on a CPU, or older
 
 
 @dataclass(frozen=True)

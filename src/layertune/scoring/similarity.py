@@ -57,7 +57,7 @@ def _cosine_matrix(states: Tensor) -> Tensor:
 def _distance_matrix(states: Tensor) -> Tensor:
     """Negative distance of every pair of layers: [B, L, H] -> [B, L, L]."""
     return torch.stack(
-        [-(states - states[:, [layer]]).norm(dim=-1) for layer in range(states.shape[1])], dim=1
+        [-(states - states[:, layer : layer + 1]).norm(dim=-1) for layer in range(states.shape[1])], dim=1
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -30,6 +30,12 @@ IGNORED_LABEL = -100  # of tokens that are not learnt
 _CHUNK = 2000  # rows per call of the tokenizer
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device; what a CUDA device fetches is pinned first, so that the host goes on."""
+    fetched = torch.device(device).type == "cuda" and not tensor.is_cuda
+    return (tensor.pin_memory() if fetched else tensor).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class LowerLayers:
     """What the layers below `layer` made of a batch: the forward pass starts there.
@@ -44,14 +50,6 @@ class LowerLayers:
     layer: int
     states: Tensor | None
     representatives: Tensor | None
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> LowerLayers:
-        """Return the same on a device."""
-        moved = (
-            None if t is None else t.to(device, non_blocking=non_blocking)
-            for t in (self.states, self.representatives)
-        )
-        return LowerLayers(self.layer, *moved)
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,35 @@ class Batch:
     targets: Tensor | None = None
     lower: LowerLayers | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
+        return self._each(lambda tensor: sent(tensor, device))
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+    def pinned(self) -> Batch:
+        """Return the batch where a CUDA device can fetch it while the host goes on."""
+        return self._each(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
+
+    def copied(self, device: torch.device | str) -> Batch:
+        """Return the batch in tensors of its own, on a device."""
+        return self._each(lambda tensor: tensor.to(device, copy=True))
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that are there, in a fixed order."""
+        found = [self.input_ids, self.attention_mask, self.labels, self.segment_ids, self.targets]
+        if self.lower is not None:
+            found += [self.lower.states, self.lower.representatives]
+        return [tensor for tensor in found if tensor is not None]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
 
         tensors = ("input_ids", "attention_mask", "labels", "segment_ids", "targets")
-        lower = None if self.lower is None else self.lower.to(device, non_blocking)
-        return replace(self, **{name: moved(getattr(self, name)) for name in tensors}, lower=lower)
+        lower = self.lower
+        if lower is not None:
+            states, representatives = changed(lower.states), changed(lower.representatives)
+            lower = replace(lower, states=states, representatives=representatives)
+        return replace(self, **{name: changed(getattr(self, name)) for name in tensors}, lower=lower)
 
     def row(self, index: int) -> Batch:
         """Return one example as a batch of its own, without what is known of its layers or its targets."""

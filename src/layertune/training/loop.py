@@ -157,7 +157,7 @@ class _Loop:
         loss = torch.zeros((), device=self.runtime.device)
         generated = self.data.kind == "generation"
         for batch, share in in_parts(self.stepper.batch, indices, self.run.train.micro_batch, generated):
-            loss += self.stepper.gradient(batch.to(self.runtime.device), share)
+            loss += self.stepper.gradient(batch, share)
         phases.witness.after_backward()
         self.method.after_backward(phases.trained, self.step)
         if self.run.train.clip_norm is not None:
@@ -285,6 +285,7 @@ class _Loop:
             phases=tuple(self.phases.reports),
             facts=self.method.facts(),
             cache=self.stepper.cost,
+            graphs=self.stepper.graphs,
             evaluated=evaluated,
         )
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 class PlainStepper:
-    """The whole model, forward and backward, on the tokens of a batch."""
+    """The whole model, forward and backward, on the tokens of a batch.
+
+    Attributes:
+        cost: of a cache: none.
+        graphs: whether steps were captured: nothing is said.
+    """
+
+    graphs: str | None = None
 
     def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
         self.store, self.runtime, self.cost = data.train.store, runtime, CacheRecord()
@@ -32,8 +39,8 @@ class PlainStepper:
         return self.store.batch(rows, self.runtime.multiple)
 
     def gradient(self, batch: Batch, share: float) -> Tensor:
-        """Run forward and backward on a batch on the device; return its share of the loss, still there."""
-        return self.runtime.gradient(self.model, batch, share)
+        """Run forward and backward on a batch; return its share of the loss, still there."""
+        return self.runtime.gradient(self.model, batch.to(self.runtime.device), share)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: nothing."""

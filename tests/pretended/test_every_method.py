@@ -1,0 +1,65 @@
+"""Every method in both modes on an encoder and a decoder, from request to record, on a pretended device.
+
+Nothing mixes devices, all checks of the record hold, and the host waits for the device no more often than a
+step must. A step that waits is bound by the time to launch its kernels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from tiny_runs import compose_tiny, options_of
+
+from layertune.config.compose import group_names
+from layertune.evaluation import evaluate
+from layertune.fast.stepper import is_steady
+from layertune.methods import build_method
+from layertune.pipeline import execute
+from layertune.records import Store
+from layertune.training import loop
+
+pytestmark = pytest.mark.pretended
+
+MODELS = ["tiny_bert", "tiny_gpt2"]
+QUIET = (5, 6, 7)  # steps in which the witness looks at nothing: it does at the 1st, 2nd, 4th, 8th change
+
+# What a method reads back in a step because its next decision depends on it; all others read nothing.
+READS = {"slimfit": 1}  # the ranking by the last updates says which tensors require a gradient
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("mode", ["published", "fast"])
+@pytest.mark.parametrize("method", group_names("method"))
+def test_it_runs_and_waits_for_nothing(tmp_path, pretended, monkeypatch, method, mode, model):
+    run = compose_tiny(
+        tmp_path,
+        *options_of(method, model),
+        f"train={mode}",
+        "train.device=cuda",
+        "train.batch_size=16",  # of 64 rows
+        "train.epochs=2",
+        *(("method.rounds=1",) if method == "recap" else ()),
+    )
+    steps, passes = Counter(), Counter()
+
+    def counted(function, found, when=lambda self: True):
+        def counting(self, *args):
+            with pretended.counting() as waits:
+                result = function(self, *args)
+            if when(self):
+                found.update(waits)
+            return result
+
+        return counting
+
+    own = loop._Loop._step
+    monkeypatch.setattr(loop._Loop, "_step", counted(own, steps, lambda self: self.step in QUIET))
+    monkeypatch.setattr(evaluate, "predict", counted(evaluate.predict, passes))
+    record = execute(run, Store(run.results_dir, run.outputs_dir))
+    assert record.status == "done" and record.checks.failures() == []
+    assert record.env.device_name == "a pretended CUDA device"
+    assert sum(steps.values()) <= READS.get(method, 0) * len(QUIET), steps
+    assert {kind for kind, _, _ in passes} <= {"read"} and sum(passes.values()) == 2, passes  # of two epochs
+    captures = mode == "fast" and is_steady(type(build_method(run))) and method != "recap"
+    assert (record.training.graphs == "captured") == captures
