@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu fuzz lint tables figures plan claims landscape doctor bench bench-gpu clean
+.PHONY: help setup demo test test-gpu fuzz lint tables figures plan claims landscape notebooks doctor bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ figures: setup  ## Draw the figures of MODEL (default bert) into results/figures
 
 landscape: setup  ## Place every rule of choice among all sets of layers: results/landscapes/index.html (seconds)
 	$(REPORT) landscape
+
+notebooks: setup  ## Run the notebooks and store them with their outputs (a minute)
+	@$(BIN)/python scripts/notebooks.py
 
 # make bench MODEL_PATH=<folder of gte_small> DATA_DIR=<folder of data sets>: also end to end on real TREC
 bench: setup  ## Measure speed and memory beside Trainer, LoRA and hand-frozen layers (under 20 minutes on 2 idle cores)

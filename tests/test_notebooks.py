@@ -8,7 +8,8 @@ import re
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+
+from scripts.notebooks import execute
 
 NAMES = ("01_quickstart", "02_layer_similarity", "03_results")
 
@@ -22,12 +23,21 @@ def test_the_notebooks_are_the_three(repo):
     assert sorted(path.stem for path in (repo / "notebooks").glob("*.ipynb")) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_kept_without_outputs_and_paths_of_a_machine(repo, name):
-    text = (repo / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
-    assert not re.search(r'"(/|[A-Z]:\\|~)', text)
-    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    assert cells and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+def texts(notebook):
+    """What the cells print or return, but for pictures."""
+    found = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in found]
+
+
+@pytest.mark.parametrize(("name", "pictures"), zip(NAMES, (0, 1, 1), strict=True))
+def test_a_notebook_is_kept_with_its_outputs_and_without_paths_of_a_machine(repo, name, pictures):
+    path = repo / "notebooks" / f"{name}.ipynb"
+    assert not re.search(r'"(/|[A-Z]:\\|~)', path.read_text(encoding="utf-8"))
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == pictures
+    assert texts(notebook) and not any(output.get("name") == "stderr" for output in outputs)
+    assert not any(output.output_type == "error" for output in outputs)
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
@@ -54,14 +64,11 @@ def test_a_notebook_of_results_imports_records_and_report_alone(repo, name):
     ],
 )
 def test_a_notebook_runs(repo, name, shown):
-    notebook = nbformat.read(repo / "notebooks" / f"{name}.ipynb", as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(repo / "notebooks")}},
-    ).execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    text = "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    path = repo / "notebooks" / f"{name}.ipynb"
+    found = texts(execute(path))
     for pattern in shown:
-        assert re.search(pattern, text), f"{pattern} is not in\n{text}"
+        assert re.search(pattern, "\n".join(found)), f"{pattern} is not in\n{found}"
+    if name != NAMES[0]:  # what a model computes differs in its last digits from machine to machine
+        assert found == texts(nbformat.read(path, as_version=4)), (
+            "the records say something else: make notebooks"
+        )
