@@ -23,7 +23,7 @@ FLOORS = (
     ("runtime", "scoring"),
     ("methods",),
     ("evaluation", "fast", "training"),
-    ("baselines", "landscape", "saved"),
+    ("baselines", "landscape", "recommend", "saved"),
     ("pipeline",),
     ("api", "cli", "command_line", "doctor", "fine_tuning"),
     ("callbacks", "estimators"),

@@ -1,7 +1,8 @@
-"""The command `layertune`: fit, predict, score. The words underneath are those of `run.py`.
+"""The command `layertune`: fit, predict, recommend, score. The words underneath are those of `run.py`.
 
     layertune fit google-bert/bert-base-uncased reviews.csv --text review --label stars --out my-model
     layertune predict my-model new.csv --out predictions.csv
+    layertune recommend google-bert/bert-base-uncased reviews.csv --text review --label stars --budget 10m
     layertune score google-bert/bert-base-uncased texts.txt --k 3
 
 Exit codes: 0 done, 1 it failed, 2 the request was wrong (one sentence, nothing written).
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("layertune", description=__doc__, formatter_class=plain)
-    commands = parser.add_subparsers(required=True, metavar="fit | predict | score")
+    commands = parser.add_subparsers(required=True, metavar="fit | predict | recommend | score")
 
     fit = commands.add_parser("fit", help="train a few layers of a model on a file of texts, and keep it")
     _add_data(fit)
@@ -75,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", help="csv file to write (default: print it)")
     predict.add_argument("--batch-size", type=int, default=64)
     predict.set_defaults(command=_predict, name="predict")
+
+    recommend = commands.add_parser(
+        "recommend", help="try layers, numbers of them and rates on held-out rows"
+    )
+    _add_data(recommend)
+    recommend.add_argument(
+        "--budget", type=_seconds, help="how long it may take: 90s, 10m, 1h (default: no limit)"
+    )
+    recommend.set_defaults(command=_recommend, name="recommend")
 
     score = commands.add_parser("score", help="score the layers of a model on texts and choose k of them")
     score.add_argument("model", help="hub id, folder, or package:<import name>:<folder>")
@@ -278,6 +288,58 @@ def _next(given: argparse.Namespace) -> str:
         f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)} … --method full --out <folder>"
     ]
     return "\n".join([f"kept in {given.out}. Next:", *(f"  {line}" for line in [*lines, *words])])
+
+
+# -- recommend ----------------------------------------------------------------------------------------------
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no time: say 90s, 10m or 1h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _recommend(given: argparse.Namespace) -> None:
+    """Try the arms, print what they reached and cost, and the command that trains the choice."""
+    base = request(given, "low_k", 1)
+    common = [word for word in base if not word.startswith("method")] + ["protocol=search", *given.words]
+    layers = num_layers(base)
+
+    from layertune import recommend
+    from layertune.pipeline import execute
+    from layertune.records import Store
+    from layertune.tasks.own import read_own
+
+    candidates = recommend.arms(layers)
+    whole = compose_run(*common, *candidates[0].words)
+    rows = len(read_own(whole.own, whole.task).rows["train"])
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.WARNING)  # a line per arm is enough
+
+    def train(arm: recommend.Arm, size: int) -> recommend.Tried:
+        words = [*common, *arm.words, *([f"protocol.train_examples={size}"] if size < rows else [])]
+        run = compose_run(*words)
+        found = recommend.tried(arm, execute(run, Store(run.results_dir, run.outputs_dir)))
+        shown = f"{arm.method}, k={arm.k}, rate {arm.learning_rate:g}: {100 * found.score:.1f}"
+        print(f"{found.rows:>7,} rows  {shown} in {found.seconds:.1f} s", file=sys.stderr)
+        return found
+
+    try:
+        found = recommend.successive_halving(candidates, rows, train, given.budget)
+    finally:
+        logging.getLogger().setLevel(level)
+    best, alike = recommend.choice(found)
+    print(f"\n{recommend.table(found, whole.task.metric)}\n")
+    if alike:
+        print("No difference beyond noise among the best: take the cheapest.")
+    words = [f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)}"]
+    for key in ("eval", "text", "text2", "label"):
+        if (value := getattr(given, key)) is not None:
+            words.append(f"--{key} {shlex.quote(value)}")
+    words += ["--regression"] * given.regression
+    words += [f"--seed {given.seed}", f"--method {best.arm.method} --k {best.arm.k} --out my-model"]
+    print("  " + " ".join([*words, f"train.learning_rate={best.arm.learning_rate:g}", *given.words]))
 
 
 # -- predict ------------------------------------------------------------------------------------------------

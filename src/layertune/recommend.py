@@ -1,0 +1,181 @@
+"""Which layers, how many, at what rate: successive halving on a held-out part of the training rows.
+
+All arms start on a share of the rows; the better third goes on with three times as many, until the last are
+trained on all. They share batches, layer scores and cached states through one outputs folder, and a repeated
+request trains nothing twice. The evaluation rows are never read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from layertune.records import Record
+from layertune.report.measures import split_error
+from layertune.report.rounding import printed
+from layertune.report.summary import aligned
+
+STRATEGIES = ("low_k", "high_k", "random_k")  # random_k: whether looking at the scores is worth it
+RATES = (1e-4, 3e-4)
+KEPT = 3  # one arm of so many goes on
+FINAL = 2  # so many are trained on all rows
+LEAST = 64  # rows of the first round
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: which rule chooses how many layers, and the learning rate."""
+
+    method: str
+    k: int
+    learning_rate: float
+
+    @property
+    def words(self) -> list[str]:
+        """The words of `run.py` that say so."""
+        return [f"method={self.method}", f"method.k={self.k}", f"train.learning_rate={self.learning_rate}"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What an arm reached on so many training rows.
+
+    Attributes:
+        score: on the held-out rows, a fraction; `error` is its standard error, None where it is not known.
+        seconds: of choosing layers, filling the cache and training.
+        memory: bytes at most; None where it was not measured.
+        layers: that were chosen.
+    """
+
+    arm: Arm
+    rows: int
+    score: float
+    error: float | None
+    seconds: float
+    memory: int | None
+    layers: tuple[int, ...]
+
+
+def arms(num_layers: int) -> list[Arm]:
+    """Return the arms: each strategy with a quarter and a half of the layers, at two rates."""
+    some = sorted({max(1, num_layers // 4), max(1, num_layers // 2)})
+    return [Arm(*one) for one in product(STRATEGIES, some, RATES)]
+
+
+def tried(arm: Arm, record: Record) -> Tried:
+    """Read what an arm reached from its record."""
+    assert record.training is not None and record.data is not None
+    metric, score = record.headline()
+    evaluation = next(iter(record.metrics.last)) if record.metrics is not None else ""
+    seconds = record.training.seconds + record.training.cache.seconds
+    selection = record.selection
+    return Tried(
+        arm,
+        record.data.counts["train"],
+        float("-inf") if score is None else score,
+        split_error(record, evaluation, metric),
+        seconds + (selection.seconds if selection is not None else 0.0),
+        record.training.peak_memory_bytes,
+        selection.layers or () if selection is not None else (),
+    )
+
+
+def successive_halving(
+    candidates: Sequence[Arm],
+    rows: int,
+    run: Callable[[Arm, int], Tried],
+    budget: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Tried]:
+    """Try arms in rounds of more and more rows; return all that was tried, the last round first, best first.
+
+    Args:
+        candidates: the arms.
+        rows: all training rows.
+        run: trains an arm on so many rows.
+        budget: seconds; an arm that would likely not end in time is not begun. None = no limit.
+        clock: tells the time.
+    """
+    rounds = [rows]
+    left = len(candidates)
+    while left > FINAL and rounds[0] // KEPT >= LEAST:
+        rounds.insert(0, rounds[0] // KEPT)
+        left = max(FINAL, left // KEPT)
+    began, found, going = clock(), [], list(candidates)
+    for number, size in enumerate(rounds):
+        done: list[Tried] = []
+        for arm in going:
+            before = clock()
+            longest = max(
+                (one.seconds * size / one.rows for one in (*found, *done) if one.arm == arm), default=0
+            )
+            if budget is not None and found + done and before - began + longest > budget:
+                break
+            done.append(run(arm, size))
+        done.sort(key=lambda one: (-one.score, one.seconds))
+        found = [*done, *found]
+        if len(done) < len(going):
+            break
+        if number + 1 < len(rounds):
+            going = [one.arm for one in done[: max(FINAL, len(going) // KEPT)]]
+    return found
+
+
+def front(found: Sequence[Tried]) -> set[Arm]:
+    """Return the arms of the last round that no other beats in score without taking longer (Pareto)."""
+    last = last_round(found)
+    return {
+        one.arm
+        for one in last
+        if not any(
+            other.score >= one.score
+            and other.seconds <= one.seconds
+            and (other.score, other.seconds) != (one.score, one.seconds)
+            for other in last
+        )
+    }
+
+
+def last_round(found: Sequence[Tried]) -> list[Tried]:
+    """Return what was tried on the most rows that more than one arm was trained on, else on the most."""
+    sizes = sorted({one.rows for one in found}, reverse=True)
+    several = [size for size in sizes if sum(one.rows == size for one in found) > 1]
+    size = (several or sizes)[0]
+    return [one for one in found if one.rows == size]
+
+
+def choice(found: Sequence[Tried]) -> tuple[Tried, bool]:
+    """Return the arm to take, and whether it was taken for its cost: others are no better beyond noise.
+
+    Two scores on the same rows differ beyond noise where they are more than the standard error of their
+    difference apart, that of independent scores: an upper bound, as the rows are the same.
+    """
+    last = last_round(found)
+    best = max(last, key=lambda one: (one.score, -one.seconds))
+    noise = 2**0.5 * (best.error or 0.0)
+    alike = [one for one in last if best.score - one.score <= noise]
+    return min(alike, key=lambda one: one.seconds), len(alike) > 1
+
+
+def table(found: Sequence[Tried], metric: str) -> str:
+    """Return all that was tried, best first within each number of rows; * marks the Pareto front."""
+    marked, last = front(found), last_round(found)
+    head = ("arm", "k", "rate", "layers", "rows", metric, "±", "seconds", "peak MiB", "front")
+    rows = [
+        (
+            one.arm.method,
+            str(one.arm.k),
+            f"{one.arm.learning_rate:g}",
+            " ".join(map(str, one.layers)),
+            f"{one.rows:,}",
+            printed(100 * one.score, 1),
+            "—" if one.error is None else printed(100 * one.error, 1),
+            f"{one.seconds:.1f}",
+            "—" if one.memory is None else f"{one.memory / 2**20:,.0f}",
+            "*" if one in last and one.arm in marked else "",
+        )
+        for one in found
+    ]
+    return aligned(head, rows, left=("arm", "layers"))
