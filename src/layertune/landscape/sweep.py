@@ -152,6 +152,14 @@ def keep(run: RunConfig, answers: Sequence[int] | None, gold: Sequence[int] | No
     return path
 
 
+def _has_no_row(run: RunConfig) -> bool:
+    path = path_of(run)
+    layers = tuple(run.method.options["layers"])
+    return not path.is_file() or all(
+        (row.layers, row.seed) != (layers, run.seed) for row in read_rows(path)[1]
+    )
+
+
 @dataclass(frozen=True)
 class KeepingRows:
     """A task function whose runs become rows of their landscapes, wherever a launcher calls it."""
@@ -159,9 +167,14 @@ class KeepingRows:
     task_function: Callable[[Any], Any]
 
     def __call__(self, config: Any) -> Any:
-        """Run the task, then keep its row."""
+        """Run the task, then keep its row; a record whose row was lost with its answers is trained again."""
+        from omegaconf import OmegaConf
+
         from layertune.evaluation.evaluate import watched
 
+        run = RunConfig.from_hydra(config)
+        if not run.force and _has_no_row(run):
+            config = OmegaConf.merge(config, {"force": True})
         answers: dict[str, tuple[Any, Any]] = {}
 
         def see(split: Any, predictions: Any) -> None:
@@ -169,7 +182,6 @@ class KeepingRows:
 
         with watched(see):
             result = self.task_function(config)
-        run = RunConfig.from_hydra(config)
         is_classified = run.task.kind == "classification"
         keep(run, *(answers.get(run.task.data_name, (None, None)) if is_classified else (None, None)))
         return result
