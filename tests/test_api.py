@@ -329,7 +329,8 @@ def test_importing_the_package_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", script], check=True)
     with pytest.raises(AttributeError, match="no attribute nothing"):
         _ = layertune.nothing
-    assert set(layertune.__all__) == {"score_layers", "select_layers", "freeze_all_but"}
+    training = {"fine_tune", "LayerTuneClassifier", "LayerSelection", "load"}
+    assert set(layertune.__all__) == {"score_layers", "select_layers", "freeze_all_but"} | training
 
 
 def test_the_same_scores_come_out_of_a_configured_model():

@@ -46,7 +46,10 @@ def command(repo, tmp_path):
         (["model=gte_small", "model.path=nowhere"], ["nowhere"]),
         (["--foo"], ["--foo"]),
         (["-m", "--cfg", "job"], ["Only one"]),
-        (["+model.random_config.num_attention_heads=0"], ["num_attention_heads=0"]),
+        (
+            ["+model.random_config.num_attention_heads=0"],
+            ["num_attention_heads is there already", "without the +"],
+        ),
         (["train.num_threads=100000"], ["train.num_threads"]),
         (["model=deberta", "model.path=.", "train.precision=bf16"], ["train.precision=bf16", "fp32"]),
     ],

@@ -98,7 +98,7 @@ def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(do
     rows = [name for name in re.findall(r"^\| (.+?) \| .+ \|$", section, flags=re.M) if name != "question"]
     found: dict[str, str] = {}
     for path in [*(repo / "src").rglob("*.py"), *(repo / "configs").rglob("*.yaml")]:
-        for choice in re.findall(r"Choice:(?:\s+\[(.+?)\])?", path.read_text(encoding="utf-8")):
+        for choice in re.findall(r"(?<!class )Choice:(?:\s+\[(.+?)\])?", path.read_text(encoding="utf-8")):
             assert choice, f"{path} has a Choice: without a name"
             found[choice] = str(path)
     assert len(rows) == len(set(rows)) > 50

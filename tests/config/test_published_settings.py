@@ -52,7 +52,7 @@ def test_a_selection_method_ranks_by_its_score_in_its_direction(method, scorer, 
 
 def test_the_last_layers_with_a_pooled_head_are_those_of_their_source():
     found = run(method="elsa")  # Lee et al. 2019: a quarter of the layers
-    assert (found.method.selector, found.method.k, found.head) == ("top", 3, "pooled")
+    assert (found.method.selector, found.method.k, found.head_in_force) == ("top", 3, "pooled")
 
 
 OPTIONS = {
@@ -191,7 +191,7 @@ def test_a_model_is_the_papers_and_read_at_its_representative_token(model, sourc
     found = run(model=model)
     assert (found.model.source, found.model.num_layers) == (source, layers)
     assert found.model.representative_token == token
-    assert (found.head, found.model.head_dropout, found.model.rep_norm) == ("concat", 0.3, "none")
+    assert (found.head_in_force, found.model.head_dropout, found.model.rep_norm) == ("concat", 0.3, "none")
     assert (found.model.last_layer, found.model.train_final_norm) == ("library", False)
 
 

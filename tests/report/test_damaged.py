@@ -13,7 +13,7 @@ from programs import program
 from layertune.config.compose import plain_run
 from layertune.report.figures import style
 
-WORDS = ["--model", "tiny_bert"]
+MODEL = "model=tiny_bert"
 
 
 def _nan(path: Path, text: str) -> None:
@@ -71,11 +71,11 @@ Ask = Callable[..., tuple[str, str]]
 def ask(
     repo: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog
 ) -> Ask:
-    """Run a script to its good end; return what it said: on stdout, and of damage."""
+    """Run one of the report's commands to its good end; return what it said: on stdout, and of damage."""
 
-    def run(script: str, *words: str) -> tuple[str, str]:
+    def run(*words: str) -> tuple[str, str]:
         caplog.clear()
-        assert program(repo / "scripts" / script, words, monkeypatch) == 0
+        assert program(repo / "scripts" / "report.py", words, monkeypatch) == 0
         return capfd.readouterr().out, caplog.text
 
     return run
@@ -85,9 +85,9 @@ def _names_all(text: str) -> bool:
     return all(f"damaged-{name}.json" in text for name in DAMAGE)
 
 
-@pytest.mark.parametrize("more", [[], ["--readout", "last,best"]], ids=["tables", "comparison"])
+@pytest.mark.parametrize("more", [[], ["readout=last,best"]], ids=["tables", "comparison"])
 def test_tables_name_what_is_damaged_and_show_the_rest(results: Path, ask: Ask, more: list[str]) -> None:
-    _, said = ask("make_tables.py", *WORDS, *more, "--results", str(results))
+    _, said = ask("tables", MODEL, *more, f"results_dir={results}")
     folder = results / "tables" / ("tiny_bert_last_and_best" if more else "tiny_bert")
     page = (folder / "index.html" if more else folder.parent / "index.html").read_text()
     assert _names_all(said) and _names_all(page)
@@ -96,21 +96,21 @@ def test_tables_name_what_is_damaged_and_show_the_rest(results: Path, ask: Ask, 
 
 
 def test_claims_name_what_is_damaged(results: Path, ask: Ask) -> None:
-    out, said = ask("claims.py", *WORDS, "--results", str(results))
+    out, said = ask("claims", MODEL, f"results_dir={results}")
     assert _names_all(said) and _names_all(out)
     assert out == (results / "claims" / "tiny_bert.md").read_text()
 
 
 def test_a_plan_names_what_is_damaged_and_counts_the_rest(results: Path, ask: Ask) -> None:
-    words = ["table=1", "model=tiny_bert", "task=cola", "seed=0", "method=low_k,full,high_k"]
-    out, said = ask("plan.py", *words, f"results_dir={results}", f"outputs_dir={results / 'none'}")
+    words = ["table=1", MODEL, "task=cola", "seed=0", "method=low_k,full,high_k"]
+    out, said = ask("plan", *words, f"results_dir={results}", f"outputs_dir={results / 'none'}")
     assert _names_all(said)
     assert "python run.py" not in out  # of the two files of one run the good one counts
 
 
 def test_figures_name_what_is_damaged(results: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style, "save", lambda figure, path: path)  # most of the time goes into the pictures
-    out, said = ask("make_figures.py", *WORDS, "--results", str(results))
+    out, said = ask("figures", MODEL, f"results_dir={results}")
     assert _names_all(said) and "pictures" in out
 
 
@@ -118,7 +118,7 @@ def test_figures_name_what_is_damaged(results: Path, ask: Ask, monkeypatch: pyte
 def test_a_comparison_names_what_is_damaged_and_prints_the_rest(
     results: Path, ask: Ask, way: list[str]
 ) -> None:
-    out, said = ask("compare.py", *way, *map(str, sorted((results / "runs").glob("*.json"))))
+    out, said = ask("compare", *way, *map(str, sorted((results / "runs").glob("*.json"))))
     assert _names_all(said)
     assert [line.split()[0] for line in out.splitlines()[2:]].count("low_k") == 1
 
@@ -126,5 +126,5 @@ def test_a_comparison_names_what_is_damaged_and_prints_the_rest(
 def test_a_comparison_of_nothing_but_damage_is_an_error(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert program(repo / "scripts" / "compare.py", [str(tmp_path / "none.json")], monkeypatch) == 2
+    assert program(repo / "scripts" / "report.py", ["compare", str(tmp_path / "none.json")], monkeypatch) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -137,7 +137,9 @@ def test_a_predicate_gives_the_verdict_worked_out_by_hand(kind, operands, text, 
     assert verdict.reason
 
 
-@pytest.mark.parametrize("kind", PREDICATES)
+@pytest.mark.parametrize(
+    "kind", sorted(set(PREDICATES) - {"layer_choice"})
+)  # it reads layer scores: test_choice.py
 def test_each_kind_is_tested_with_each_verdict(kind):
     assert {status for name, _, _, status in CASES if name == kind} == {HOLDS, FAILS, OPEN}
 
