@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu fuzz lint tables figures plan claims landscape notebooks doctor bench bench-gpu clean
+.PHONY: help setup demo test test-fast test-gpu fuzz lint tables figures plan claims landscape notebooks doctor bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ demo: setup  ## Train a real 6-layer model in three ways on generated sentences 
 
 test: setup  ## Run all tests that need neither a GPU nor a network (under 10 minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-fast: setup  ## Run the tests of `make test` that take less than five seconds each (a few minutes)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not network"
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

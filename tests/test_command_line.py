@@ -99,6 +99,7 @@ def test_a_run_prints_its_layers_and_its_score(command, tmp_path):
     assert record.stem in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_record_of_every_combination(command, tmp_path):
     done = command("-m", "method=head_only", "seed=0,1", "train.head_learning_rate=0.001,0.9999")
     assert done.returncode == 0, done.stderr

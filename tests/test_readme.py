@@ -42,6 +42,7 @@ def expanded(argument):
     return [argument] if value.startswith("[") else [f"{key}={one}" for one in value.split(",")]
 
 
+@pytest.mark.slow
 def test_every_run_of_the_documents_composes(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.csv").write_text("review,stars\n")  # a file of the reader's own
@@ -179,6 +180,7 @@ def test_the_method_of_the_readme_trains_biases_and_head_alone(example, tmp_path
     assert (fair.train.learning_rate, fair.train.head_learning_rate) == (4e-4, 5e-5)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_readme_runs_the_method(example, repo, tmp_path):
     (command, *others) = re.findall(r"^python run\.py (.+)$", example, flags=re.M)[-2:]
     assert all("--config-dir=mine" in one and "method=bitfit" in one for one in (command, *others))

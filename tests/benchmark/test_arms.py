@@ -230,6 +230,7 @@ def test_tables_are_timed_on_copies_of_records_that_are_there(tmp_path, monkeypa
         once.tables_seconds(setting, tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_process_is_timed_to_its_first_step_and_sentences_by_the_second(tmp_path, monkeypatch, repo):
     monkeypatch.chdir(repo)
     setting = Setting(("model=tiny_bert",), "demo", tmp_path)

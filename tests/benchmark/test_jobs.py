@@ -25,6 +25,7 @@ def test_jobs_are_kept_as_they_end_and_rounds_projected(tmp_path):
     assert [line["ratio"] for line in parts["tasks"][0]["arms"]] == pytest.approx([1.0, 2.0])
 
 
+@pytest.mark.slow
 def test_a_plan_runs_each_job_in_a_process_and_names_what_failed(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(jobs, "IN_MEMORY", ("fast_top3", "no such arm"))

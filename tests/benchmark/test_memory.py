@@ -41,6 +41,7 @@ def test_where_there_is_no_mallopt_it_is_said(setting, missing, monkeypatch, cap
     assert "no mallopt here" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library is not glibc")
 @pytest.mark.parametrize(("setting", "stays"), [("give_back", False), ("keep_freed", True)])
 def test_freed_blocks_go_back_to_the_system_or_stay(setting, stays, repo):

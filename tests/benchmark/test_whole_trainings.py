@@ -15,6 +15,7 @@ from scripts.benchmark.measure import measure_end_to_end, measure_growth
 RANDOM = "model.random_config.vocab_size=20000"  # examples whose lengths alone count hold random words
 
 
+@pytest.mark.slow
 def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp_path, monkeypatch):
     bench = Bench.start(Setting(("model=tiny_bert", RANDOM), "demo", tmp_path, batch_size=64))
     top = LoopArm("fast_top1", "", (4,), mode="fast")

@@ -230,7 +230,7 @@ def test_foreign_splits_of_the_best_epoch_are_scored_while_its_model_is_there(to
     assert_same(seen[1], weights(case.model))  # the last copy, as it was written back
 
 
-@pytest.mark.parametrize("method", ["lift", "lisa", "slimfit", "recap"])
+@pytest.mark.parametrize("method", ["lift", "lisa", "slimfit", pytest.param("recap", marks=pytest.mark.slow)])
 def test_accumulation_equals_the_whole_batch(prepared, method):
     options = (f"method={method}", *TWO_EPOCHS[1:], *NO_DROPOUT["tiny_bert"])
     cases = [prepared(*options), prepared(*options, "train.micro_batch=4")]
