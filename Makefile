@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu fuzz lint tables figures plan claims landscape notebooks doctor bench bench-gpu clean
+.PHONY: help setup demo test test-fast test-gpu fuzz lint tables figures plan claims landscape notebooks doctor doctor-cuda bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ bench-gpu: setup  ## The same on a CUDA device, and step times, kernels and many
 
 doctor: setup  ## Say what this machine can run: device, versions, hub, Java
 	@$(BIN)/python scripts/doctor.py
+
+doctor-cuda: setup  ## Take steps on the GPU, captured and not, in fp32 and bf16; say which settings to give (30 seconds)
+	@$(BIN)/python scripts/doctor.py cuda
 
 clean:  ## Remove .venv and scratch outputs; results stay
 	rm -rf $(VENV) outputs multirun build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

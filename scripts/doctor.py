@@ -1,14 +1,20 @@
-"""Say what this machine can run: `make doctor` or `python scripts/doctor.py`."""
+"""Say what this machine can run: `make doctor`, and `make doctor-cuda` for its GPU (30 seconds).
+
+python scripts/doctor.py
+python scripts/doctor.py cuda
+"""
 
 from __future__ import annotations
 
+import sys
+
 from layertune.command_line import run_script
-from layertune.doctor import findings
+from layertune.doctor import cuda_findings, findings
 
 
 def main() -> None:
     """Print the findings as they come."""
-    for what, there, detail in findings():
+    for what, there, detail in cuda_findings() if sys.argv[1:] == ["cuda"] else findings():
         print(f"{'ok' if there else '--'}  {what:<14} {detail}", flush=True)
 
 

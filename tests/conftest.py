@@ -11,10 +11,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import absl.logging
 import pytest
 import torch
 from loopback_hub import Hub, serving
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 # rouge-score brings absl, whose log handler closes its stream when Hydra sets up logging: never pytest's own.
-absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+with suppress(ImportError):  # a machine that only tests its GPU may lack it
+    import absl.logging
+
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("LAYERTUNE_TEST_SHARED", REPO.parent / "shared"))

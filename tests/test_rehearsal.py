@@ -20,7 +20,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    "part", ["pretended/test_pretend_cuda.py", "pretended/test_captures.py", "test_gpu_fast.py"]
+    "part",
+    [
+        "pretended/test_pretend_cuda.py",
+        "pretended/test_captures.py",
+        "pretended/test_device.py",
+        "test_gpu_fast.py",
+    ],
 )
 def test_it_holds_on_a_pretended_device(part):
     rehearse(part)

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from processes import others_that_hold
 from programs import own_logging, program
 
-from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, one_per_worker, visible_gpus
+from hydra_plugins.layertune_table_sweeper import _gpus
+from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, listed_gpus, one_per_worker, visible_gpus
 from layertune.config.compose import compose_run
 from layertune.records import Record, Store, read_record
 from layertune.records.claims import claimed
@@ -291,6 +292,29 @@ def test_joblib_has_a_worker_per_gpu_and_other_launchers_are_left_alone(monkeypa
     assert visible_gpus() == ()
     with one_per_worker(config_of("JoblibLauncher"), print) as (config, task):
         assert config.hydra.launcher.n_jobs == -1 and task is print
+
+
+def test_gpus_are_named_as_cuda_reads_them(monkeypatch, tmp_path):
+    for given, expected in (("0, 1", ("0", "1")), ("2,-1,3", ("2",)), ("MIG-a/1/0", ("MIG-a/1/0",))):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert visible_gpus() == expected
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi: the driver's files are counted
+    monkeypatch.setattr(_gpus, "DEVICES", tmp_path)
+    assert visible_gpus() == ()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus() == ("0", "1")
+
+
+def test_a_gpu_that_is_cut_up_is_shared_by_its_parts():
+    listed = (
+        "GPU 0: NVIDIA A100 (UUID: GPU-aa)\n"
+        "  MIG 3g.20gb     Device  0: (UUID: MIG-b1)\n"
+        "  MIG 3g.20gb     Device  1: (UUID: MIG-b2)\n"
+        "GPU 1: NVIDIA A100 (UUID: GPU-cc)\n"
+    )
+    assert listed_gpus(listed) == ("MIG-b1", "MIG-b2", "1")
 
 
 def seen(place: str) -> tuple[int, str]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TF32 = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # a variable of torch that flips its default
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -77,7 +79,7 @@ def prepare_runtime(run: RunConfig) -> Runtime:
     torch.set_num_threads(run.train.num_threads or _default_threads())
     seed_everything(run.seed)
 
-    precision = run.train.precision or "fp32"
+    precision = _precision_on(device, run.train.precision or "fp32")
     if (num_processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError(
             f"{num_processes} processes were started; a run takes one. "
@@ -104,6 +106,7 @@ def prepare_runtime(run: RunConfig) -> Runtime:
         determinism="deterministic" if run.train.deterministic else "seeded",
         num_processes=1,
         num_threads=torch.get_num_threads(),
+        tf32=_without_tf32() if device.type == "cuda" else None,
     )
     return Runtime(device, precision, env)
 
@@ -139,6 +142,27 @@ def _choose_device(asked: str) -> tuple[torch.device, str]:
     if asked == "cuda":
         raise ConfigError("train.device=cuda, but torch finds no CUDA device; say train.device=cpu or auto.")
     return torch.device("cpu"), "no CUDA device"
+
+
+def _precision_on(device: torch.device, asked: str) -> str:
+    """Return the precision that a device computes in: fp32 on a CUDA device that has no bf16."""
+    if asked == "fp32" or device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+        return asked
+    log.warning(
+        "train.precision=%s: %s has no bf16 and computes in fp32; the record says so",
+        asked,
+        torch.cuda.get_device_name(device),
+    )
+    return "fp32"
+
+
+def _without_tf32() -> bool:
+    """Let fp32 be fp32 on a CUDA device, whatever torch's defaults are; return whether it is not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    forced = torch.backends.cuda.matmul.allow_tf32 or os.environ.get(_TF32) == "1"
+    if forced:
+        log.warning("%s=1: matrices are multiplied in TF32; the record says so", _TF32)
+    return forced
 
 
 def device_facts(device: torch.device) -> tuple[str, int | None]:

@@ -48,7 +48,7 @@ NOT_IDENTITY = {
     RunConfig: "grid tracking checkpoint force data_dir results_dir outputs_dir origin overrides "
     "eval_generation own save save_epoch merge",
     TrainSpec: "version micro_batch eval_batch_size deterministic activation_checkpointing device "
-    "num_threads",
+    "num_threads graphs",
     ModelSpec: "title version family source revision path num_layers max_positions layers attention "
     "precisions random_config pooler",
     TaskSpec: "title version data kind source hub columns labels metric best_by metrics counts label_counts "

@@ -190,3 +190,22 @@ def test_resolving_changes_nothing_but_the_open_values(tree: dict[str, Any]) -> 
         "cpu",
     )
     assert tree == before  # the caller's mapping is not written to
+
+
+@pytest.mark.parametrize(
+    ("has", "precisions", "taken"),
+    [(True, ["fp32", "bf16"], "bf16"), (False, ["fp32", "bf16"], "fp32"), (True, ["fp32"], "fp32")],
+)
+def test_auto_takes_bf16_where_processor_and_model_have_it_and_is_named_by_what_it_took(
+    build: Build, monkeypatch: pytest.MonkeyPatch, has: bool, precisions: list[str], taken: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    model = {"model.precisions": precisions}
+    run = build({**model, "train.precision": "auto", "train.device": "cpu"})
+    assert run.train.precision == taken
+    assert run.origin["precision"].startswith("auto: ")
+    named = build({**model, "train.precision": taken, "train.device": "cpu"})
+    assert run.config_sha256 == named.config_sha256

@@ -7,12 +7,14 @@ this file's name keeps Hydra from importing it at every start, in a way that dat
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+DEVICES = Path("/dev")  # where the driver shows a file for each GPU
 _held: list[FileLock] = []  # the lock of this worker, held as long as the process lives
 
 
@@ -43,15 +46,26 @@ def one_per_worker(
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Return the GPUs that this process may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists."""
+    """Return the GPUs that this process may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists, else the
+    devices of the driver.
+    """
     if VISIBLE in os.environ:
-        return tuple(name for name in os.environ[VISIBLE].split(",") if name and name != "-1")
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    listed = subprocess.run(
-        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
-    )
-    return tuple(listed.stdout.split()) if listed.returncode == 0 else ()
+        names = (name.strip() for name in os.environ[VISIBLE].split(","))
+        return tuple(takewhile(lambda name: name not in ("", "-1"), names))  # CUDA reads no further either
+    if shutil.which("nvidia-smi") is not None:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+        if listed.returncode == 0:
+            return listed_gpus(listed.stdout)
+    count = sum(1 for device in DEVICES.glob("nvidia[0-9]*"))
+    return tuple(str(number) for number in range(count))
+
+
+def listed_gpus(text: str) -> tuple[str, ...]:
+    """Return the GPUs of `nvidia-smi -L`, by number; of one that is cut up (MIG) its parts, by UUID."""
+    found: list[str] = []
+    for number, parts in re.findall(r"^GPU (\d+):.*((?:\n\s+MIG .*)*)", text, re.MULTILINE):
+        found += re.findall(r"\(UUID: (MIG-[^)]+)\)", parts) or [number]
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
             if value is not None:
                 values[field.name], origin[field.name] = value, name
                 break
+    if values["precision"] == "auto":
+        values["precision"], origin["precision"] = precision_here(run)
     if values.get("head_learning_rate") == values["learning_rate"]:
         values["head_learning_rate"] = None  # one rate for both is the neutral case
     few = "adaptive" if run.train.mode == "fast" and can_be_adaptive(run) else None
@@ -76,6 +78,24 @@ def resolve_training(run: RunConfig, recipe: Mapping[str, Mapping[str, TrainDefa
     scoring = replace(run.scoring, examples=scored)
     spec = replace(run.method, options=_options_of_task(run))
     return replace(run, method=spec, train=replace(run.train, **values), scoring=scoring, origin=origin)
+
+
+def precision_here(run: RunConfig) -> tuple[str, str]:
+    """Return bf16 where this machine computes in it and the model can, else fp32; and why.
+
+    A processor that has AVX512 alone computes bf16 by way of fp32, which gains nothing.
+    """
+    if "fp32" not in run.model.precisions or "bf16" not in run.model.precisions:
+        (only,) = run.model.precisions
+        return only, "auto: the model takes no other"
+    import torch
+
+    if run.train.device != "cpu" and torch.cuda.is_available():
+        has, what = torch.cuda.is_bf16_supported(including_emulation=False), "CUDA device"
+    else:
+        units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        has, what = units and torch.ops.mkldnn._is_mkldnn_bf16_supported(), "processor"
+    return ("bf16", f"auto: this {what} has bf16") if has else ("fp32", f"auto: this {what} has no bf16")
 
 
 def _options_of_task(run: RunConfig) -> dict[str, Any]:

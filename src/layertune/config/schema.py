@@ -72,7 +72,7 @@ class TrainSpec:
     warmup_ratio: Share | None = None
     clip_norm: Norm | None = None  # None = no clipping
     label_smoothing: Share | None = None
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Literal["fp32", "bf16", "auto"] | None = None  # auto: resolved before anything is named by it
     micro_batch: Count | None = not_identity()  # examples per forward pass; None = batch_size
     eval_batch_size: Count = not_identity(64)
     deterministic: bool = not_identity(False)  # an error where an operation has no deterministic form

@@ -299,8 +299,13 @@ def open_source(
         chosen, reason = "memory", f"not kept on disk: {not_kept}"
     tensors = dict(entry.tensors)
     if chosen == "device":
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    elif chosen == "memory":
+        try:
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        except torch.OutOfMemoryError:
+            if place == "device":
+                raise
+            chosen, reason = "memory", "there was less room on the device than it said"
+    if chosen == "memory":
         for tensor in tensors.values():
             _read_in(tensor)
     log.info("prefix cache: %.3f GB, read from %s (%s)", entry.num_bytes / 1e9, chosen, reason)

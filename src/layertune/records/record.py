@@ -155,10 +155,11 @@ class EnvRecord:
     peft: str | None
     device_name: str
     device_memory_bytes: Count | None
-    precision: str  # fp32 | bf16
+    precision: str  # fp32 | bf16; fp32 too where bf16 was asked of a CUDA device that has none
     determinism: str  # seeded | deterministic
     num_processes: Count
     num_threads: Count
+    tf32: bool | None = None  # CUDA: whether fp32 matrices are multiplied in TF32; None: a CPU, or older
 
 
 @dataclass(frozen=True)
