@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## Create .venv with the pinned dependencies (a few minutes once, then instant)
 
-demo: setup  ## Train a real 6-layer model in three ways on generated sentences and compare (under 5 minutes)
+demo: setup  ## Train a real 6-layer model in three ways on generated sentences, compare, keep one (under 5 minutes)
 	@$(BIN)/python scripts/demo.py
 
 test: setup  ## Run all tests that need neither a GPU nor a network (under 10 minutes)

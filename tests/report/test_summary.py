@@ -10,7 +10,7 @@ import pytest
 from layertune.config.groups import group_file
 from layertune.records import read_record
 from layertune.records.record import VersionsRecord
-from layertune.report.summary import compare, compare_means
+from layertune.report.summary import against_full, compare, compare_means
 
 RUNS = Path(__file__).resolve().parents[2] / "results/runs"
 
@@ -101,3 +101,15 @@ def test_a_stale_record_is_in_no_mean_with_others_and_says_so(record):
     assert [row[:3] for row in rows] == [["full", "paper", "all"], ["full", "(stale)", "paper"]]
     assert [row[-1] for row in rows] == ["2", "1"]
     assert [row[:2] for row in rows_of(compare(records))][-1] == ["full", "(stale)"]
+
+
+def test_the_saving_counts_what_choosing_and_caching_took(record):
+    from layertune.records.record import CacheRecord, SelectionRecord
+
+    chosen = SelectionRecord("cosine", "lowest", None, None, None, (1, 2), 64, 5.0, False)
+    full, part = record(seed=4, seconds=100.0), record("low_k", seed=2, seconds=10.0)
+    cached = replace(part.training, cache=CacheRecord(used=True, seconds=25.0))
+    part = replace(part, selection=chosen, training=cached)
+    words = against_full([full, part])
+    assert "low_k: 2.5 times" in words and "50 % of its memory" in words  # 100 / (5 + 25 + 10), 2 of 4 MiB
+    assert against_full([part]) == ""

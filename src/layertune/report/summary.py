@@ -51,6 +51,30 @@ def compare(records: Sequence[Record]) -> str:
     return aligned(head, rows)
 
 
+def against_full(records: Sequence[Record]) -> str:
+    """Say of each method how much faster it was than full fine-tuning, all counted, and how much it held.
+
+    Choosing layers and filling the cache count; so the first run of a table pays for what later ones share.
+    """
+    costs = {record.spec.method: _cost(record) for record in records if record.training is not None}
+    if "full" not in costs:
+        return ""
+    seconds, memory = costs.pop("full")
+    lines = []
+    for name, (own, held) in costs.items():
+        less = f", {100 * held / memory:.0f} % of its memory" if held and memory else ""
+        lines.append(f"{name}: {seconds / own:.1f} times as fast as full, choosing and cache included{less}")
+    return "\n".join(lines)
+
+
+def _cost(record: Record) -> tuple[float, int | None]:
+    """Return the seconds of choosing, caching and training, and the bytes held at most."""
+    training, selection = record.training, record.selection
+    assert training is not None
+    seconds = training.seconds + training.cache.seconds
+    return seconds + (selection.seconds if selection is not None else 0.0), training.peak_memory_bytes
+
+
 def compare_means(records: Sequence[Record]) -> str:
     """Return a small table, one row per method: the same as `compare`, as means over the seeds.
 
