@@ -26,10 +26,8 @@ from layertune.config.schema import (
     CheckpointSpec,
     MethodSpec,
     ModelSpec,
-    OwnSpec,
     ProtocolSpec,
     ScoringSpec,
-    TaskSpec,
     TrackingSpec,
     TrainSpec,
 )
@@ -43,7 +41,7 @@ from layertune.config.schema_base import (
     derived,
     not_identity,
 )
-from layertune.config.schema_task import METRICS
+from layertune.config.schema_task import METRICS, OwnSpec, TaskSpec
 from layertune.errors import ConfigError
 
 log = logging.getLogger(__name__)

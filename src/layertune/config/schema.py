@@ -31,27 +31,6 @@ from layertune.config.schema_base import (
     not_identity,
     resolved_later,
 )
-from layertune.config.schema_task import DecodingSpec, HubSource, OwnSpec, TaskSpec
-
-__all__ = [
-    "CacheSpec",
-    "CheckpointSpec",
-    "DecodingSpec",
-    "HubSource",
-    "MethodSpec",
-    "ModelSpec",
-    "OwnSpec",
-    "ProtocolSpec",
-    "ScoringSpec",
-    "TaskSpec",
-    "TrackingSpec",
-    "TrainDefaults",
-    "TrainSpec",
-    "always_identity",
-    "not_identity",
-    "resolved_later",
-]
-
 
 Precisions = Annotated[tuple[Literal["fp32", "bf16"], ...], listing(1, 2, "(at least one)")]
 

@@ -13,7 +13,8 @@ from typing import Any
 from layertune.config import RunConfig
 from layertune.config.groups import group_file
 from layertune.config.identity import GRADIENT_SCORERS, WEIGHT_SCORERS
-from layertune.config.schema import ModelSpec, TaskSpec
+from layertune.config.schema import ModelSpec
+from layertune.config.schema_task import TaskSpec
 
 ASSUMED_DEVICE = "a GPU (assumed)"
 ASSUMED_FLOPS = 10e12  # sustained in fp32 on short sentences at batch 32; an assumption, not a measurement
