@@ -44,7 +44,7 @@ def tables(args: argparse.Namespace) -> int:
     for table, done, cells in written.coverage:
         print(f"{table:<8} {done:>4} of {cells} cells done")
     print(f"written: {written.page} and {len(written.files)} files in {written.files[0].parent}")
-    _name_unused(written.index, {side.model for side in sides} | {side.lm for side in sides})
+    _name_stale(written.index, {side.model for side in sides} | {side.lm for side in sides})
     if written.hint:
         print(
             f"records of {sides[0].model} that no table shows were made with other settings: {written.hint}"
@@ -60,7 +60,7 @@ def claims(args: argparse.Namespace) -> None:
     text = to_text(judged, request, index.damaged)
     write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
     print(to_json(judged, request) if args.json else text, end="")
-    _name_unused(index, {request.model, request.lm})
+    _name_stale(index, {request.model, request.lm})
 
 
 def figures(args: argparse.Namespace) -> None:
@@ -98,10 +98,8 @@ def compare(args: argparse.Namespace) -> None:
     )
 
 
-def _name_unused(index: RecordIndex, models: set[str]) -> None:
-    """Name the records that are damaged, and those of some models that are stale."""
-    for line in index.damaged:
-        print(f"damaged, not used: {line}", file=sys.stderr)
+def _name_stale(index: RecordIndex, models: set[str]) -> None:
+    """Name the stale records of some models; damaged ones were named when they were read."""
     stale = [record.run_id for record in index.stale() if record.spec.model in models]
     if stale:
         told = f"stale, made at older versions and not used: {len(stale)} records: {', '.join(stale)}"
