@@ -93,6 +93,15 @@ def test_the_page_says_what_there_is_to_gain_and_how_tasks_agree(results):
     assert "stage=score" in text and "fisher_high_k" in text
 
 
+def test_a_landscape_that_lacks_sets_says_so(results):
+    path = results / "landscapes" / "tiny_bert-demo-00000000.jsonl"
+    lines = [line for line in path.read_text().splitlines() if '"layers": [2, 4]' not in line]
+    path.write_text("\n".join(lines) + "\n")
+    write_landscapes(results)
+    assert "Incomplete, 1 still to be trained" in path.with_name(f"{path.stem}-k2.md").read_text()
+    assert "Incomplete" not in path.with_name(f"{path.stem}-k1.md").read_text()
+
+
 def test_a_second_run_changes_no_byte(results):
     first = {path: path.read_bytes() for path in write_landscapes(results)}
     assert {path.suffix for path in first} == {".csv", ".md", ".png", ".svg", ".html"}

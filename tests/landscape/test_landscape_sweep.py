@@ -103,7 +103,12 @@ def test_rows_drawn_by_seed_are_what_a_run_of_its_own_reaches(swept, tmp_path):
         run = compose_run(
             *TINY,
             *("method=layers", f"method.layers=[{layers}]", "train=fast", "grid=tuned", "tracking=disabled"),
-            *("train.precision=bf16", f"results_dir={tmp_path / 'b'}", f"outputs_dir={tmp_path / 'c'}"),
+            *(
+                "train.precision=bf16",
+                "train.batch_size=16",
+                f"results_dir={tmp_path / 'b'}",
+                f"outputs_dir={tmp_path / 'c'}",
+            ),
         )
         seen = {}
         with watched(lambda split, predictions, seen=seen: seen.update({split.name: predictions})):

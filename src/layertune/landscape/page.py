@@ -173,6 +173,11 @@ def _sentences(sets: pandas.DataFrame, scores: Scores, index: RecordIndex) -> li
         f"Rate {ground.learning_rate:g}; data: {ground.data.status}, "
         f"{ground.data.counts['train']} training rows.",
     ]
+    if len(scores.sets) < everything:
+        said.append(
+            f"Incomplete, {everything - len(scores.sets)} still to be trained: whatever stands here is of "
+            "the others alone; the command that filled it goes on."
+        )
     found = gain(scores)
     spread = f"Standard deviation over sets: {_points(found.sets, 2)}"
     if found.seeds is not None and found.real is not None:

@@ -15,12 +15,14 @@ from layertune.errors import ConfigError
 from layertune.landscape.rows import add_row, entries_of, path_of, read_rows
 
 LISTS = ("task", "seed")  # words that take several values
-# The study's protocol, for what no word says; its rate is the recipe's of `random_k`.
+# The study's protocol (results/README.md), for what no word says; its rate is the recipe's of `random_k`.
 PROTOCOL = {
     "protocol": "study",
     "train": "fast",
     "grid": "tuned",
+    "study.eval_examples": "500",
     "train.epochs": "3",
+    "train.batch_size": "16",
     "train.precision": "bf16",
     "tracking": "disabled",
     "seed": "0",
