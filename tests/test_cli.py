@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 import layertune
-from layertune import cli
+from layertune import baselines, cli
 from layertune.config import ModelSpec
 from layertune.config.compose import compose_tree
 from layertune.config.groups import group_file
@@ -102,6 +102,19 @@ def test_a_file_is_predicted_in_parts_whatever_its_format_and_empty_rows_stay_in
     assert answers[7] == "" and set(answers) - {""} <= {"1", "5"} and len(answers) == 9
     saved = layertune.load("my-model", device="cpu")
     assert answers[8] == saved.predict(["good"])[0]
+
+
+def test_what_needs_no_language_model_learns_from_the_rows_that_the_model_saw(type_in, base, monkeypatch):
+    seen, fitted = [], baselines.baselines
+
+    def watched(train, held_out, *rest):
+        seen.append((len(train), len(held_out)))
+        return fitted(train, held_out, *rest)
+
+    monkeypatch.setattr(baselines, "baselines", watched)
+    cut = ("protocol.train_examples=20", "protocol.eval_examples=4")
+    code, out, _ = type_in("fit", base, "reviews.csv", *FIT, *cut)
+    assert code == 0 and "20 rows to train on, 4 to evaluate" in out and seen == [(20, 4)]
 
 
 def test_numbers_are_learnt_and_compared_with_ridge_regression(type_in, base):

@@ -129,6 +129,7 @@ def _fit(given: argparse.Namespace) -> None:
     from layertune.pipeline import execute
     from layertune.records import Store
     from layertune.tasks.own import read_own
+    from layertune.tasks.rows import subset
 
     os.environ.setdefault("WANDB_SILENT", "true")
     record = execute(run, Store(run.results_dir, run.outputs_dir))
@@ -138,7 +139,9 @@ def _fit(given: argparse.Namespace) -> None:
         rows = read_own(run.own, run.task).rows
     finally:
         logging.disable(logging.NOTSET)
-    simple = baselines(rows["train"], rows["validation"], run.task.kind, run.task.metrics)
+    train = subset(rows["train"], run.protocol.train_examples)  # the rows that the model saw
+    held_out = subset(rows["validation"], run.protocol.eval_examples)
+    simple = baselines(train, held_out, run.task.kind, run.task.metrics)
     print(f"\n{report(given.model, record, simple, run)}\n\n{_times(record, total)}\n\n{_next(given)}")
 
 
