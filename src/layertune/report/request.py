@@ -24,6 +24,7 @@ from layertune.report.cells import TableSpec
 from layertune.report.spec import load_table, table_names
 
 TABLES = tuple(f"table{number}" for number in range(1, 11))
+COMPARED = ("table1", "table2")  # where all methods stand over many tasks
 FILE = "request.json"
 SELECTING = ("task", "method", "seed")  # words that take some of a table's runs, and leave them as they are
 CHOOSING = ("model", "lm", "train", "grid", "protocol")  # words that hold for every run

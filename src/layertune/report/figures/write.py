@@ -23,7 +23,7 @@ from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
 from layertune.report.ranking import improvement, ranks, runs_of
 from layertune.report.render.footers import fill_command
-from layertune.report.request import Request
+from layertune.report.request import COMPARED, Request
 from layertune.report.spec import model_title
 from layertune.report.values import table_values
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAT_MAPS, SWEEPS = ("figure2", "figure3"), ("figure4", "figure5")
-COMPARED = ("table1", "table2")  # where all methods stand over the tasks
 FOLDERS = ("runs", "scores")  # of the results: finished runs, and kept records of stage=score
 
 

@@ -14,13 +14,12 @@ from layertune.report.render.formats import to_html
 from layertune.report.render.others import OtherRuns, other_runs, other_settings
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.words import STATE_MEANING, listed
-from layertune.report.request import Request
+from layertune.report.request import COMPARED, Request
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
 from layertune.report.values import TableValues
 from layertune.report.verdicts import STRATEGIES
 
-RANKING = ("table1", "table2")  # where all methods stand over many tasks
 NAMED = 3  # methods that a sentence names
 
 
@@ -147,7 +146,7 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
         lines.append(
             f"{_counted(len(stale), 'record')} of older versions not used: run.py repeats these runs."
         )
-    lines += [_ranking(table) for table in tables if table.spec.name in RANKING]
+    lines += [_ranking(table) for table in tables if table.spec.name in COMPARED]
     return lines
 
 

@@ -17,10 +17,10 @@ from layertune.report.render.build import sheet_of
 from layertune.report.render.compare import compared, folder_name, title_of_comparison
 from layertune.report.render.formats import to_latex, to_markdown
 from layertune.report.render.others import other_settings
-from layertune.report.render.page import RANKING, Backbone, sentences, to_comparison, to_page
+from layertune.report.render.page import Backbone, sentences, to_comparison, to_page
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
-from layertune.report.request import FILE, TABLES, Request, read_request
+from layertune.report.request import COMPARED, FILE, TABLES, Request, read_request
 from layertune.report.spec import model_title
 from layertune.report.values import TableValues, table_values
 
@@ -109,7 +109,7 @@ def _backbone(
 
 def _picture(request: Request, tables: list[TableValues], index: RecordIndex, folder: Path) -> list[Path]:
     """Draw scores against costs over all tasks; nothing, and what was drawn is removed, with too few runs."""
-    points, tasks = mean_points([table for table in tables if table.spec.name in RANKING], index)
+    points, tasks = mean_points([table for table in tables if table.spec.name in COMPARED], index)
     if not points:
         (folder / PICTURE).unlink(missing_ok=True)
         return []
