@@ -8,18 +8,21 @@ import math
 import signal
 import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from layertune import pipeline
 from layertune.config.compose import compose_run
+from layertune.config.kept import keeps_model_of
 from layertune.errors import ConfigError, DataError, Interruption, RecordError, RunFailed
 from layertune.models import load_tokenizer
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
 from layertune.records.record import ChecksRecord
 from layertune.records.writer import RecordDraft
+from layertune.saved import keep
 from layertune.training import loop
 
 
@@ -238,6 +241,44 @@ def test_a_checkpoint_goes_when_its_record_is_there_done_or_failed(request_run, 
     with pytest.raises(RunFailed, match="frozen_unchanged"):
         execute(request_run(kept, "seed=1"), store)
     assert checkpoints(run) == []
+
+
+@pytest.mark.parametrize("place", ["write_form", "_put"])  # killed while it writes, or moves it in place
+def test_a_model_that_could_not_be_kept_costs_no_training(request_run, store, monkeypatch, tmp_path, place):
+    run = request_run("checkpoint.every_steps=100", f"save={tmp_path / 'kept'}")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(keep, place, lambda *_: sys.exit())  # killed when the record was written
+        execute(run, store)
+    first = store.find(run)
+    assert first is not None and len(checkpoints(run)) == 1
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="checkpoint"):
+        patch.setattr(keep, "_put", full)
+        execute(run, store)
+    assert len(checkpoints(run)) == 1
+
+    monkeypatch.setattr(loop._Loop, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    record = execute(run, store)
+    assert (record.metrics, record.model) == (first.metrics, first.model)
+    assert keeps_model_of(run) and checkpoints(run) == []
+
+
+def test_a_model_is_put_in_its_place_as_a_whole(request_run, store, monkeypatch, tmp_path):
+    run = request_run("checkpoint.every_steps=100", f"save={tmp_path / 'kept'}")
+    real = Path.replace
+
+    def killed_at_the_first(path, target):
+        real(path, target)
+        if "kept" in str(target):
+            sys.exit()
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "replace", killed_at_the_first)
+        execute(run, store)
+    assert keeps_model_of(run)
 
 
 @pytest.mark.parametrize(

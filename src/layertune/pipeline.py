@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
 from layertune.config import RunConfig
@@ -43,21 +42,18 @@ def execute(run: RunConfig, store: Store) -> Record:
         resumable = run.checkpoint.every_steps is not None
         if run.save is not None and not run.force and store.find(run) is not None:
             log.info(
-                "%s is done, and its weights were not kept: it trains again for %s", run.run_id, run.save
+                "%s is done, and its weights were not kept: it trains again for %s, or goes on from its "
+                "checkpoint",
+                run.run_id,
+                run.save,
             )
-        with stopping_at_once(resumable):
-            with open_record(run, store) as draft, freeing_memory():
-                keep = _train_and_measure(run, draft)
-            keep(draft.record)
+        with stopping_at_once(resumable), open_record(run, store) as draft, freeing_memory():
+            _train_and_measure(run, draft)
         return draft.record
 
 
-def _train_and_measure(run: RunConfig, draft: RecordDraft) -> Callable[[Record], object]:
-    """Score, select, freeze, train, evaluate; what becomes known goes into the record.
-
-    Returns:
-        What is left to do once the record is written: the model is kept, where the run says where.
-    """
+def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
+    """Score, select, freeze, train, evaluate; what becomes known goes into the record."""
     method = build_method(run)
     runtime = prepare_runtime(run)
     tokenizer, tokenizer_key = load_tokenizer(run.model)
@@ -72,12 +68,11 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> Callable[[Record],
     of_model = partial(model_record, run, tokenizer_key, model.backbone.commit)
     draft.put(selection=prep.record(run), model=of_model(facts))
     if run.stage == "score":
-        return _nothing
+        return
 
     proof = Engagement(model)
     with Tracker(run) as track:
         outcome = train(run, model, data, method, runtime, track)  # fine-tune the chosen layers (§4)
-        draft.once_written = partial(remove_checkpoint, run)
         draft.put(
             model=of_model(measured_facts(model, prep, outcome)),
             training=outcome.record(),
@@ -88,10 +83,11 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> Callable[[Record],
             track.log_figure("layer similarity", partial(plot_record, draft.record))
         track.finish(draft.conclude())
     draft.put(tracking=track.facts)
-    if outcome.evaluated is None:
-        return _nothing
-    return partial(keep_model, run, data=data, method=method, evaluated=outcome.evaluated)
 
+    def once_written(record: Record) -> None:
+        """Keep the model of a run that is done, where it says where; only then the checkpoint may go."""
+        if outcome.evaluated is not None and record.status == "done":
+            keep_model(run, record, data, method, outcome.evaluated)
+        remove_checkpoint(run)
 
-def _nothing(_: Record) -> None:
-    """Keep no model."""
+    draft.once_written = once_written

@@ -2,7 +2,8 @@
 never killed, and nothing else.
 
 A moment is a number of calls since the run began, so that a case can be made again; of three cases one is
-killed when training has ended and the record is not written, and one before the model is built.
+killed when training has ended and the record, or the model to keep, is not written, and one before the model
+is built.
 """
 
 from __future__ import annotations
@@ -32,7 +33,18 @@ from layertune.evaluation.nlg import scorer
 from . import seeded_cases
 
 REPO = Path(__file__).resolve().parents[2]
-NAMES = ("config", "records", "tasks", "models", "scoring", "methods", "fast", "training", "evaluation")
+NAMES = (
+    "config",
+    "records",
+    "tasks",
+    "models",
+    "scoring",
+    "methods",
+    "fast",
+    "training",
+    "evaluation",
+    "saved",
+)
 ROOMS = tuple(f"{Path(layertune.__file__).parent / room}/" for room in NAMES)
 COMMON = ("train.epochs=2", "train.num_threads=1", "checkpoint.every_steps=2")
 E2E = ("model=tiny_gpt2", "task=e2e", "method=low_k", "method.k=2", "protocol=paper", "train.batch_size=4")
@@ -44,11 +56,13 @@ REQUESTS: dict[str, tuple[str, ...]] = {
     "e2e": (*E2E, *DECODING, "data_dir={data}"),
     "slimfit": ("method=slimfit", "method.quantise=true"),
     "lora": ("method=lora",),
+    "save": ("method=top_k", "method.k=2", "save={folder}/kept", "save_epoch=best"),
     "lisa": ("method=lisa", "method.layers=2", "method.every=3"),
 }
 MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2")]
 HEAVY = ["layertune.pipeline", "hydra.main", "accelerate", "peft", *MODELS]
-TRAINED = "conclude"  # the function that is called when training has ended and the record is not written
+# The function that is called when training has ended and the record, or the model, is not written.
+TRAINED = {name: "keep_model" if name == "save" else "conclude" for name in REQUESTS}
 
 
 def run(cases: int, seed: int) -> list[str]:
@@ -65,7 +79,7 @@ def run(cases: int, seed: int) -> list[str]:
             record, built, calls = whole[name]
             moments: list[int | str] = [rng.randrange(built, calls) for _ in range(rng.randint(1, 3))]
             if case % 3 == 1:
-                moments = [*moments[1:], TRAINED]
+                moments = [*moments[1:], TRAINED[name]]
             if case % 3 == 2:
                 moments = [rng.randrange(1, built), *moments[1:]]
             if wrong := _killed(name, root, moments, record):
@@ -95,7 +109,7 @@ def _killed(name: str, root: Path, moments: list[Any], record: Any) -> str | Non
             return "it trains again, and had come to the end"
         if code not in (0, -signal.SIGKILL) or (moment is None and code != 0):
             return f"ends with {code}: {said[-1]}"
-        trained = trained or moment == TRAINED
+        trained = trained or moment == TRAINED[name]
     if (found := _record(folder)) != record:
         return f"other values: {', '.join(_differences(found, record))}"
     left = [path.name for path in (*folder.glob("outputs/checkpoints/*"), *folder.rglob(".*"))]
@@ -103,9 +117,10 @@ def _killed(name: str, root: Path, moments: list[Any], record: Any) -> str | Non
 
 
 def _record(folder: Path) -> Any:
-    """Return the only record below a folder, without what may differ from run to run."""
+    """Return the only record below a folder, without what may differ from run to run, and the model kept."""
     (path,) = [*folder.glob("results/runs/*.json"), *folder.glob("outputs/records/*.json")]
-    return lasting(json.loads(path.read_text()))
+    kept = {file.name: file.read_bytes() for file in folder.glob("kept/*") if file.name != "README.md"}
+    return {**lasting(json.loads(path.read_text())), "kept": kept}
 
 
 def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
@@ -119,7 +134,7 @@ def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
 
 def _run_py(name: str, folder: Path, data: Path, moment: int | str | None) -> tuple[int, list[str]]:
     """Run a request in a process of its own; return its exit code and what it said."""
-    given = [item.format(data=data) for item in REQUESTS[name]]
+    given = [item.format(data=data, folder=folder) for item in REQUESTS[name]]
     chosen = [item for item in DEFAULTS if item.split("=")[0] not in {word.split("=")[0] for word in given}]
     folders = [f"{key}_dir={folder / key}" for key in ("outputs", "results")]
     folder.mkdir(exist_ok=True)

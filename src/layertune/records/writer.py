@@ -41,8 +41,8 @@ class RecordDraft:
     """A record while its run is going on: sections are put in as they become known.
 
     Attributes:
-        once_written: is called when a run has come to its end and its record, done or failed by its checks,
-            is on disk.
+        once_written: is called with the record when a run has come to its end and its record, done or failed
+            by its checks, is on disk.
     """
 
     def __init__(self, run: RunConfig) -> None:
@@ -59,7 +59,7 @@ class RecordDraft:
             identity=IdentityRecord(run.config_sha256, *git_state()),
         )
 
-        self.once_written: Callable[[], None] = lambda: None
+        self.once_written: Callable[[Record], None] = lambda record: None
 
     def put(self, **sections: Any) -> None:
         """Put sections into the record."""
@@ -99,10 +99,10 @@ def open_record(run: RunConfig, store: Store) -> Iterator[RecordDraft]:
     if draft.conclude().status == "failed":
         unwritten = _save_failure(draft, store)
         if not unwritten:
-            draft.once_written()
+            draft.once_written(draft.record)
         raise RunFailed(f"{run.run_id}: failed: {draft.record.error}{unwritten}")
     log.info("record: %s", store.save(draft.record, run))
-    draft.once_written()
+    draft.once_written(draft.record)
 
 
 def _save_failure(draft: RecordDraft, store: Store) -> str:

@@ -93,7 +93,7 @@ def keep_model(run: RunConfig, record: Record, data: TaskData, method: Method, e
             raise RunFailed(
                 f"{run.run_id} is done and its record is written, but its model could not be: neither to "
                 f"save={run.save} ({reason}) nor to {refuge} ({second.strerror or second}). Make room and "
-                "run the same command: it trains again."
+                "run the same command: it goes on from its checkpoint, or trains again where it made none."
             ) from error
         raise RunFailed(
             f"{run.run_id} is done, but its model could not be written to save={run.save} ({reason}): it is "
@@ -104,7 +104,9 @@ def keep_model(run: RunConfig, record: Record, data: TaskData, method: Method, e
 
 
 def _put(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write a folder beside its place, then move its files there, the one that says whose it is last."""
+    """Write a folder beside its place and move it there: as a whole, or into a folder that is there already
+    file by file, the one that says whose it is last.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target.parent)
     beside = target.with_name(WRITING + target.name)
@@ -113,7 +115,9 @@ def _put(target: Path, write: Callable[[Path], Any]) -> None:
         try:
             beside.mkdir()
             write(beside)
-            target.mkdir(exist_ok=True)
+            if not target.exists():
+                beside.replace(target)
+                return
             (target / ABOUT).unlink(missing_ok=True)  # of the same run: it is trained again
             for path in sorted(beside.iterdir(), key=lambda path: path.name == ABOUT):
                 path.replace(target / path.name)

@@ -1,8 +1,8 @@
 """Exact resume of a run: trained weights, optimiser, schedule, random state and progress in one folder.
 
-A checkpoint lies in `<outputs_dir>/checkpoints/<run_id>` until the record of the run is on disk. On SIGTERM
-or Ctrl-C a run with `checkpoint.every_steps` saves its state at the end of the step and stops; a run without
-it stops at once.
+A checkpoint lies in `<outputs_dir>/checkpoints/<run_id>` until the record of the run is on disk, and the
+model, where one is kept (`save=`). On SIGTERM or Ctrl-C a run with `checkpoint.every_steps` saves its state
+at the end of the step and stops; a run without it stops at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def checkpoint_folder(run: RunConfig) -> Path:
 
 
 def remove_checkpoint(run: RunConfig) -> None:
-    """Delete the checkpoint of a run whose record is on disk."""
+    """Delete the checkpoint of a run that has nothing left to write."""
     shutil.rmtree(checkpoint_folder(run), ignore_errors=True)
 
 
