@@ -26,6 +26,8 @@ def bert(*overrides: str) -> RunConfig:
         (["method=lora"], 1, 1.50),
         (["method=low_k", "train=fast"], 10, 4.11),  # 36 / (3 + 2.75 + 3)
         (["method=low_k", "train=fast"], 5, 1.92),  # 36 / (8 + 7.75 + 3)
+        (["method=layers", "method.layers=[5,9,12]"], None, 1.58),
+        (["method=layers", "method.layers=[12,10,11]", "train=fast"], None, 4.11),
         (["method=head_only"], None, 3.00),
         (["method=lift"], 1, 1.87),  # 12 + 6.5 - 0.25 + 1 on average over the layers
     ],

@@ -29,6 +29,7 @@ TOKENS_OF = {
 # A step of RECAP in steps of full fine-tuning, as measured on gte_small: the masks of gradients and the odd
 # sizes of the pruned matrices cost more than the pruning saves.
 RECAP_STEP = 1.4
+WHOLE_LAYERS = ("selected", "layers", "head_only")  # kinds of methods below whose layers nothing trains
 LONGEST = 4.0  # the longest example of a batch has so many times the mean number of tokens
 
 
@@ -106,7 +107,7 @@ def step_units(run: RunConfig, lowest: float | None) -> float:
         run: its method, k and mode count.
         lowest: lowest trained layer l, counted from 1; 0 for the embeddings; None where it is not known.
     """
-    layers, kind, k = run.model.num_layers, run.method.kind, run.method.k
+    layers, kind, k = run.model.num_layers, run.method.kind, _chosen(run)
     if kind == "full":
         return 3.0 * layers
     if kind in ("lora", "adapters", "prefix", "ia3"):
@@ -119,11 +120,11 @@ def step_units(run: RunConfig, lowest: float | None) -> float:
         return 2.0 * layers + (1 - float(run.method.options["freezing_rate"])) * layers
     if kind == "recap":
         return RECAP_STEP * 3.0 * layers + _recap_scores(run)
-    if kind == "selected" and k is not None:
+    if kind in WHOLE_LAYERS and k is not None:
         above = layers - (lowest if lowest is not None else lowest_layer(run)) + 1
         forward = above if run.train.mode == "fast" else layers
         return forward + above - 0.25 + k
-    if kind in ("selected", "head_only"):
+    if kind in WHOLE_LAYERS:
         return float(layers if run.train.mode == "published" else 0)
     return 3.0 * layers  # a method of one's own: at most full fine-tuning
 
@@ -138,9 +139,9 @@ def _recap_scores(run: RunConfig) -> float:
 
 def once_units(run: RunConfig, lowest: float | None) -> float:
     """Return the cost per token of filling the cache of frozen layers, once: l - 1 under train=fast."""
-    if run.train.mode != "fast" or run.method.kind not in ("selected", "head_only"):
+    if run.train.mode != "fast" or run.method.kind not in WHOLE_LAYERS:
         return 0.0
-    if run.method.k is None:
+    if _chosen(run) is None:
         return float(run.model.num_layers)
     return (lowest if lowest is not None else lowest_layer(run)) - 1.0
 
@@ -170,8 +171,20 @@ def evaluated_examples(run: RunConfig) -> float:
     return float(epochs * own + 2 * sum(_evaluation_rows(task, run) for task in run.task.foreign.values()))
 
 
+def _named(run: RunConfig) -> list[int]:
+    """Return the layers that `method=layers` names; none for every other method."""
+    return list(run.method.options.get("layers") or ()) if run.method.kind == "layers" else []
+
+
+def _chosen(run: RunConfig) -> int | None:
+    """Return how many whole layers a method of `WHOLE_LAYERS` trains; None for the head alone."""
+    return len(_named(run)) or run.method.k
+
+
 def lowest_layer(run: RunConfig) -> float:
     """Return the lowest trained layer to expect; unknown selections count as k layers drawn at random."""
+    if named := _named(run):
+        return float(min(named))
     layers, k, selector = run.model.num_layers, run.method.k or 1, run.method.selector or ""
     if selector == "top":
         return layers - k + 1.0
@@ -193,11 +206,11 @@ def memory_bytes(model: ModelSpec, run: RunConfig, lowest: float | None) -> floa
     if shape is None:
         return None
     assert run.train.batch_size is not None, "a run is resolved"
-    layers, kind, k = model.num_layers, run.method.kind, run.method.k
-    if kind == "selected" and k is not None:
+    layers, kind, k = model.num_layers, run.method.kind, _chosen(run)
+    if kind in WHOLE_LAYERS and k is not None:
         trained, reached = k, layers - (lowest if lowest is not None else lowest_layer(run)) + 1
         parameters = k * shape.layer_parameters
-    elif kind in ("selected", "head_only"):
+    elif kind in WHOLE_LAYERS:
         trained, reached, parameters = 0, 0.0, 0.0
     elif kind in ("lora", "adapters", "prefix", "ia3"):
         trained, reached, parameters = 0, float(layers), 0.0
