@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import sys
 import time
 from itertools import chain
@@ -147,6 +148,37 @@ def test_a_tokenizer_in_python_loads_and_its_key_is_what_it_knows(saved_bert, re
         assert loaded("af")["input_ids"] == [100, 105, 1]
         keys.append(key)
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_settings_of_a_tokenizer_in_python_are_in_its_key_and_its_place_is_not(saved_bert, repo):
+    from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+    for file in saved_bert.glob("token*"):
+        file.unlink()
+    words = (
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "The",
+        "film",
+        *"abcdefghijklmnopqrstuvwxyz",
+    )
+    (saved_bert / "vocab.txt").write_text("\n".join(words) + "\n")
+    config = saved_bert / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": len(words)}))
+    keys = []
+    for lower, ids in ((True, [2, 5, 7, 3]), (False, [2, 6, 7, 3])):
+        BertTokenizerLegacy(saved_bert / "vocab.txt", do_lower_case=lower).save_pretrained(saved_bert)
+        elsewhere = saved_bert / f"copy-{lower}"
+        shutil.copytree(saved_bert, elsewhere, ignore=shutil.ignore_patterns("copy-*"))
+        for folder in (saved_bert, elsewhere):
+            tokenizer, key = load_tokenizer(spec_of(repo, "tiny_bert", path=str(folder)))
+            assert not tokenizer.is_fast and tokenizer("The film")["input_ids"] == ids
+            keys.append(key)
+    assert keys[0] == keys[1] != keys[2] == keys[3]
 
 
 def test_a_pad_token_without_an_embedding_gives_way_to_the_end_token(tmp_path, repo):

@@ -51,6 +51,9 @@ _BESIDE_BACKEND = (
     "split_special_tokens",
     "model_input_names",
 )
+# Settings of a tokenizer in Python that say where it was read, or that are ours (`task.max_length`).
+_OF_READING = ("name_or_path", "tokenizer_file", "is_local", "local_files_only", "model_max_length")
+_PLAIN = bool | int | float | str | None
 PLAIN_SENTENCE = "The food was good and the people were nice."
 VOCABULARY_SHARE = 10  # a whole vocabulary may be this many times smaller than the embeddings, and no more
 RANDOM_SEED = 0  # weights of `source: random`: the same on every machine, for every run seed
@@ -87,13 +90,18 @@ def load_tokenizer(model: ModelSpec) -> tuple[PreTrainedTokenizerBase, str]:
 
 
 def _vocabulary_of(tokenizer: Any) -> bytes:
-    """Return what decides how a text is cut: the backend's JSON, or the files of a tokenizer in Python."""
+    """Return what decides how a text is cut: the backend's JSON, or files and settings of one in Python."""
     if tokenizer.is_fast:
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()  # some checkpoints store a length here; ours is `task.max_length`
         backend.no_padding()
         return backend.to_str().encode()
-    known = json.dumps([type(tokenizer).__name__, tokenizer.get_added_vocab()]).encode()
+    settings = {  # lower case, normalisation, which tokens stand at the ends
+        name: value
+        for name, value in sorted(tokenizer.init_kwargs.items())
+        if name not in {*_OF_READING, *tokenizer.vocab_files_names} and isinstance(value, _PLAIN)
+    }
+    known = json.dumps([type(tokenizer).__name__, tokenizer.get_added_vocab(), settings]).encode()
     with tempfile.TemporaryDirectory() as folder:
         files = tokenizer.save_vocabulary(folder)
         return known + b"".join(Path(file).read_bytes() for file in files)
