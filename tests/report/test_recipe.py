@@ -241,6 +241,17 @@ def test_records_of_other_protocols_models_and_stages_are_not_read(tmp_path: Pat
     assert search_records(tmp_path, "tiny_bert") == [kept]
 
 
+def test_a_damaged_record_is_named_and_the_others_are_chosen_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = searched()
+    kept.write(tmp_path / f"{kept.run_id}.json")
+    for name, content in (("empty", b""), ("half", kept.to_json().encode()[:80]), ("deep", b"[" * 100_000)):
+        (tmp_path / f"tiny_bert-{name}.json").write_bytes(content)
+    assert search_records(tmp_path, "tiny_bert") == [kept]
+    assert all(f"tiny_bert-{name}.json" in caplog.text for name in ("empty", "half", "deep"))
+
+
 def test_what_a_search_maximises_is_the_metric_of_the_task_after_the_last_epoch() -> None:
     run = plain_run(["model=tiny_bert", "task=demo", "method=low_k", "protocol=search"])
     record = searched(2e-5, 0.7)

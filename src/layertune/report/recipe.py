@@ -21,8 +21,8 @@ from layertune.config.files import write_atomic
 from layertune.config.grids import GRIDS, next_rate
 from layertune.config.recipe import EVERY_TASK, by_grid
 from layertune.errors import ConfigError, RecipeError
-from layertune.records.record import Record, read_record
-from layertune.records.store import versions_of
+from layertune.records.record import Record
+from layertune.records.store import read_files, versions_of
 
 Values = tuple[float, int, int]
 VALUES = ("learning_rate", "epochs", "batch_size")
@@ -69,9 +69,11 @@ def objective(run: RunConfig, record: Record) -> float | None:
 
 
 def search_records(folder: Path, model: str) -> list[Record]:
-    """Read the records of a model's searches from a folder of records."""
-    found = (read_record(path) for path in sorted(folder.glob(f"{model}-*.json")))
-    return [record for record in found if record.spec.protocol == "search" and record.spec.stage == "run"]
+    """Read the records of a model's searches from a folder of records; what is damaged there is said."""
+    found, _ = read_files(sorted(folder.glob(f"{model}-*.json")))
+    return [
+        record for record in found.values() if record.spec.protocol == "search" and record.spec.stage == "run"
+    ]
 
 
 def choose(
