@@ -17,6 +17,7 @@ from layertune.config import ModelSpec
 from layertune.config.compose import compose_tree
 from layertune.config.groups import group_file
 from layertune.models import load_model, load_tokenizer
+from layertune.models.architectures import ARCHITECTURES
 
 WORDS = {"great best good fine": 5, "bad dull boring slow": 1}
 REVIEWS = [
@@ -168,3 +169,10 @@ def test_a_value_reaches_the_configuration_as_it_was_typed(value):
         ]
         == value
     )
+
+
+def test_a_folder_is_a_decoder_where_the_table_of_architectures_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "added", ARCHITECTURES["llama"])
+    for kind, family in (("gpt2", "decoder"), ("added", "decoder"), ("bert", "encoder"), ("odd", "encoder")):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "num_hidden_layers": 2}))
+        assert cli.model_words(str(tmp_path))[-1] == f"model.family={family}"

@@ -179,6 +179,8 @@ def model_words(model: str) -> list[str]:
     Raises:
         ConfigError: it is none of them, or its configuration cannot be had.
     """
+    from layertune.models.architectures import architecture_of
+
     names = [name for name in group_names("model") if name != "own"]
     folder = expanded(model)
     if model in names and not folder.is_dir():
@@ -209,7 +211,7 @@ def model_words(model: str) -> list[str]:
         ) from error
     kinds = config.get("architectures") or [""]
     causal = any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
-    causal = causal or config.get("model_type") in ("gpt2", "llama", "gemma2")
+    causal = causal or architecture_of(str(config.get("model_type"))).sees == "before"
     family = "decoder" if causal else "encoder"
     return ["model=own", where, f"model.num_layers={layers}", f"model.family={family}"]
 
