@@ -296,6 +296,16 @@ def test_a_revision_that_is_not_pinned_is_recorded_as_it_was_resolved(hub, rows_
     assert read_hub(task, "test")[2] == rows_of_dynahate.hub.revision
 
 
+def test_what_the_library_finds_by_itself_is_recorded_at_the_commit_that_it_read(hub, repo, monkeypatch):
+    pinned = task_of(repo, "sst2")
+    hub.repositories["datasets", pinned.hub.id] = (pinned.hub.revision, ROWS["sst2"])
+    task = dataclasses.replace(pinned, hub=dataclasses.replace(pinned.hub, revision=None))
+    assert read_hub(task, "test")[2] == pinned.hub.revision
+    offline(monkeypatch)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    assert read_hub(task, "test")[2] == pinned.hub.revision
+
+
 def test_rows_that_cannot_be_fetched_are_a_request_that_cannot_be_met(hub, rows_of_dynahate):
     hub.faults = {"GET .*0.2.3": 500}
     with pytest.raises(DataError, match="500") as caught:
