@@ -105,7 +105,7 @@ def test_a_plan_names_what_is_damaged_and_counts_the_rest(results: Path, ask: As
     words = ["table=1", MODEL, "task=cola", "seed=0", "method=low_k,full,high_k"]
     out, said = ask("plan", *words, f"results_dir={results}", f"outputs_dir={results / 'none'}")
     assert _names_all(said)
-    assert "python run.py" not in out  # of the two files of one run the good one counts
+    assert " run.py " not in out  # of the two files of one run the good one counts
 
 
 def test_figures_name_what_is_damaged(results: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
