@@ -23,6 +23,7 @@ from layertune.errors import ConfigError, ModelError
 from layertune.models import Backbone, Output, TaskModel
 from layertune.models.architectures import find_layers, refuse_other_than_one_stack
 from layertune.models.limits import num_embeddings, refuse_what_does_not_fit, usable_positions
+from layertune.models.loading import known_tokens, refuse_half_a_tokenizer
 from layertune.models.probe import probe
 from layertune.scoring import SCORERS, LayerScores
 from layertune.selection import SELECTORS
@@ -87,6 +88,7 @@ def score_layers(
             raise ConfigError(f"scorer={scorer} needs labels: give batches, not (tokenizer, texts).")
         store = encode_texts(*data, max_length, usable_positions(base), segment_ids)
         refuse_what_does_not_fit(base, int(store.ids.max()), int(store.lengths.max()))
+        refuse_half_a_tokenizer(type(model).__name__, data[0], known_tokens(base.config))
         batches = batches_of_store(store, batch_size, num_embeddings(base), _padding(base))
     else:
         batches = _own_batches(base, data, scorer if needs_labels else None)

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from layertune.fine_tuning import Text, fine_tune
-from layertune.models.loading import quiet
+from layertune.models.loading import load_tokenizer, model_at, read_part
 from layertune.saved.load import SavedModel, probabilities
 
 
@@ -52,16 +52,20 @@ class LayerTuneClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Iterable[Text], y: Iterable[Any]) -> LayerTuneClassifier:  # noqa: N803 - as scikit-learn
         """Train on texts (strings, or pairs as tuples) and labels."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         self.classes_, ids = np.unique(np.asarray(list(y)), return_inverse=True)
         torch_state = torch.random.get_rng_state()
-        with quiet():
-            self.tokenizer_ = AutoTokenizer.from_pretrained(self.model)
-            torch.manual_seed(self.seed)  # the head
-            self.model_ = AutoModelForSequenceClassification.from_pretrained(
-                self.model, num_labels=max(2, len(self.classes_)), dtype=torch.float32
-            )
+        model = model_at(self.model)
+        self.tokenizer_, _ = load_tokenizer(model)
+        torch.manual_seed(self.seed)  # the head
+        self.model_ = read_part(
+            model,
+            "weights",
+            AutoModelForSequenceClassification,
+            num_labels=max(2, len(self.classes_)),
+            dtype=torch.float32,
+        )
         torch.random.set_rng_state(torch_state)
         self.model_.config.id2label = {index: str(name) for index, name in enumerate(self.classes_)}
         self.model_.config.label2id = {str(name): index for index, name in enumerate(self.classes_)}

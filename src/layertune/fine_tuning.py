@@ -25,6 +25,7 @@ from layertune.methods.selected import NamedLayers, SelectedLayers
 from layertune.models import Backbone, TaskModel
 from layertune.models.architectures import refuse_other_than_one_stack
 from layertune.models.limits import refuse_what_does_not_fit, usable_positions
+from layertune.models.loading import known_tokens, refuse_half_a_tokenizer
 from layertune.models.probe import probe
 from layertune.models.standard_head import standard_head_of
 from layertune.records.record import DataRecord
@@ -105,6 +106,7 @@ def fine_tune(
             f"fine_tune takes an AutoModelForSequenceClassification and got a {type(model).__name__}."
         )
     refuse_other_than_one_stack(model.base_model.config, type(model).__name__)
+    refuse_half_a_tokenizer(type(model).__name__, tokenizer, known_tokens(config))
     regression = config.num_labels == 1
     if is_decoder(tokenizer):  # the library finds the last token of a text by its padding
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -12,7 +12,7 @@ import inspect
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from layertune.config import ModelSpec
+from layertune.config.files import expanded
 from layertune.config.weights import (
     holds_tokenizer,
     holds_weights,
@@ -74,10 +75,11 @@ def load_tokenizer(model: ModelSpec) -> tuple[PreTrainedTokenizerBase, str]:
     if model.source == "random" and model.path is None:
         tokenizer, known = tiny_tokenizer(model.family), None
     else:
-        tokenizer = _read(model, "tokenizer", AutoTokenizer.from_pretrained)
-        config = _read(model, "configuration", AutoConfig.from_pretrained)
-        known = getattr(config.get_text_config(), "vocab_size", None)
-        _refuse_half_a_tokenizer(model, tokenizer, known)
+        tokenizer = read_part(model, "tokenizer", AutoTokenizer)
+        config = read_part(model, "configuration", AutoConfig)
+        known = known_tokens(config)
+        folder = _folder(model, "tokenizer")
+        refuse_half_a_tokenizer(f"model={model.name} in {folder}", tokenizer, known)
     padding = tokenizer.pad_token_id
     if padding is None or (known is not None and padding >= known):  # added, and no embedding made for it
         if tokenizer.eos_token_id is None:
@@ -127,7 +129,7 @@ def load_model(model: ModelSpec, causal_lm: bool = False) -> nn.Module:
             with _from_random_config(model):
                 config = AutoConfig.for_model(**model.random_config)
         else:
-            config = _read(model, "configuration", AutoConfig.from_pretrained)
+            config = read_part(model, "configuration", AutoConfig)
         refuse_other_than_one_stack(config, f"model={model.name}")
         if model.num_layers and config.num_hidden_layers != model.num_layers:
             raise ModelError(
@@ -177,7 +179,7 @@ def _options(model: ModelSpec, config: Any, headless: type[nn.Module], causal_lm
 
 
 def _fetch_weights(model: ModelSpec, kind: Any, **options: Any) -> nn.Module:
-    loaded, info = _read(model, "weights", kind.from_pretrained, output_loading_info=True, **options)
+    loaded, info = read_part(model, "weights", kind, output_loading_info=True, **options)
     missing = [key for key in info["missing_keys"] if "pooler" not in key]  # a new pooler is never used
     if missing:
         foreign = info["unexpected_keys"]
@@ -189,22 +191,33 @@ def _fetch_weights(model: ModelSpec, kind: Any, **options: Any) -> nn.Module:
     return loaded
 
 
-def _read(model: ModelSpec, what: str, load: Callable[..., Any], **options: Any) -> Any:
-    """Read one of the three parts of a model from its folder.
+def read_part(model: ModelSpec, what: str, kind: Any, **options: Any) -> Any:
+    """Read a part of a model, its tokenizer, configuration or weights, by a class of transformers.
 
     Raises:
         ModelError: it cannot be had or read.
     """
     folder = _folder(model, what)
     try:
-        with quiet():
-            return load(folder, local_files_only=True, trust_remote_code=False, **options)
+        return from_folder(kind, folder, **options)
     except Exception as error:  # the tokenizers' own errors are plain exceptions
         if isinstance(error, MemoryError):
             raise
         damaged = _damaged(folder)
         why = f"{damaged.name} is damaged" if damaged else message_of(error)
         raise ModelError(f"cannot read the {what} of model={model.name} from {folder}: {why}.") from error
+
+
+def from_folder(kind: Any, folder: Path, **options: Any) -> Any:
+    """Read something of transformers from a folder: nothing is fetched, and no code of it is run."""
+    with quiet():
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+
+
+def model_at(place: str | Path, revision: str | None = None) -> ModelSpec:
+    """Return the model in a folder, or of the hub where there is no such folder."""
+    name, is_folder = str(place), expanded(place).is_dir()
+    return ModelSpec(name=name, source=name, revision=revision, path=name if is_folder else None)
 
 
 def _folder(model: ModelSpec, what: str) -> Path:
@@ -244,8 +257,22 @@ def _damaged(folder: Path) -> Path | None:
     return None
 
 
-def _refuse_half_a_tokenizer(model: ModelSpec, tokenizer: Any, known: int | None) -> None:
-    """Refuse a tokenizer that the library built without its vocabulary: it takes every word for unknown."""
+def known_tokens(config: Any) -> int | None:
+    """Return how many tokens a model knows by its configuration, where that says so."""
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def refuse_half_a_tokenizer(name: str, tokenizer: Any, known: int | None) -> None:
+    """Refuse a tokenizer that the library built without its vocabulary: it takes every word for unknown.
+
+    Args:
+        name: what it is the tokenizer of, and where that lies.
+        tokenizer: of transformers.
+        known: how many tokens the model knows; None = it does not say.
+
+    Raises:
+        ModelError: it is one.
+    """
     if known is not None and len(tokenizer) * VOCABULARY_SHARE < known:
         found = f"knows {len(tokenizer)} tokens and the model {known}"
     elif not set(tokenizer(PLAIN_SENTENCE)["input_ids"]) - set(tokenizer.all_special_ids):
@@ -253,8 +280,8 @@ def _refuse_half_a_tokenizer(model: ModelSpec, tokenizer: Any, known: int | None
     else:
         return
     raise ModelError(
-        f"the tokenizer of model={model.name} lacks its vocabulary: it {found}. Its files (tokenizer.json, "
-        f"vocab.txt, …) belong into {_folder(model, 'tokenizer')}."
+        f"the tokenizer of {name} lacks its vocabulary: it {found}. Its files (tokenizer.json, vocab.txt, …) "
+        "belong into the folder that it is read from."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layertune.config import RunConfig, TaskSpec
+from layertune.config import ModelSpec, RunConfig, TaskSpec
 from layertune.config.build import build_dataclass, build_method
 from layertune.config.files import expanded
 from layertune.config.kept import ABOUT, read_about
 from layertune.errors import ConfigError, message_of
 from layertune.fast.last_layer import OneToken
 from layertune.methods import build_method as method_of
-from layertune.models.loading import quiet
+from layertune.models.loading import (
+    from_folder,
+    known_tokens,
+    model_at,
+    quiet,
+    read_part,
+    refuse_half_a_tokenizer,
+)
 from layertune.models.task_model import TaskModel, build_model
 from layertune.saved.forms import TENSORS, put_all
 from layertune.tasks import Batch, sorted_batches
@@ -133,39 +141,40 @@ def load(folder: str | Path, device: str | None = None) -> SavedModel:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     form = {"transformers": _library, "peft": _adapted, "layertune": _built}[about["form"]]
     try:
-        with quiet():
-            tokenizer, model = AutoTokenizer.from_pretrained(path, local_files_only=True), form(path, about)
+        tokenizer, model = from_folder(AutoTokenizer, path), form(path, about)
     except ConfigError:
         raise
     except Exception as error:  # the libraries' own errors are of many kinds
         if isinstance(error, MemoryError):
             raise
         raise ConfigError(f"the model in {folder} cannot be read: {message_of(error)}") from error
+    config = (model.backbone.model if isinstance(model, TaskModel) else model).config
+    refuse_half_a_tokenizer(f"the model in {folder}", tokenizer, known_tokens(config))
     return SavedModel(model, tokenizer, about, device)
 
 
-def _library(
-    path: Path, about: dict[str, Any], weights: str | None = None, revision: str | None = None
-) -> Any:
+def _library(path: Path, about: dict[str, Any], weights: ModelSpec | None = None) -> Any:
     """Return a model of the library with the settings in a folder, its weights from there or elsewhere."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kind = AutoModelForCausalLM if about["kind"] == "generation" else AutoModelForSequenceClassification
-    return kind.from_pretrained(
-        weights or path,
-        config=AutoConfig.from_pretrained(path, local_files_only=True),
-        revision=revision or "main",
-        dtype=torch.float32,
-        attn_implementation=about["attention"],
-    )
+    options = {
+        "config": from_folder(AutoConfig, path),
+        "dtype": torch.float32,
+        "attn_implementation": about["attention"],
+    }
+    if weights is None:
+        return from_folder(kind, path, **options)
+    return read_part(weights, "weights", kind, **options)
 
 
 def _adapted(path: Path, about: dict[str, Any]) -> nn.Module:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    adapter = PeftConfig.from_pretrained(str(path))
-    base = _library(path, about, str(adapter.base_model_name_or_path), adapter.revision)
-    return PeftModel.from_pretrained(base, str(path))
+    adapter = json.loads((path / "adapter_config.json").read_bytes())
+    base = _library(path, about, model_at(adapter["base_model_name_or_path"], adapter.get("revision")))
+    with quiet():
+        return PeftModel.from_pretrained(base, str(path))
 
 
 def _built(path: Path, about: dict[str, Any]) -> nn.Module:
