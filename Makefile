@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu fuzz lint tables figures plan claims landscape notebooks doctor doctor-cuda bench bench-gpu clean
+.PHONY: help setup demo test test-fast test-gpu rehearsal fuzz lint tables figures plan claims landscape notebooks doctor doctor-cuda bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test-fast: setup  ## Run the tests of `make test` that take less than five secon
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+rehearsal: setup  ## Run every method in all ways on a pretended CUDA device (needs g++)
+	PYTHONPATH=tests $(BIN)/python -m pytest -q -p pretend_cuda -m "gpu or pretended" tests/pretended tests/test_gpu_fast.py
 
 fuzz: setup  ## Try thousands of inputs that nobody would write, from a fixed seed (ARGS='data --cases 100')
 	$(BIN)/python -m tests.fuzz $(ARGS)
