@@ -95,6 +95,25 @@ def test_half_a_tokenizer_is_completed_and_without_a_hub_refused(hub, bert, monk
     assert load_tokenizer(bert)[1] == whole
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_part_that_another_program_left_is_completed_and_what_is_whole_asks_the_hub_once(
+    hub, bert, bert_files, monkeypatch, marked
+):
+    words = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", *map(str, range(200))])
+    old = {"config.json": bert_files["config.json"], "vocab.txt": words.encode()}
+    settings = {"tokenizer_config.json": b'{"do_lower_case": false}'}
+    hub.repositories[BERT] = (COMMIT, old | ({} if marked else settings))
+    for file in old:
+        huggingface_hub.hf_hub_download(BERT[1], file, revision=COMMIT)
+    load_tokenizer(bert)
+    assert bool(hub.asked("GET .*/resolve/.*/tokenizer_config.json")) is not marked
+    asked = len(hub.log)
+    load_tokenizer(bert)
+    assert len(hub.log) == asked
+    offline(monkeypatch)
+    load_tokenizer(bert)
+
+
 @pytest.mark.parametrize(
     ("fault", "word"),
     [

@@ -11,10 +11,11 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from layertune.config.files import noted_sha256
+from layertune.config.files import noted_sha256, write_atomic
 from layertune.errors import HubError, message_of, with_causes
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def repository(
     wanted: Wanted,
     complete: Callable[[Path], bool],
     kind: Literal["model", "dataset"] = "model",
+    certain: Callable[[Path], bool] = lambda _: True,
 ) -> Path:
     """Return the local folder of a repository at one commit; its last component is the commit.
 
@@ -41,16 +43,23 @@ def repository(
             takes a part for the whole. It is asked again when its choice is there, until nothing is added.
         complete: says of a folder whether everything is there.
         kind: of repository.
+        certain: whether a folder that is `complete` shows that nothing is missing, whoever filled it; where
+            it does not, the hub is asked once, if it can be.
 
     Raises:
         HubError: something is missing and the hub does not give it.
     """
     cached = _cached(name, revision, kind)
+    whole: Path | None = None
     if cached is not None:
         _refuse_damaged(name, cached, wanted)
         if complete(cached) and not _lacks(cached, wanted):
-            return cached
+            whole = cached
+            if certain(cached) or _note_of_fetch(cached).is_file():
+                return cached
     if (silence := why_no_answer()) is not None:
+        if whole is not None:
+            return whole
         found = "only a part of it is" if cached is not None else "is not"
         raise HubError(f"{name} at {revision or 'main'} {found} on this machine and {silence}")
     try:
@@ -58,11 +67,26 @@ def repository(
     except Exception as error:
         if isinstance(error, MemoryError):
             raise
+        if whole is not None:
+            log.warning(
+                "%s is read as it lies here; the hub did not say if it is all: %s", name, reason(error)
+            )
+            return whole
         raise HubError(f"{name} at {revision or 'main'} cannot be fetched: {reason(error)}") from error
     _refuse_damaged(name, folder, wanted)
     if not complete(folder):
         raise HubError(f"{name} at {revision or 'main'} lacks files on the hub itself")
+    if not certain(folder):
+        with suppress(OSError):
+            note = _note_of_fetch(folder)
+            note.parent.mkdir(exist_ok=True)
+            write_atomic(note, b"")
     return folder
+
+
+def _note_of_fetch(folder: Path) -> Path:
+    """Return the file that says of a folder of the cache that all was fetched that the hub listed."""
+    return folder.parents[1] / ".layertune" / f"{folder.name}.fetched"
 
 
 def refuse_damaged_data(name: str, commit: str | None, made: str | None) -> None:

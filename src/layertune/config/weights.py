@@ -141,6 +141,11 @@ def holds_tokenizer(folder: Path) -> bool:
     return (folder / "config.json").is_file() and bool(vocabulary - {"tokenizer_config.json"})
 
 
+def has_settings_of_tokenizer(folder: Path) -> bool:
+    """Whether a folder says itself how its vocabulary is used; what an older one has is known to the hub."""
+    return any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
+
+
 def tokenizer_wanted(listed: Sequence[str], fetched: Path | None) -> list[str]:
     """Return the files of a tokenizer among those of a repository, a vocabulary last."""
     return [

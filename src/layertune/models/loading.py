@@ -23,6 +23,7 @@ from torch import nn
 from layertune.config import ModelSpec
 from layertune.config.files import expanded
 from layertune.config.weights import (
+    has_settings_of_tokenizer,
     holds_tokenizer,
     holds_weights,
     tokenizer_wanted,
@@ -232,6 +233,7 @@ def _folder(model: ModelSpec, what: str) -> Path:
             model.revision,
             weights_wanted if weights else tokenizer_wanted,
             holds_weights if weights else holds_tokenizer,
+            certain=(lambda _: True) if weights else has_settings_of_tokenizer,
         )
     except HubError as error:
         raise ModelError(
