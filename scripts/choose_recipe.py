@@ -21,6 +21,8 @@ from layertune.report.recipe import choose, search_records, write_recipe
 def main(args: argparse.Namespace) -> None:
     """Read, choose, write, print."""
     records = search_records(Path(args.outputs) / "records", args.model)
+    if args.method:
+        records = [record for record in records if record.spec.method in args.method.split(",")]
     found, left_out = choose(records, args.model, args.grid, args.train, args.set.split())
     path = Path(args.recipes) / f"{args.model}.yaml"
     write_recipe(path, [one for one in found if one.untried is None])
@@ -42,6 +44,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="the model's name, as in model=bert")
+    parser.add_argument("--method", help="one or several, by commas, of a search under way; default: all")
     parser.add_argument("--grid", choices=GRIDS, help="default: the one the records are from")
     parser.add_argument("--train", choices=("published", "fast"), default="published")
     parser.add_argument("--set", default="", help="further overrides that the runs were made with, in quotes")

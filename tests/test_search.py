@@ -55,8 +55,9 @@ def test_a_search_finds_a_rate_and_the_next_run_takes_it(call, script, tmp_path,
     assert len(scores) == 4 and len({key[0] for key in scores}) > 1  # the rates make a difference
     _, rate, epochs = min(scores)
 
+    assert script("tiny_bert", "--method", "low_k") == 2  # the records are of another
     capsys.readouterr()
-    assert script("tiny_bert", "--recipes", "mine/recipe") == 0
+    assert script("tiny_bert", "--recipes", "mine/recipe", "--method", "low_k,full") == 0
     shown = capsys.readouterr().out
     assert f"rate {rate:g}, {epochs} epochs, batch 8" in shown and "written: mine/recipe" in shown
     entry = OmegaConf.load(tmp_path / "mine/recipe/tiny_bert.yaml").cr.full.fair
