@@ -114,7 +114,7 @@ def test_the_script_of_the_readme_runs(words, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "dull", "film"])
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "fine", "dull", "film"])
     )
     BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
     config = BertConfig(

@@ -224,6 +224,7 @@ def test_force_starts_over_and_goes_on_from_what_was_forced(prepared, stopped, s
 
 def cost(outcome):
     names = ("seconds", "cpu_seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes")
+    names += ("evaluation_seconds",)
     return {name: getattr(outcome, name) for name in names}
 
 
