@@ -113,12 +113,10 @@ def test_the_script_of_the_readme_runs(words, tmp_path):
 
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "fine", "dull", "film"])
-    )
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    words_known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "dull", "film", "good"]
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words_known)}).save_pretrained(folder)
     config = BertConfig(
-        vocab_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32
+        vocab_size=10, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     scripts = re.findall(r"```python\n(.+?)```", words, flags=re.S)
