@@ -1,4 +1,4 @@
-"""train=fast on a CUDA device (make test-gpu): graphs and caches there compute what the plain loop does."""
+"""Steps on a CUDA device (make test-gpu): graphs and caches there compute what the plain loop does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_runs import NO_DROPOUT, assert_resumes_exactly, assert_same, weights
 
-from layertune.fast import FastStepper
+from layertune.fast import PlainStepper
 from layertune.training import train
 
 pytestmark = [
@@ -21,26 +21,28 @@ OPTIONS = ("train.device=cuda", "method=top_k", "method.k=2", "cache.dtype=fp32"
 def graphs(monkeypatch):
     """Collect the graphs that runs make."""
     found = []
-    capturing = FastStepper._capturing
+    capturing = PlainStepper._capturing
 
     def noting(self, phases):
         found.append(capturing(self, phases))
         return found[-1]
 
-    monkeypatch.setattr(FastStepper, "_capturing", noting)
+    monkeypatch.setattr(PlainStepper, "_capturing", noting)
     return found
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_steps_train_as_plain_ones_do(prepared, graphs, precision):
     options = (*OPTIONS, f"train.precision={precision}", *NO_DROPOUT["tiny_bert"])
-    published, fast = (prepared(*options, f"train={mode}") for mode in ("published", "fast"))
-    train(*published.parts)
-    outcome = train(*fast.parts)
-    assert outcome.cache.place.startswith("device")
-    (steps,) = graphs
-    assert steps.graphs and steps.fallen_back is None
-    assert_same(weights(published.model), weights(fast.model), atol=1e-4 if precision == "fp32" else 2e-3)
+    ways = (("train=published", "train.graphs=off"), ("train=published",), ("train=fast",))
+    plain, captured, fast = (prepared(*options, *way) for way in ways)
+    for case in (plain, captured):
+        train(*case.parts)
+    assert train(*fast.parts).cache.place.startswith("device")
+    off, *both = graphs
+    assert off is None and all(steps.graphs and steps.fallen_back is None for steps in both)
+    for case in (captured, fast):
+        assert_same(weights(plain.model), weights(case.model), atol=1e-4 if precision == "fp32" else 2e-3)
 
 
 def test_dropout_draws_anew_in_every_replay(prepared, graphs):

@@ -1,5 +1,5 @@
-"""All that `train=fast` is. The loop sees one door: `FastStepper`."""
+"""How a step is taken. The loop sees one door: `PlainStepper`, and `FastStepper` for `train=fast`."""
 
-from layertune.fast.stepper import FastStepper
+from layertune.fast.stepper import FastStepper, PlainStepper
 
-__all__ = ["FastStepper"]
+__all__ = ["FastStepper", "PlainStepper"]

@@ -1,8 +1,7 @@
-"""What `train=fast` changes in a step: dropout below the lowest trained layer, where batches come from, how
-much of the last layer runs, and on a CPU how dropout keeps its masks.
+"""The steps of the loop: those of `train=published`, and what `train=fast` changes in them.
 
-Defined for every method: dropout is off in the frozen modules below the lowest trained parameter. Where
-nothing lies below it, `fast` is `published`.
+Fast is defined for every method: dropout is off in the frozen modules below the lowest trained parameter.
+Where nothing lies below it, `fast` is `published`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from layertune.config import RunConfig
 from layertune.fast.cache import PrefixSource
+from layertune.fast.frozen import hold_frozen, release_frozen
 from layertune.fast.graphs import CudaRecorder, StepGraphs, why_no_graphs
 from layertune.fast.last_layer import OneToken, why_not_one_token
 from layertune.fast.masks import use_byte_masks, use_own_masks
@@ -33,49 +33,42 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class FastStepper:
-    """Steps that leave out what the choice of layers makes superfluous.
+class PlainStepper:
+    """The whole model, forward and backward, on the tokens of a batch.
+
+    On a CUDA device steps are captured, and frozen weights held in bf16 where it computes in it; only where a
+    method leaves the steps alone. Neither changes what is computed.
 
     Args:
-        run: how the cache is to be.
+        run: how to train.
         data: the training split.
         runtime: device and precision.
 
     Attributes:
-        cost: of the cache, for the record.
+        cost: of a cache, for the record; here there is none.
         graphs: what the record says of CUDA graphs.
     """
 
     def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
         self.run, self.data, self.runtime = run, data, runtime
         self.cost = CacheRecord()
-        self._source: PrefixSource | None = None
+        self.graphs: str | None = None
         self._phase: int | None = None
         self._model: TaskModel
         self._graphs: StepGraphs | None = None
-        self.graphs: str | None = None
 
     def follow(self, phases: Phases, new_epoch: bool = False) -> None:
-        """Set the modes of the model in training; make or open the cache when its first phase starts."""
-        if phases.index == self._phase and not new_epoch:
+        """Take up the model of the phase in progress; to be called before every step."""
+        if self._phase == phases.index:
             return
-        model = self._model = phases.trained
-        lowest = lowest_trained(model, phases.held)
-        if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
-            model.train()
-        quiet_below(model, lowest)
-        if self._phase is None:
-            self._source = self._open(lowest, len(phases.plan), phases.own)
-        bytes_kept = lowest > 0 and self.runtime.device.type == "cpu"
-        (use_byte_masks if bytes_kept else use_own_masks)(model)
-        if self._phase != phases.index:
-            self._shorten(lowest)
-            self._graphs = self._capturing(phases)
-        self._phase = phases.index
+        self._phase, self._model = phases.index, phases.trained
+        if _is_steady(phases) and holds_frozen(self.runtime):
+            hold_frozen(self._model)
+        self._graphs = self._capturing(phases)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Return the examples at these row numbers, with what the cache knows of them."""
-        return (self._source or self.data.train.store).batch(rows, self.runtime.multiple)
+        """Return the examples at these row numbers."""
+        return self.data.train.store.batch(rows, self.runtime.multiple)
 
     def gradient(self, batch: Batch, share: float) -> Tensor:
         """Run forward and backward on a batch; return its share of the loss, still on the device."""
@@ -89,6 +82,16 @@ class FastStepper:
     def _eager(self, batch: Batch, share: float) -> Tensor:
         return self.runtime.gradient(self._model, batch, share)
 
+    def _capturing(self, phases: Phases) -> StepGraphs | None:
+        device = self.runtime.device
+        if device.type != "cuda":
+            return None
+        self.graphs = why_no_graphs(self._model, self.run.train, _is_steady(phases))
+        if self.graphs is not None:
+            log.info("CUDA graphs: not used (%s)", self.graphs)
+            return None
+        return StepGraphs(self._eager, phases.held.values(), CudaRecorder(), device)
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: a run that had ended opens no cache again to know its cost."""
         return dataclasses.asdict(self.cost)
@@ -98,45 +101,79 @@ class FastStepper:
         self.cost = CacheRecord(**state)
 
     def close(self, model: TaskModel) -> None:
-        """Leave the model as it was; let go of cache and graphs, which hold memory of the device."""
+        """Leave the model as it was; let go of graphs and copies, which hold memory of the device."""
+        release_frozen(model)
+        self._graphs = None
+
+
+class FastStepper(PlainStepper):
+    """Steps without what the choice of layers makes superfluous: dropout below the lowest trained layer, the
+    layers there where a cache can stand for them, and most of the last layer.
+    """
+
+    _source: PrefixSource | None = None
+
+    def follow(self, phases: Phases, new_epoch: bool = False) -> None:
+        """Set the modes of the model in training; make or open the cache when its first phase starts."""
+        if phases.index == self._phase and not new_epoch:
+            return
+        model = phases.trained
+        lowest = lowest_trained(model, phases.held)
+        if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
+            model.train()
+        quiet_below(model, lowest)
+        if self._phase is None:
+            self._source = self._open(model, lowest, len(phases.plan), phases.own)
+        bytes_kept = lowest > 0 and self.runtime.device.type == "cpu"
+        (use_byte_masks if bytes_kept else use_own_masks)(model)
+        if self._phase != phases.index:
+            _shorten(model, lowest)
+        super().follow(phases, new_epoch)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return the examples at these row numbers, with what the cache knows of them."""
+        return (
+            super().batch(rows) if self._source is None else self._source.batch(rows, self.runtime.multiple)
+        )
+
+    def close(self, model: TaskModel) -> None:
+        """Leave the model as it was; let go of the cache too."""
+        super().close(model)
         model.backbone.last_block = None
         use_own_masks(model)
-        self._source = self._graphs = None
+        self._source = None
 
-    def _open(self, lowest: int, num_phases: int, own: bool) -> PrefixSource | None:
+    def _open(self, model: TaskModel, lowest: int, num_phases: int, own: bool) -> PrefixSource | None:
         """Return the cached prefix, or None for a reason, which is logged and recorded."""
         asked = self.run.cache.layer
         layer = lowest if asked is None else min(asked, lowest)
-        reason = why_no_cache(self._model, layer, num_phases, own)
+        reason = why_no_cache(model, layer, num_phases, own)
         if reason is not None:
             log.info("prefix cache: not used (%s)", reason)
             self.cost = CacheRecord(reason=reason)
             return None
-        source, self.cost = Opening(self.run, self.data, self.runtime, self._model, layer).open()
+        source, self.cost = Opening(self.run, self.data, self.runtime, model, layer).open()
         return source
 
-    def _shorten(self, lowest: int) -> None:
-        reason = "nothing lies below the lowest trained parameter" if lowest == 0 else None
-        if self._model.kind == "generation":
-            reason = "the loss reads all tokens"
-        backbone = self._model.backbone
-        reason = reason or why_not_one_token(backbone)
-        log.info("last layer: %s", f"all tokens ({reason})" if reason else "the representative token alone")
-        backbone.last_block = OneToken if reason is None else None
 
-    def _capturing(self, phases: Phases) -> StepGraphs | None:
-        device = self.runtime.device
-        if device.type != "cuda":
-            return None
-        self.graphs = why_no_graphs(
-            self._model,
-            self.run.train,
-            steady=len(phases.plan) == 1 and is_steady(type(phases.method)),
-        )
-        if self.graphs is not None:
-            log.info("CUDA graphs: not used (%s)", self.graphs)
-            return None
-        return StepGraphs(self._eager, phases.held.values(), CudaRecorder(), device)
+def _shorten(model: TaskModel, lowest: int) -> None:
+    """Let the last layer run for the representative token alone, where it can."""
+    reason = "nothing lies below the lowest trained parameter" if lowest == 0 else None
+    if model.kind == "generation":
+        reason = "the loss reads all tokens"
+    reason = reason or why_not_one_token(model.backbone)
+    log.info("last layer: %s", f"all tokens ({reason})" if reason else "the representative token alone")
+    model.backbone.last_block = OneToken if reason is None else None
+
+
+def holds_frozen(runtime: Runtime) -> bool:
+    """Whether frozen weights are held in bf16: on a CUDA device, where each cast is a launch."""
+    return runtime.precision == "bf16" and runtime.device.type == "cuda"
+
+
+def _is_steady(phases: Phases) -> bool:
+    """Whether the same tensors train in all steps, and nothing acts between them."""
+    return len(phases.plan) == 1 and is_steady(type(phases.method))
 
 
 def is_steady(method: type[Method]) -> bool:

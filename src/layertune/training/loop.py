@@ -20,7 +20,7 @@ from tqdm import tqdm
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
-from layertune.fast import FastStepper
+from layertune.fast import FastStepper, PlainStepper
 from layertune.methods import Method, moves
 from layertune.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
 from layertune.tasks import TaskData, epoch_batches, in_parts
@@ -28,7 +28,6 @@ from layertune.training.best import BestEpoch, copies
 from layertune.training.checkpoint import Checkpoint
 from layertune.training.outcome import Evaluated, TrainOutcome
 from layertune.training.phases import Phases
-from layertune.training.stepper import PlainStepper
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel

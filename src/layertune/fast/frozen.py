@@ -1,0 +1,58 @@
+"""Frozen weights in bf16, cast once: autocast casts those of a linear map anew in every forward pass.
+
+A map computes the same to the bit. The model's own tensors stay as they are beside the copies: they are what
+is fingerprinted, saved and read by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+_MAPS = (nn.Linear, Conv1D)  # all that autocast computes in half precision from parameters of its own
+
+
+def hold_frozen(model: nn.Module) -> None:
+    """Let the frozen linear maps of a model read bf16 copies of their weights under autocast.
+
+    Their weights must stay frozen and as they are until `release_frozen`.
+    """
+    for module in _frozen_maps(model):
+        halves = {
+            name: None if own is None else own.detach().bfloat16() for name, own in module._parameters.items()
+        }
+        module.forward = partial(_forward, module, halves)  # an attribute in front of the class's
+
+
+def release_frozen(model: nn.Module) -> None:
+    """Undo `hold_frozen`; the copies are let go."""
+    for module in model.modules():
+        if getattr(vars(module).get("forward"), "func", None) is _forward:
+            del module.forward
+
+
+def _frozen_maps(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the plain linear maps that are frozen in full, and whose forward pass is that of their class."""
+    for module in model.modules():
+        own = module.parameters(recurse=False)
+        if type(module) in _MAPS and "forward" not in vars(module) and all(map(_is_held, own)):
+            yield module
+
+
+def _is_held(parameter: nn.Parameter) -> bool:
+    return not parameter.requires_grad and parameter.dtype == torch.float32 and not parameter.is_meta
+
+
+def _forward(module: nn.Module, halves: dict[str, Tensor | None], inputs: Tensor) -> Tensor:
+    """Run the class's forward pass on other weights."""
+    if not torch.is_autocast_enabled(inputs.device.type):
+        return type(module).forward(module, inputs)
+    own, module.__dict__["_parameters"] = module._parameters, halves
+    try:
+        return type(module).forward(module, inputs)
+    finally:
+        module.__dict__["_parameters"] = own
