@@ -61,6 +61,25 @@ def test_a_model_is_trained_in_place_in_the_chosen_layers_and_its_head_alone(sha
     assert result.metrics["accuracy"] == pytest.approx((answers == np.array(LABELS)).mean())
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_half_weights_are_trained_and_left_in_full_precision(stored, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    model, tokenizer = model_of("bert")
+    before = {name: value.float() for name, value in weights(model.to(stored)).items()}
+    result = fine_tune(model, tokenizer, (TEXTS, LABELS), (TEXTS, LABELS), k=2, epochs=2, learning_rate=3e-3)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert any("pooler" in name for name in changed(model, before))
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        answers = again.eval()(**inputs).logits
+        assert torch.equal(answers, model.eval()(**inputs).logits)
+    right = (answers.argmax(1).numpy() == np.array(LABELS)).mean()
+    assert result.metrics["accuracy"] == pytest.approx(right)
+
+
 def test_labels_may_be_names_and_rows_are_held_out_where_a_share_is_given():
     model, tokenizer = model_of("bert")
     names = [("good", "bad")[label] for label in LABELS]
@@ -101,6 +120,23 @@ def folder(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="module", params=[torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def half_folder(tmp_path_factory, request):
+    path = tmp_path_factory.mktemp("half")
+    model, tokenizer = model_of("bert")
+    model.to(request.param).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_the_classifier_trains_weights_stored_in_half_precision(half_folder, tmp_path):
+    fitted = LayerTuneClassifier(half_folder, k=1, epochs=1).fit(TEXTS, LABELS)
+    assert fitted.model_.dtype == torch.float32
+    fitted.save_pretrained(str(tmp_path / "kept"))
+    again = LayerTuneClassifier(str(tmp_path / "kept"), k=1, epochs=1).fit(TEXTS, LABELS)
+    assert again.predict_proba(TEXTS).shape == (32, 2)
+
+
 def test_the_classifier_has_scikit_learn_s_habits(folder):
     from sklearn.base import clone
     from sklearn.model_selection import cross_val_score
@@ -124,11 +160,12 @@ def test_the_classifier_has_scikit_learn_s_habits(folder):
     assert clone(fitted).get_params() == classifier.get_params() and not hasattr(clone(fitted), "model_")
 
 
-def test_a_trainer_trains_the_layers_that_the_callback_chose(folder, tmp_path):
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_trainer_trains_the_layers_that_the_callback_chose(folder, tmp_path, stored):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=stored)
     encoded = tokenizer(TEXTS, padding=True)
     data = [{**{key: encoded[key][i] for key in encoded}, "labels": LABELS[i]} for i in range(len(TEXTS))]
     before, selection = weights(model), LayerSelection(k=2, strategy="low_k")

@@ -24,6 +24,7 @@ from layertune.methods import build_method
 from layertune.methods.selected import NamedLayers, SelectedLayers
 from layertune.models import Backbone, TaskModel
 from layertune.models.architectures import refuse_other_than_one_stack
+from layertune.models.backbone import full_precision
 from layertune.models.limits import refuse_what_does_not_fit, usable_positions
 from layertune.models.loading import known_tokens, refuse_half_a_tokenizer
 from layertune.models.probe import probe
@@ -82,6 +83,9 @@ def fine_tune(
     device: str = "auto",
 ) -> FineTuned:
     """Train a few layers of a model in place, in the fast mode, and its classification head.
+
+    Weights in half precision, as many models are stored, are trained and left in fp32, like those of a run:
+    rounded to 16 bits, the steps of a training would be lost.
 
     Args:
         model: an `AutoModelForSequenceClassification`; one output means regression.
@@ -163,6 +167,8 @@ def _trained(
     data = TaskData(splits[0], {"own": splits[1]}, provenance, 0, kind, tokenizer)
     refuse_what_does_not_fit(model.backbone.model, *data.extent)
     model.kind = kind
+    for stored in (*model.parameters(), *model.buffers()):
+        stored.data = full_precision(stored.data)
     model.to(runtime.device)
     method = build_method(run)
     prep = method.prepare(model, data, runtime)

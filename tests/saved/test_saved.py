@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -55,9 +56,9 @@ def folder(tmp_path_factory):
     return root
 
 
-def run_of(folder, shape, *options, path=False):
+def run_of(folder, shape, *options, path=False, stored=torch.float32):
     """Compose a run of a few steps on a random model of one architecture, whose model is kept in `out`."""
-    out = folder / f"out-{abs(hash((shape, options, path)))}"
+    out = folder / f"out-{abs(hash((shape, options, path, stored)))}"
     run = compose_tiny(
         folder,
         "task=own",
@@ -77,9 +78,9 @@ def run_of(folder, shape, *options, path=False):
     sizes = {**SMALL, **EXTRA.get(shape, {}), "vocab_size": 768, "max_position_embeddings": 80}
     model = dataclasses.replace(run.model, random_config={"model_type": shape, **sizes}, max_positions=None)
     if path:
-        base = folder / f"base-{shape}"
+        base = folder / f"base-{shape}-{stored}".replace("torch.", "")
         if not base.is_dir():
-            load_model(model).save_pretrained(base)
+            load_model(model).to(stored).save_pretrained(base)
             load_tokenizer(model)[0].save_pretrained(base)
         model = dataclasses.replace(model, source="own", path=str(base), random_config=None)
     task = dataclasses.replace(run.task, max_length=64)
@@ -196,6 +197,23 @@ def test_peft_reads_its_adapter_and_a_merged_model_needs_no_peft(folder, seen, m
         np.testing.assert_allclose(merged(**inputs).logits.numpy(), seen[-1], atol=1e-5)  # folding rounds
     assert about(run)["form"] == "transformers"
     shutil.rmtree(run.save)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("method", "head"), [("low_k", "standard"), ("low_k", "concat"), ("lora", "standard")]
+)
+def test_a_base_stored_in_half_precision_is_kept_and_read_in_full(folder, seen, method, head, stored):
+    run = run_of(folder, "bert", f"method={method}", f"head={head}", "train=fast", path=True, stored=stored)
+    train(run)
+    (code,) = re.findall(r"```python\n(.*?)```", (run_folder(run) / "README.md").read_text(), re.S)
+    names: dict = {}
+    exec(code.replace("<this folder>", run.save), names)  # as the card says
+    if method == "lora":
+        inputs = names["tokenizer"](DEV, padding=True, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            assert np.array_equal(names["model"].eval()(**inputs).logits.numpy(), seen[-1])
+    assert_same(run, seen)
 
 
 @pytest.mark.parametrize("method", ["low_k", "recap", "lift"])

@@ -28,7 +28,7 @@ tokenizer = AutoTokenizer.from_pretrained("<this folder>")
 from peft import {auto}
 from transformers import AutoTokenizer
 
-model = {auto}.from_pretrained("<this folder>"{classes})
+model = {auto}.from_pretrained("<this folder>", dtype="float32"{classes})  # however the base is stored
 tokenizer = AutoTokenizer.from_pretrained("<this folder>")
 ```""",
     "layertune": """```python
