@@ -37,7 +37,9 @@ def main(words: Sequence[str] | None = None) -> None:
     for command in (cpu, cuda):
         command.add_argument("--model-path", type=_folder, help="of gte_small, for the end-to-end part")
         command.add_argument("--data-dir", type=_folder, help="folder of the data sets, for the same")
-    cpu.add_argument("--tasks", nargs="+", choices=sorted(KNOWN))
+    cpu.add_argument("--tasks", nargs="+", choices=sorted(KNOWN), help="whose lengths are projected on")
+    cpu.add_argument("--real", nargs="+", help="whose data are trained on, of the folder of data sets")
+    cpu.add_argument("--projected", action="store_true", help="also on these: minutes instead of hours")
     cpu.add_argument("--parts", nargs="+", choices=jobs.PARTS)
     cpu.add_argument("--arms", nargs="+", choices=ARMS, help=f"the others are compared with {BASE}")
     for number in ("rounds", "steps", "hidden-size", "workers"):

@@ -1,33 +1,28 @@
 """The arms: layertune's own loop, and what its users would take instead, Hugging Face's `Trainer` alone,
 grouping by length, padding to the maximum, with peft's LoRA, or with layers frozen by hand. Model, head,
-optimiser, batch size and precision are the same in all.
+optimiser and batch size are the same in all, and precision in all but one.
 """
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from layertune.config import RunConfig
 from layertune.config.compose import compose_run
-from layertune.methods import build_method, train_only
+from layertune.methods import build_method
 from layertune.models import TaskModel, build_model
 from layertune.records.record import DataRecord
 from layertune.records.tracking import Tracker
 from layertune.runtime import Runtime, prepare_runtime
-from layertune.tasks import Batch, Split, TaskData, epoch_batches
+from layertune.tasks import Split, TaskData, epoch_batches
 from layertune.training import train
 from layertune.training.outcome import TrainOutcome
 from scripts.benchmark.lengths import (
@@ -40,7 +35,7 @@ from scripts.benchmark.lengths import (
     split_of,
     widths_of,
 )
-from scripts.benchmark.project import BASE, LORA, PADDED, PADDING, Curve
+from scripts.benchmark.project import BASE, LORA, PADDED, PADDING, USER, Curve
 
 LORA_RANK = 16
 NARROW = 8  # tokens of the examples of a step that warms up
@@ -164,6 +159,7 @@ class Arm:
     order: Order = random_batches  # of an epoch's batches
     pad_to: int | None = None  # tokens; None = the longest of the batch
     mode: str | None = None  # of layertune's loop, published or fast; None = `Trainer`
+    precision: str | None = None  # of its own; None = the setting's
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -241,97 +237,9 @@ class TrainerArm(Arm):
         """Train once over examples, in batches as they come; return the seconds of every step but the first,
         which warms up: loading and collating of batches included.
         """
-        model = _with_lora(bench) if self.lora else bench.model
-        self._choose(model)
-        clock = _Clock(clock_of(bench.runtime.device))
-        setting = bench.setting
-        arguments = TrainingArguments(
-            output_dir=str(setting.outputs / "trainer"),
-            max_steps=-(-len(examples) // setting.batch_size),
-            per_device_train_batch_size=setting.batch_size,
-            learning_rate=2e-5,
-            weight_decay=0.01,
-            max_grad_norm=0.0,  # layertune does not clip here either
-            bf16=setting.precision == "bf16",
-            use_cpu=not bench.on_cuda,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=bench.on_cuda,
-        )
-        trainer = _InOrder(
-            model=ForTrainer(model),
-            args=arguments,
-            train_dataset=examples,
-            data_collator=_Padding(self.pad_to),
-            callbacks=[clock],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        return tuple(after - before for before, after in pairwise(clock.marks))
+        from scripts.benchmark.trainer import step_seconds  # whose needs are not on every machine
 
-    def _choose(self, model: TaskModel) -> None:
-        if self.lora:
-            train_only(model, [model.head])
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.requires_grad_(True)
-        elif self.layers is None:
-            model.requires_grad_(True)
-        else:
-            train_only(model, [model.head, *(model.backbone.layers[layer - 1] for layer in self.layers)])
-
-
-class ForTrainer(nn.Module):
-    """A task model with the signature that `Trainer` expects."""
-
-    def __init__(self, model: TaskModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return loss and logits."""
-        output = self.model(Batch(input_ids, attention_mask, labels, None, np.arange(len(labels))))
-        return {"loss": output.loss, "logits": output.logits}
-
-
-class _Clock(TrainerCallback):
-    """The time at the end of each step."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now, self.marks = now, []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note the time."""
-        self.marks.append(self.now())
-
-
-class _InOrder(Trainer):
-    """Takes the examples as they come: the batches were drawn before."""
-
-    def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
-
-
-class _Padding:
-    """Pads examples as DataCollatorWithPadding does; the batch that warms up to its own longest."""
-
-    def __init__(self, pad_to: int | None) -> None:
-        self.pad_to, self.batches = pad_to, 0
-
-    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
-        self.batches += 1
-        longest = max(len(example["input_ids"]) for example in examples)
-        width = self.pad_to if self.pad_to and self.batches > 1 else longest
-        ids = torch.zeros(len(examples), width, dtype=torch.long)
-        mask = torch.zeros(len(examples), width, dtype=torch.long)
-        for row, example in enumerate(examples):
-            length = len(example["input_ids"])
-            ids[row, :length] = torch.tensor(example["input_ids"])
-            mask[row, :length] = 1
-        labels = torch.tensor([example["labels"] for example in examples])
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return step_seconds(self, bench, examples)
 
 
 def _examples(lengths: np.ndarray) -> list[Example]:
@@ -342,25 +250,11 @@ def _examples(lengths: np.ndarray) -> list[Example]:
     ]
 
 
-def _with_lora(bench: Bench) -> TaskModel:
-    """Return the model with peft's LoRA on queries and values, made once; the weights below are shared."""
-    if "lora" not in bench.variants:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        own = (*bench.model.parameters(), *bench.model.buffers())
-        model = copy.deepcopy(bench.model, {id(tensor): tensor for tensor in own})
-        config = LoraConfig(
-            r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.1, target_modules=["query", "value"]
-        )
-        inject_adapter_in_model(config, model.backbone.model)
-        bench.variants["lora"] = model
-    return bench.variants["lora"]
-
-
 def _all_arms(max_length: int = 256) -> list[Arm]:
     words = {name: f"layers {' '.join(map(str, layers))}" for name, layers in SETS.items()}
     return [
         TrainerArm(BASE, "Trainer, full, dynamic padding"),
+        TrainerArm(USER, "Trainer, full, fp32: as it comes, where the others are in bf16", precision="fp32"),
         TrainerArm("trainer_full_grouped", "Trainer, full, grouped by length", order=grouped_batches),
         TrainerArm(PADDING, f"Trainer, full, padded to {max_length}", pad_to=max_length),
         TrainerArm(LORA, f"Trainer, peft LoRA r = {LORA_RANK}", lora=True),

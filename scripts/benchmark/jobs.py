@@ -28,7 +28,7 @@ from scripts.benchmark.measure import (
     measure_round,
 )
 from scripts.benchmark.once import RECORDS, start_seconds, tables_seconds, tokenising_rate
-from scripts.benchmark.project import BASE
+from scripts.benchmark.project import BASE, USER
 from scripts.benchmark.step import keep_freed, measure_breakdown, measure_memory
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ WHOLE = (
     FAST,
 )  # of the arms on real data those that train every epoch on a CPU; on CUDA all but the padded
 REAL = (
-    *(BASE, "trainer_full_grouped", "trainer_full_padded", "trainer_lora", "trainer_top3"),
+    *(BASE, USER, "trainer_full_grouped", "trainer_full_padded", "trainer_lora", "trainer_top3"),
     *("published_full", "published_top3", FAST),
 )
 PROFILED = (FAST, "fast_middle3")
@@ -76,6 +76,7 @@ class Plan:
     workers: int = 2  # processes at a time
     precision: str = "fp32"  # or bf16
     device: str = "cpu"  # or cuda
+    projected: bool = False  # real data too: from steps, no training is taken to its end
 
     def setting(self, name: str, model: tuple[str, ...] | None = None, task: str = "sst2") -> Setting:
         """Return what the arms of one job share; its scratch folder is its own. Without a model: BERT-base's
@@ -106,7 +107,8 @@ class Plan:
     @property
     def chosen(self) -> list[Arm]:
         """The arms, the first of which the others are compared with."""
-        return [arm for arm in ARMS.values() if not self.arms or arm.name in self.arms]
+        named = self.arms or [arm.name for arm in ARMS.values() if arm.precision != self.precision]
+        return [arm for arm in ARMS.values() if arm.name in named]
 
 
 def _round(plan: Plan, name: str) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def _real(plan: Plan, task: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(f"real-{task}", plan.small, task))
     arms = [arm for arm in plan.chosen if arm.name in REAL]
     whole = WHOLE if plan.device == "cpu" else tuple(arm.name for arm in arms if not arm.pad_to)
+    whole = () if plan.projected else whole
     return measure_end_to_end(bench, arms, bench.setting.epochs, whole, plan.rounds, plan.steps)
 
 
@@ -235,7 +238,7 @@ def _context(device: str) -> BaseContext:
     """Return how workers start: where a fork is safe, from a process that has imported everything once."""
     if device == "cpu" and sys.platform == "linux":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, "scripts.benchmark.trainer"])
         return context
     return multiprocessing.get_context("spawn")
 

@@ -25,7 +25,18 @@ from layertune.scoring.cached import cached_scores
 from layertune.tasks import TaskData, TokenStore, load_task, sorted_batches
 from scripts.benchmark.arms import Arm, Bench, LoopArm, Setting, TrainerArm, clock_of
 from scripts.benchmark.lengths import TaskLengths, across, split_of, widths_of
-from scripts.benchmark.project import LORA, PADDING, Cost, Curve, Epoch, Round, median_cost, projected, ratio
+from scripts.benchmark.project import (
+    LORA,
+    PADDING,
+    USER,
+    Cost,
+    Curve,
+    Epoch,
+    Round,
+    median_cost,
+    projected,
+    ratio,
+)
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +208,7 @@ def line_of(arm: Arm, costs: dict[str, list[Cost]], base: str, projection: bool)
         "ratio": middle,
         "spread": spread,
         "ratio_to": {
-            name: ratio(totals[name], totals[arm.name]) for name in (PADDING, LORA) if name in totals
+            name: ratio(totals[name], totals[arm.name]) for name in (PADDING, LORA, USER) if name in totals
         },
     }
 

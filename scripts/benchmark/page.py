@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from layertune.config.files import write_atomic
-from scripts.benchmark.project import BASE, LORA, PADDED, PADDING, WIDEST, ends, growth_of
+from scripts.benchmark.project import BASE, LORA, PADDED, PADDING, USER, WIDEST, ends, growth_of
 
 CHOICES = (
     "trainer_full_grouped",
@@ -73,7 +73,9 @@ def _worked_out(content: dict[str, Any]) -> dict[str, Any]:
         "on_cuda": content["machine"]["clock"] == "wall clock",
         "arms": {line["arm"]: line for line in lines},
         "full": BASE,
-        "others": (PADDING, LORA),
+        "others": [
+            name for name in (PADDING, LORA, USER) if any(name in line.get("ratio_to", ()) for line in lines)
+        ],
         "padded_steps": PADDED if PADDING in taken else None,
         "steps_taken": max(taken.values(), default=0),
         "read": sorted({n for _, measured in rounds for n in (measured["examples"] or {}).values()}),

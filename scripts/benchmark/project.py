@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import nnls
 
 WIDEST = 0.2  # of a ratio whose rounds differ by more both ends are printed
 PADDED = 3  # steps of an arm that pads to the maximum, of which the shortest stands for all
-BASE, PADDING, LORA = "trainer_full", "trainer_full_padded", "trainer_lora"  # the others are compared with
+# the others are compared with these: with the last where they are not in fp32 themselves
+BASE, PADDING, LORA, USER = "trainer_full", "trainer_full_padded", "trainer_lora", "trainer_full_fp32"
 
 
 @dataclass(frozen=True)
@@ -134,5 +134,7 @@ def _fitted(shape: np.ndarray, seconds: Sequence[float]) -> np.ndarray:
     """Return what each column of `shape` (one row per measurement) costs: none negative, by least squares of
     the relative errors.
     """
+    from scipy.optimize import nnls  # not on every machine whose steps alone are measured
+
     found, _ = nnls(shape / np.array(seconds)[:, None], np.ones(len(seconds)))
     return np.asarray(found)

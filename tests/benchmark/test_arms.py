@@ -14,13 +14,14 @@ from tiny_bench import TINY
 
 from layertune.records.store import read_folders
 from layertune.training.loop import _Loop as Loop
-from scripts.benchmark import arms, measure, once, step
-from scripts.benchmark.arms import ARMS, Bench, ForTrainer, LoopArm, Setting, TrainerArm, bert_base
+from scripts.benchmark import arms, measure, once, step, trainer
+from scripts.benchmark.arms import ARMS, Bench, LoopArm, Setting, TrainerArm, bert_base
 from scripts.benchmark.lengths import across, random_batches, task_lengths
 from scripts.benchmark.measure import arms_of_round, combine, measure_round
 from scripts.benchmark.once import start_seconds, tokenising_rate
 from scripts.benchmark.project import Curve, Round
 from scripts.benchmark.step import kind_of, measure_breakdown
+from scripts.benchmark.trainer import ForTrainer
 
 
 def trained(bench: Bench) -> set[int]:
@@ -181,12 +182,27 @@ def test_an_arm_of_the_trainer_warms_up(name, device, warm, timed, bench, monkey
     monkeypatch.setattr(ForTrainer, "forward", forward)
     runtime = replace(bench.runtime, device=torch.device(device))
     monkeypatch.setattr(bench, "runtime", runtime)
-    monkeypatch.setattr(arms, "clock_of", lambda _: iter(range(100)).__next__)
+    monkeypatch.setattr(trainer, "clock_of", lambda _: iter(range(100)).__next__)
     arm = ARMS[name] if ARMS[name].pad_to is None else replace(ARMS[name], pad_to=64)
     curve, _ = arm.steps(bench, [np.full(4, width) for width in (12, 16, 24)])
     assert widths == warm + timed
     timed = timed[:1] if name == "trainer_full_padded" else timed  # the shortest of the padded ones
     assert curve == Curve(tuple(timed), (1,) * len(timed))  # this clock goes by one per step
+
+
+@pytest.mark.parametrize(("name", "halved"), [("trainer_full", True), ("trainer_full_fp32", False)])
+def test_trainer_as_it_comes_computes_in_fp32_beside_arms_in_bf16(name, halved, bench, monkeypatch):
+    seen = []
+    real = ForTrainer.forward
+
+    def forward(model, input_ids, attention_mask, labels):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(model, input_ids, attention_mask, labels)
+
+    monkeypatch.setattr(ForTrainer, "forward", forward)
+    in_bf16 = replace(bench, setting=replace(bench.setting, precision="bf16"))
+    ARMS[name].steps(in_bf16, [np.full(4, 12)])
+    assert set(seen) == {halved}
 
 
 def test_the_time_of_a_step_is_shared_out_among_its_operations(tmp_path):

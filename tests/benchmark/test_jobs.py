@@ -80,6 +80,14 @@ def test_a_part_goes_to_the_scratch_folder_and_what_failed_to_the_exit_code(monk
     assert not (tmp_path / "results").exists()
 
 
+def test_trainer_in_fp32_is_an_arm_of_its_own_where_the_others_are_in_bf16(tmp_path):
+    own = {
+        precision: {arm.name for arm in Plan(tmp_path, precision=precision).chosen}
+        for precision in ("fp32", "bf16")
+    }
+    assert own["bf16"] - own["fp32"] == {"trainer_full_fp32"} and own["fp32"] < own["bf16"]
+
+
 def test_jobs_are_those_of_the_parts_asked_for(tmp_path):
     plan = Plan(tmp_path, tasks=("sst2",))
     assert "profile" not in {part for part, _ in jobs_of(plan)}  # only on request
