@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
+from collections import Counter
 from pathlib import Path
 
 from layertune.command_line import run_script
@@ -99,14 +99,16 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def _name_stale(index: RecordIndex, models: set[str]) -> None:
-    """Name the stale records of some models; damaged ones were named when they were read."""
-    stale = [record.run_id for record in index.stale() if record.spec.model in models]
-    if stale:
-        told = f"stale, made at older versions and not used: {len(stale)} records: {', '.join(stale)}"
-        lines = textwrap.wrap(
-            told, 110, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    """Count the stale records of some models by task, and name the command that marks each of them."""
+    stale = [record.spec for record in index.stale() if record.spec.model in models]
+    for model in sorted({spec.model for spec in stale}):
+        tasks = Counter(spec.task for spec in stale if spec.model == model)
+        told = ", ".join(f"{count} of {task}" for task, count in sorted(tasks.items()))
+        print(
+            f"stale, made at older versions and not used: {tasks.total()} records of {model} ({told}); "
+            f"python scripts/report.py compare results/runs/{model}-*.json marks each",
+            file=sys.stderr,
         )
-        print("\n".join(lines), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -153,7 +153,8 @@ Keys:
   model.path=<folder with weights>  data_dir=<folder with data>  results_dir=results  outputs_dir=outputs
 
 --cfg job prints the configuration of a run instead of running it; -m sweeps over comma-separated values.
-Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 75 interrupted and resumable."""
+Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 75 interrupted and resumable;
+a sweep goes on after a run that fails or is refused, and ends with 1."""
 
 
 _INSTEAD = {"█": "#", "±": "+-", "×": "x", "·": ".", "–": "-", "—": "-", "−": "-", "…": "...", "‡": "++"}
