@@ -22,8 +22,9 @@ def site(repo, tmp_path_factory):
     """A folder into which the wheel is installed, made without a network and without dependencies."""
     root = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("src", "configs"):
+    for name in ("src", "configs", "results/landscapes"):
         shutil.copytree(repo / name, root / "source" / name, symlinks=True, ignore=ignored)
+    (root / "source" / "results" / "landscapes" / "tiny_bert-demo-0.jsonl").write_text("no landscape\n")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repo / name, root / "source")
     pip = ("-m", "pip", "--disable-pip-version-check", "-q")
@@ -52,3 +53,13 @@ def test_an_installed_wheel_trains_on_a_csv_in_an_empty_folder(site, tmp_path):
     (record,) = (tmp_path / "outputs" / "runs").glob("*.json")
     assert json.loads(record.read_text())["identity"]["git_commit"] is None
     assert (site / "bin" / "layertune").is_file()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_carries_the_landscapes_of_its_checkout(site, tmp_path):
+    program = "from layertune.landscape import load; load('tiny_bert', 'demo')"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert str(site / "layertune" / "landscapes" / "tiny_bert-demo-0.jsonl") in done.stderr  # found, and read

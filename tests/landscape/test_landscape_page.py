@@ -14,7 +14,7 @@ from tiny_runs import compose_tiny
 from layertune.errors import ConfigError
 from layertune.landscape.page import write_landscapes
 from layertune.landscape.rows import Ground, read_rows
-from layertune.landscape.rules import choices, lacking_scorers
+from layertune.landscape.rules import lacking_scorers, rules
 from layertune.pipeline import execute
 from layertune.records import Record, Store
 from layertune.report.index import RecordIndex
@@ -28,69 +28,105 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Record:
     return execute(run, Store(run.results_dir, run.outputs_dir))
 
 
-@pytest.fixture
-def results(tmp_path: Path, scored: Record) -> Path:
+def made(folder: Path, scored: Record) -> Path:
     """Two landscapes of pairs: the first follows the layers' numbers, the second is its reverse."""
-    (tmp_path / "scores").mkdir()
-    scored.write(tmp_path / "scores" / f"{scored.run_id}.json")
+    (folder / "scores").mkdir()
+    scored.write(folder / "scores" / f"{scored.run_id}.json")
     pairs = list(combinations(range(1, 5), 2))
     for task, wrong in (("demo", lambda layers: 10 - sum(layers)), ("cr", sum)):
         ground = GROUND | {"task": task, "weights": scored.weights}
         rows = [row(layers, seed, wrong=range(wrong(layers) - seed)) for layers in pairs for seed in (0, 1)]
-        rows += [row((layer,), 0, wrong=range(5 - layer)) for layer in range(1, 5)]
-        write(tmp_path, ground, rows)
-    return tmp_path
+        if task == "demo":
+            rows += [row((layer,), 0, wrong=range(5 - layer)) for layer in range(1, 5)]
+        write(folder, ground, rows)
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path, scored: Record) -> Path:
+    """The two landscapes, to be changed."""
+    return made(tmp_path, scored)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, scored: Record) -> Path:
+    """The two landscapes and what `make landscape` writes of them, to be read."""
+    folder = made(tmp_path_factory.mktemp("written"), scored)
+    assert write_landscapes(folder)[-1] == folder / "landscapes" / "index.html"
+    return folder
 
 
 def table(path: Path) -> dict[str, dict[str, str]]:
     with path.open() as stream:
-        return {line["method"]: line for line in csv.DictReader(stream)}
+        return {line["rule"]: line for line in csv.DictReader(stream)}
 
 
-def test_rules_are_placed_by_position_and_by_the_records_of_their_scores(results, scored):
-    write_landscapes(results)
-    lines = table(results / "landscapes" / "tiny_bert-demo-00000000-k2.csv")
-    # Every scorer's own methods follow from one record; scorers without one are left out, elsa has its head.
-    assert set(lines) == {
-        "random_k", "top_k", "bottom_k", "high_k", "low_k", "block_high", "block_low", "block_median", "auto"
-    }  # fmt: skip
+def test_rules_are_placed_by_position_and_by_the_records_of_their_scores(written, scored):
+    lines = table(written / "landscapes" / "tiny_bert-demo-00000000-k2.csv")
+    placed = {name for name, line in lines.items() if line["percentile"]}
+    # Every scorer's own methods follow from one record; elsa has a head of its own.
+    assert placed == {
+        *("random_k", "block_random", "top_k", "bottom_k", "auto"),
+        *("high_k", "low_k", "block_high", "block_low", "block_median"),
+    }
     assert (lines["top_k"]["layers"], lines["top_k"]["percentile"]) == ("3 4", "100.0")
-    assert (lines["bottom_k"]["percentile"], lines["bottom_k"]["regret"]) == ("0.0", "40.0")
-    assert (lines["random_k"]["layers"], lines["random_k"]["percentile"]) == ("any", "50.0")
+    assert lines["bottom_k"]["percentile"] == "0.0" and float(lines["bottom_k"]["regret"]) == pytest.approx(
+        0.4
+    )
+    assert (lines["random_k"]["layers"], lines["random_k"]["percentile"]) == ("", "50.0")
+    # one of 1, 2 and one of 3, 4: (1, 3) 20, (1, 4) and (2, 3) 50 each, (2, 4) 80
+    assert lines["block_random"]["percentile"] == "50.0"
     assert lines["auto"]["layers"] == "3 4"
     highest = SELECTORS["highest"](4, 2, scored.selection.scores, None)
     assert lines["high_k"]["layers"] == " ".join(map(str, highest))
     assert lines["high_k"]["scores_from"] == scored.run_id and lines["top_k"]["scores_from"] == ""
 
 
+def test_every_rule_of_the_issue_is_a_row_and_what_is_lacking_has_its_command(results):
+    path = results / "landscapes" / "tiny_bert-demo-00000000.jsonl"
+    alone = [line for line in path.read_text().splitlines() if '"layers": [2]' not in line]
+    path.write_text("\n".join(alone) + "\n")
+    write_landscapes(results)
+    named = {"random_k", "top_k", "bottom_k", "block_high", "block_low", "grad_norm_k", "variance_k", "auto"}
+    named |= {f"{name}_k" for name in ("high", "low", "io_low", "io_high", "euclidean_high", "euclidean_low")}
+    named |= {f"{name}_high_k" for name in ("spectrum", "block_influence", "angular", "cka", "fisher")}
+    lines = table(path.with_name(f"{path.stem}-k2.csv"))
+    assert named | {"weight_norm_high_k"} <= set(lines)
+    assert lines["fisher_high_k"]["percentile"] == lines["auto"]["percentile"] == ""
+    text = path.with_name(f"{path.stem}-k2.md").read_text()
+    scoring = next(line for line in text.splitlines() if "stage=score" in line)
+    assert (
+        "model=tiny_bert task=demo" in scoring
+        and "fisher_high_k" in scoring
+        and "high_k,low_k" not in scoring
+    )
+    assert "hydra/sweeper=landscape model=tiny_bert task=demo seed=0,1 k=1`" in text  # for auto
+
+
 def test_scores_of_other_weights_or_texts_choose_nothing(results, scored):
     ground = read_rows(results / "landscapes" / "tiny_bert-demo-00000000.jsonl")[0]
     index = RecordIndex([scored])
 
-    def methods(of: Ground, index: RecordIndex) -> set[str]:
-        return {choice.method for choice in choices(of, 2, index)}
+    def known(of: Ground, index: RecordIndex) -> set[str]:
+        return {rule.name for rule in rules(of, 2, index) if rule.sets}
 
-    by_position = {"random_k", "top_k", "bottom_k"}
-    assert methods(ground, RecordIndex([])) == by_position < methods(ground, index)
+    by_position = {"random_k", "block_random", "top_k", "bottom_k"}
+    assert known(ground, RecordIndex([])) == by_position < known(ground, index)
     for other in ({"weights": "w"}, {"task": "cr"}, {"num_layers": 5}):
-        assert methods(Ground(**{**vars(ground), **other}), index) == by_position
-    assert "high_k" not in lacking_scorers(ground, index) and "fisher_high_k" in lacking_scorers(
-        ground, index
-    )
+        assert known(Ground(**{**vars(ground), **other}), index) == by_position
+    lacking = lacking_scorers(ground, index)
+    assert "high_k" not in lacking and "fisher_high_k" in lacking and len(lacking) == len({*lacking})
 
 
-def test_the_page_says_what_there_is_to_gain_and_how_tasks_agree(results):
-    files = write_landscapes(results)
-    page = (results / "landscapes" / "index.html").read_text()
-    assert files[-1] == results / "landscapes" / "index.html"
+def test_the_page_says_what_there_is_to_gain_and_how_tasks_agree(written):
+    page = (written / "landscapes" / "index.html").read_text()
     assert "order 6 sets alike by -1.00 (Spearman); the best of cr is number 6 on demo." in page
-    text = (results / "landscapes" / "tiny_bert-demo-00000000-k2.md").read_text()
-    assert "6 of 6 sets, seeds 0, 1; accuracy of 35.0 to 75.0; highest: layers 3, 4." in text
+    text = (written / "landscapes" / "tiny_bert-demo-00000000-k2.md").read_text()
+    assert "6 of 6 sets, seeds 0, 1; " in text and "accuracy of 35.0 to 75.0; highest: layers 3, 4." in text
     # means 0.35 0.45 0.55 0.55 0.65 0.75: variance 0.02; the seeds of a set differ by 0.1: variance 0.005
     assert "over sets: 14.14; over seeds of one set: 7.07" in text
     assert "taken away: 13.23. Two seeds agree by r = 1.00." in text
     assert "explains 100 % of the variance" in text and "4: +15.00, 3: +5.00, 2: -5.00, 1: -15.00" in text
-    assert "stage=score" in text and "fisher_high_k" in text
 
 
 def test_a_landscape_that_lacks_sets_says_so(results):
@@ -98,18 +134,20 @@ def test_a_landscape_that_lacks_sets_says_so(results):
     lines = [line for line in path.read_text().splitlines() if '"layers": [2, 4]' not in line]
     path.write_text("\n".join(lines) + "\n")
     write_landscapes(results)
-    assert "Incomplete, 1 still to be trained" in path.with_name(f"{path.stem}-k2.md").read_text()
+    assert "Incomplete, 1 sets still" in path.with_name(f"{path.stem}-k2.md").read_text()
     assert "Incomplete" not in path.with_name(f"{path.stem}-k1.md").read_text()
 
 
-def test_a_second_run_changes_no_byte(results):
-    first = {path: path.read_bytes() for path in write_landscapes(results)}
+def test_a_second_run_changes_no_byte(written):
+    first = {
+        path: path.read_bytes() for path in (written / "landscapes").iterdir() if path.suffix != ".jsonl"
+    }
     assert {path.suffix for path in first} == {".csv", ".md", ".png", ".svg", ".html"}
-    assert {path: path.read_bytes() for path in write_landscapes(results)} == first
+    assert {path: path.read_bytes() for path in write_landscapes(written)} == first
 
 
 def test_no_landscape_is_a_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="hydra/sweeper=landscape"):
+    with pytest.raises(ConfigError, match="hydra/sweeper=landscape model=minilm_l6 task=trec k=3"):
         write_landscapes(tmp_path)
 
 

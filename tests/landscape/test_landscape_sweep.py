@@ -123,25 +123,27 @@ def test_the_script_trains_drawn_rows_again_and_names_what_differs(swept, monkey
     monkeypatch.chdir(swept)
     script = repo / "scripts" / "check_landscape.py"
     assert program(script, (*TINY, "k=2", "--rows=1"), monkeypatch) == 0
-    assert capsys.readouterr().out.endswith(": the same\n")
+    assert "1 of 1 rows agree bit for bit" in capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in Path("outputs/check_landscape").rglob("*.json")}
     ((_, row),) = drawn([*TINY, "k=2"], 1)
     text = the_file(swept).read_text()
     the_file(swept).write_text(text.replace(f'"loss":{row.loss!r}', '"loss":0.5'))
     assert program(script, (*TINY, "k=2", "--rows=1"), monkeypatch) == 1
-    assert f"{row.run_id}: loss: 0.5 and {row.loss!r}" in capsys.readouterr().out
+    assert f"{row.run_id}: loss 0.5, again {row.loss!r}" in capsys.readouterr().out
+    assert kept and kept == {path: path.stat().st_mtime_ns for path in kept}  # what was trained again stays
     the_file(swept).write_text(text)
 
 
 def test_what_a_landscape_lacks_starts_with_the_lowest_layers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = lacking([*TINY, "k=all", "seed=0,1"])
-    lowest = [one.run.method.options["layers"][0] for one in found.runs]
+    lowest = [run.method.options["layers"][0] for run in found.runs]
     assert lowest == sorted(lowest) and len(found.runs) == 2 * 14
-    for one in (found.runs[0], found.runs[-1]):
-        composed = compose_run(*one.overrides)
-        assert composed.config_sha256 == one.run.config_sha256
-        assert path_of(composed) == path_of(found.runs[0].run)
-    assert {one.run.train.mode for one in found.runs} == {"fast"}
+    for run in (found.runs[0], found.runs[-1]):
+        composed = compose_run(*run.overrides)
+        assert composed.config_sha256 == run.config_sha256
+        assert path_of(composed) == path_of(found.runs[0])
+    assert {run.train.mode for run in found.runs} == {"fast"}
 
 
 @pytest.mark.parametrize(

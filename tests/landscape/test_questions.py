@@ -12,34 +12,24 @@ from made_landscapes import GROUND, row, write
 
 from layertune import landscape
 from layertune.errors import ConfigError, RecordError
-from layertune.landscape.questions import (
-    Scores,
-    additive,
-    bootstrap,
-    gain,
-    interval,
-    percentile,
-    rank_correlation,
-    regret,
-)
+from layertune.landscape.questions import Scores, additive, bootstrap, gain, interval, percentiles, regret
 
 SINGLE = tuple((layer,) for layer in (1, 2, 3, 4))
 
 
 def test_a_percentile_is_the_share_of_the_others_that_are_worse_and_half_of_the_equals():
-    scores = Scores(SINGLE, (0, 1), np.array([[0.5, 0.7], [0.6, 0.6], [0.9, 0.9], [0.1, 0.2]]))
-    # means 0.6, 0.6, 0.9, 0.15
-    assert [percentile(scores, place) for place in range(4)] == pytest.approx([50, 50, 100, 0])
+    means = np.array([0.6, 0.6, 0.9, 0.15])
+    assert percentiles(means) == pytest.approx([50, 50, 100, 0])
 
 
 def test_regret_chooses_on_one_seed_and_reads_on_the_other():
     # Seed 0 says the third set, which has 0.5 under seed 1; seed 1 says the second, which has 0.6 under 0.
     scores = Scores(SINGLE[:3], (0, 1), np.array([[0.6, 0.6], [0.6, 0.8], [0.9, 0.5]]))
-    assert regret(scores, 0) == pytest.approx(((0.5 - 0.6) + (0.6 - 0.6)) / 2)
+    assert regret(scores, [0]) == pytest.approx(((0.5 - 0.6) + (0.6 - 0.6)) / 2)
     naive = scores.means.max() - scores.means[0]
-    assert naive > regret(scores, 0)  # the maximum of noisy numbers promises more
-    assert regret(scores, None) == pytest.approx(((0.5 - 1.9 / 3) + (0.6 - 2.1 / 3)) / 2)
-    assert regret(Scores(SINGLE[:3], (0,), scores.values[:, :1]), 0) is None
+    assert naive > regret(scores, [0])  # the maximum of noisy numbers promises more
+    assert regret(scores, range(3)) == pytest.approx(((0.5 - 1.9 / 3) + (0.6 - 2.1 / 3)) / 2)
+    assert regret(Scores(SINGLE[:3], (0,), scores.values[:, :1]), [0]) is None
 
 
 def test_gain_takes_from_the_spread_over_sets_what_seeds_explain():
@@ -66,34 +56,44 @@ def test_noise_is_no_sum_of_layers():
     assert abs(additive(Scores(sets, (0,), noise), 12).share) < 0.1  # unadjusted, 11 / 219 by chance
 
 
+def answered(right: np.ndarray, metric: str = "accuracy") -> Scores:
+    """Sets whose answers are right, or not, [sets, seeds, rows]; all rows are of label 1."""
+    gold = np.ones(right.shape[2], dtype=int)
+    return Scores(SINGLE[: len(right)], (0,), right.mean(2), metric, gold, right.astype(int))
+
+
 def test_rows_drawn_anew_move_percentiles_as_their_exact_distribution_says():
     # Two sets and two rows, each right on one: of four draws of two rows, one of each row ties (2 of 4), else
     # one set wins. The percentile is 0, 50 or 100 with 1/4, 1/2, 1/4.
-    right = np.array([[[True, False]], [[False, True]]])
-    scores = Scores(SINGLE[:2], (0,), np.full((2, 1), 0.5), right)
+    drawn = bootstrap(answered(np.array([[[True, False]], [[False, True]]])), draws=4000)
+    shares = [(drawn[0] == found).mean() for found in (0, 50, 100)]
+    assert shares == pytest.approx([1 / 4, 1 / 2, 1 / 4], abs=0.03)
+    assert interval(drawn, [0]) == (0, 100) and interval(drawn, [0, 1]) == (50, 50)  # of both the mean
+
+
+def test_rows_of_macro_f1_are_drawn_anew_too():
+    # Labels 0, 1, 1; one set says 0, 1, 1, the other 1, 1, 1. They are alike where row 1 is not drawn (8/27):
+    # then both have answered everything rightly.
+    gold = np.array([0, 1, 1])
+    scores = Scores(
+        SINGLE[:2], (0,), np.array([[1.0], [0.4]]), "f1_macro", gold, np.array([[gold], [[1, 1, 1]]])
+    )
     drawn = bootstrap(scores, draws=4000)
-    wins = (drawn[0] > drawn[1]).mean(), (drawn[0] == drawn[1]).mean()
-    assert wins == (pytest.approx(1 / 4, abs=0.03), pytest.approx(1 / 2, abs=0.03))
-    assert interval(scores, 0, drawn) == (0, 100)
+    assert (drawn[0] == 50).mean() == pytest.approx(8 / 27, abs=0.03)
+    assert (drawn[0] == 100).mean() == pytest.approx(19 / 27, abs=0.03)
 
 
 def test_what_is_hard_for_all_sets_moves_no_percentile():
     right = np.random.default_rng(1).random(50) < 0.8
     both = np.stack([right, right & (np.arange(50) > 0)])[:, None]  # the second is never better
-    drawn = bootstrap(Scores(SINGLE[:2], (0,), both.mean(2), both))
+    drawn = bootstrap(answered(both))
     assert (drawn[0] >= drawn[1]).all() and drawn.std() > 0
 
 
 def test_without_answers_seeds_alone_are_drawn_anew():
+    # Of two draws of two seeds: one of each (1/2) has 0.5 beside 0.4, else 0 or 1 (1/4 each).
     drawn = bootstrap(Scores(SINGLE[:2], (0, 1), np.array([[0.0, 1.0], [0.4, 0.4]])), draws=4000)
-    assert set(np.unique(drawn[0])) == {0.0, 0.5, 1.0} and set(np.unique(drawn[1])) == {0.4}
-    assert (drawn[0] == 0.5).mean() == pytest.approx(0.5, abs=0.03)
-
-
-def test_rank_correlation_asks_for_the_order_alone():
-    assert rank_correlation([1, 2, 3, 4], [1, 4, 9, 16]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3], [3, 1, 2]) == pytest.approx(-0.5)  # 1 - 6 (4 + 1 + 1) / 24
-    assert rank_correlation([1, 2], [5, 5]) is None
+    assert [(drawn[0] == found).mean() for found in (0, 100)] == pytest.approx([1 / 4, 3 / 4], abs=0.03)
 
 
 # -- the door ------------------------------------------------------------------------------------------------
@@ -153,12 +153,38 @@ def test_what_a_landscape_cannot_answer_is_a_sentence(results, ask, word):
 
 
 def test_one_landscape_is_wanted(results):
-    with pytest.raises(ConfigError, match="none is"):
-        landscape.load("tiny_bert", "trec", results)
     write(results, GROUND, [row((1,), 0)], name="tiny_bert-demo-other")
     with pytest.raises(ConfigError, match="tiny_bert-demo-other"):
         landscape.load("tiny_bert", "demo", results)
     assert len(landscape.load("tiny_bert", "demo", results, which="other")) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "task"), [("tiny_bert", "dmo"), ("tiny_brt", "demo"), ("gte_small", "trec")]
+)
+def test_a_landscape_that_is_not_there_says_what_is_and_how_to_make_it(results, model, task):
+    with pytest.raises(ConfigError) as failed:
+        landscape.load(model, task, results)
+    said = str(failed.value)
+    assert "there are: tiny_bert-demo." in said and f"model={model} task={task} k=3" in said
+    assert ("Did you mean 'tiny_bert-demo'?" in said) == (model != "gte_small")
+
+
+def test_without_a_folder_the_working_folders_own_stand_before_what_the_package_carries(
+    results, tmp_path, monkeypatch
+):
+    carried = tmp_path / "carried"
+    carried.mkdir()
+    write(carried, GROUND | {"task": "trec"}, [row((1,), 0)])
+    write(carried, GROUND, [row((1,), 0)])  # of the name of one in the working folder
+    monkeypatch.setattr(landscape, "SHIPPED", carried / "landscapes")
+    (tmp_path / "results").symlink_to(results)
+    monkeypatch.chdir(tmp_path)
+    assert len(landscape.load("tiny_bert", "trec")) == 1 and len(landscape.load("tiny_bert", "demo")) == 16
+
+
+def test_what_the_package_carries_lies_beside_its_configurations(repo):
+    assert (repo / "results" / "landscapes").resolve() == landscape.SHIPPED
 
 
 def test_a_damaged_landscape_is_named(results):

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from layertune.landscape.sweep import LandscapeRun
-    from layertune.report.plan import PlannedRun
+    from layertune.config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class _PlannedSweeper(Sweeper):
     """Run what is missing of something that knows its runs."""
 
     @abstractmethod
-    def planned(self, arguments: list[str]) -> tuple[Sequence[PlannedRun | LandscapeRun], Sequence[str]]:
+    def planned(self, arguments: list[str]) -> tuple[Sequence[RunConfig], Sequence[str]]:
         """Return the runs in the order in which they start, and lines to say before.
 
         Raises:
@@ -73,7 +72,7 @@ class _PlannedSweeper(Sweeper):
             log.info("%s", line)
         if not runs:
             return []
-        results, trouble = self._launch([one.overrides for one in runs], arguments)
+        results, trouble = self._launch([list(run.overrides) for run in runs], arguments)
         _conclude(runs, results, trouble)
         return results
 
@@ -109,7 +108,7 @@ class TableSweeper(_PlannedSweeper):
         """Keep the choice; `setup` brings the rest."""
         self.lm = lm
 
-    def planned(self, arguments: list[str]) -> tuple[Sequence[PlannedRun], Sequence[str]]:
+    def planned(self, arguments: list[str]) -> tuple[Sequence[RunConfig], Sequence[str]]:
         """Return what is missing of the tables that are named, and what it takes."""
         from layertune.errors import ConfigError
         from layertune.report.plan import make_plan, read_index, totals
@@ -120,7 +119,7 @@ class TableSweeper(_PlannedSweeper):
             raise ConfigError("No table given: say table=<name>, for example table=table1.")
         contents = {name: self._table(name) for name in names[-1]}
         plan = make_plan(read_words(arguments, contents, self.lm), read_index(arguments))
-        return plan.runs, [*totals(plan), *plan.refused]
+        return [one.run for one in plan.runs], [*totals(plan), *plan.refused]
 
     def _table(self, name: str) -> dict[str, Any]:
         """Return the file of a table from wherever Hydra finds it (`--config-dir`, `hydra.searchpath`)."""
@@ -138,7 +137,7 @@ class TableSweeper(_PlannedSweeper):
 class LandscapeSweeper(_PlannedSweeper):
     """Train every set of k layers that a landscape lacks, and keep what each reached as a row of it."""
 
-    def planned(self, arguments: list[str]) -> tuple[Sequence[LandscapeRun], Sequence[str]]:
+    def planned(self, arguments: list[str]) -> tuple[Sequence[RunConfig], Sequence[str]]:
         """Return the sets that are missing, lowest layer first, and how many are there."""
         from layertune.landscape.sweep import lacking
 
@@ -169,9 +168,7 @@ class SideBySideSweeper(BasicSweeper):
         return super().sweep(arguments)
 
 
-def _conclude(
-    runs: Sequence[PlannedRun | LandscapeRun], results: Sequence[JobReturn], trouble: str | None
-) -> None:
+def _conclude(runs: Sequence[RunConfig], results: Sequence[JobReturn], trouble: str | None) -> None:
     """Say which runs did not finish and why: as their records tell, else as their jobs do."""
     from layertune.errors import RunFailed
     from layertune.report.plan import read_index
@@ -179,11 +176,11 @@ def _conclude(
     index = read_index(runs[0].overrides)
     errors = [_error(result) for result in results] or [trouble] * len(runs)
     failed = []
-    for one, error in zip(runs, errors, strict=True):
-        found = index.find(one.run)
+    for run, error in zip(runs, errors, strict=True):
+        found = index.find(run)
         if found.state != "done" or error is not None:
             reason = "; ".join(found.notes) or error or "it left no record"
-            failed.append(f"{' '.join(one.overrides)}: {reason}")
+            failed.append(f"{' '.join(run.overrides)}: {reason}")
     log.info("%d of %d runs are done", len(runs) - len(failed), len(runs))
     for line in failed:
         log.error("not done: %s", line)

@@ -11,32 +11,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from layertune.errors import ConfigError
-from layertune.landscape.questions import Scores, bootstrap, interval, regret
-from layertune.landscape.questions import percentile as _percentile
-from layertune.landscape.rows import FOLDER, Ground, Row, read_rows
+from layertune.landscape.questions import Array, Scores, bootstrap, interval, percentiles, regret
+from layertune.landscape.rows import FOLDER, SHIPPED, Ground, Row, read_rows
 
 if TYPE_CHECKING:
     import pandas
 
-Rule = Callable[[int, int], Iterable[int]]
+Chooser = Callable[[int, int], Iterable[int]]
 
 __all__ = ["Placed", "auto", "evaluate", "ground_of", "load", "percentile", "scores_of"]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a set of layers lands among all sets of its size.
+    """Where a rule lands among all sets of one size.
 
     Attributes:
-        layers: from 1.
+        layers: from 1; empty where the rule draws among several sets, whose means the numbers are.
         score: mean over the seeds, a fraction.
         percentile: of the other sets that are worse, in per cent; equals count half.
         low, high: its 95 % interval over seeds and evaluation rows drawn anew; over seeds alone where the
@@ -56,7 +57,7 @@ class Placed:
     seeds: int
 
 
-def load(model: str, task: str, results: str | Path = "results", which: str = "") -> pandas.DataFrame:
+def load(model: str, task: str, results: str | Path | None = None, which: str = "") -> pandas.DataFrame:
     """Return the landscape of a model on a task: a row per set and seed.
 
     Columns: layers (from 1), k, lowest, seed, score, best, loss, seconds, cache_seconds, wrong, run_id. What
@@ -65,22 +66,25 @@ def load(model: str, task: str, results: str | Path = "results", which: str = ""
     Args:
         model: by its name in configs/model.
         task: by its name in configs/task.
-        results: folder of results.
+        results: folder of results; None: `results` of the working folder, then what this package carries.
         which: part of the name of the file, where several settings were tried.
 
     Raises:
         ConfigError: there is none, or there are several.
         RecordError: its file is damaged.
     """
-    folder = Path(results) / FOLDER
-    paths = [path for path in sorted(folder.glob(f"{model}-{task}-*.jsonl")) if which in path.name]
-    if len(paths) != 1:
-        found = f"{len(paths)} are there: {', '.join(path.name for path in paths)}" if paths else "none is"
-        raise ConfigError(
-            f"one landscape of model={model} task={task} is wanted in {folder}, and {found} (which=<part of "
-            "the name> chooses; python run.py -m hydra/sweeper=landscape makes one)."
-        )
-    return table_of(*read_rows(paths[0]))
+    folders = [SHIPPED, Path("results") / FOLDER] if results is None else [Path(results) / FOLDER]
+    files = {path.name: path for folder in folders for path in sorted(folder.glob("*-*-*.jsonl"))}
+    asked, pairs = f"{model}-{task}", sorted({name.rpartition("-")[0] for name in files})
+    found = [name for name in files if name.rpartition("-")[0] == asked and which in name]
+    if len(found) == 1:
+        return table_of(*read_rows(files[found[0]]))
+    near = [] if asked in pairs else get_close_matches(asked, pairs, n=1)
+    raise ConfigError(
+        f"One landscape of {asked} is wanted (which=<part of a name> chooses); there are: "
+        f"{', '.join(found or pairs) or 'none'}.{f' Did you mean {near[0]!r}?' if near else ''} "
+        f"python run.py -m hydra/sweeper=landscape model={model} task={task} k=3 makes one."
+    )
 
 
 def table_of(ground: Ground, rows: Sequence[Row]) -> pandas.DataFrame:
@@ -88,10 +92,9 @@ def table_of(ground: Ground, rows: Sequence[Row]) -> pandas.DataFrame:
     import pandas
 
     plain = ("layers", "seed", "score", "best", "loss", "seconds", "cache_seconds", "wrong", "run_id")
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in plain}
-    columns["k"] = [len(row.layers) for row in rows]
-    columns["lowest"] = [row.layers[0] for row in rows]
-    table = pandas.DataFrame(columns)
+    table = pandas.DataFrame({name: [getattr(row, name) for row in rows] for name in plain})
+    table["k"] = [len(row.layers) for row in rows]
+    table["lowest"] = [row.layers[0] for row in rows]
     table.attrs["ground"] = ground
     return table
 
@@ -113,32 +116,27 @@ def scores_of(sets: pandas.DataFrame, k: int) -> Scores:
         ConfigError: fewer than two sets are there.
     """
     ground = ground_of(sets)
-    of_size = {
-        (layers, seed): (score, wrong)
-        for layers, seed, score, wrong, size in zip(
-            sets["layers"], sets["seed"], sets["score"], sets["wrong"], sets["k"], strict=True
-        )
-        if size == k
-    }
-    by_seed = {seed: {layers for layers, other in of_size if other == seed} for _, seed in of_size}
-    most = max(map(len, by_seed.values()), default=0)
-    seeds = tuple(sorted(seed for seed, there in by_seed.items() if len(there) == most))
-    names = tuple(sorted(set.intersection(*(by_seed[seed] for seed in seeds)))) if seeds else ()
+    of_size = sets[sets["k"] == k]
+    keys = list(zip(of_size["layers"], of_size["seed"], strict=True))
+    score, wrong = (dict(zip(keys, of_size[name], strict=True)) for name in ("score", "wrong"))
+    trained = Counter(seed for _, seed in keys)
+    seeds = tuple(sorted(seed for seed in trained if trained[seed] == max(trained.values())))
+    names = tuple(sorted({one for one, _ in keys if all((one, seed) in score for seed in seeds)}))
     if len(names) < 2:
         raise ConfigError(
             f"the landscape of {ground.model} on {ground.task} holds {len(names)} sets of {k} layers: "
             "nothing to compare."
         )
-    cells = [[of_size[layers, seed] for seed in seeds] for layers in names]
-    values = np.array([[score for score, _ in row] for row in cells])
-    right = None
-    known = all(isinstance(wrong, tuple) for row in cells for _, wrong in row)
-    if ground.metric == "accuracy" and ground.gold is not None and known:
-        right = np.ones((*values.shape, len(ground.gold)), dtype=bool)
-        for i, row in enumerate(cells):
-            for j, (_, wrong) in enumerate(row):
-                right[i, j, [place for place, _ in wrong]] = False
-    return Scores(names, seeds, values, right)
+    values = np.array([[score[one, seed] for seed in seeds] for one in names])
+    missed = [[wrong[one, seed] for seed in seeds] for one in names]
+    if ground.gold is None or not all(isinstance(one, tuple) for row in missed for one in row):
+        return Scores(names, seeds, values)
+    gold = np.array(ground.gold)
+    answers = np.tile(gold, (*values.shape, 1))
+    for i, j in np.ndindex(values.shape):
+        for row, answer in missed[i][j]:
+            answers[i, j, row] = answer
+    return Scores(names, seeds, values, ground.metric, gold, answers)
 
 
 def percentile(sets: pandas.DataFrame, layers: Iterable[int]) -> float:
@@ -149,10 +147,10 @@ def percentile(sets: pandas.DataFrame, layers: Iterable[int]) -> float:
     """
     chosen = _checked(layers)
     scores = scores_of(sets, len(chosen))
-    return _percentile(scores, _place(scores, chosen))
+    return float(percentiles(scores.means)[_place(scores, chosen)])
 
 
-def evaluate(sets: pandas.DataFrame, rule: Rule | Iterable[int], k: int = 3) -> Placed:
+def evaluate(sets: pandas.DataFrame, rule: Chooser | Iterable[int], k: int = 3) -> Placed:
     """Place a rule, or a set of layers, among all sets of its size.
 
     Args:
@@ -165,20 +163,20 @@ def evaluate(sets: pandas.DataFrame, rule: Rule | Iterable[int], k: int = 3) -> 
     """
     chosen = _checked(rule(ground_of(sets).num_layers, k) if callable(rule) else rule)
     scores = scores_of(sets, len(chosen))
-    return placed(scores, chosen, bootstrap(scores))
+    return placed(scores, [chosen], bootstrap(scores))
 
 
-def placed(scores: Scores, chosen: tuple[int, ...], drawn: np.ndarray) -> Placed:
-    """Place a set; `drawn` is of `bootstrap`, which all rules share."""
-    place = _place(scores, chosen)
-    low, high = interval(scores, place, drawn)
+def placed(scores: Scores, chosen: Sequence[tuple[int, ...]], drawn: Array) -> Placed:
+    """Place a rule that takes one of these sets with equal chance; `drawn` is of `bootstrap`."""
+    places = [_place(scores, layers) for layers in chosen]
+    low, high = interval(drawn, places)
     return Placed(
-        layers=chosen,
-        score=float(scores.means[place]),
-        percentile=_percentile(scores, place),
+        layers=chosen[0] if len(chosen) == 1 else (),
+        score=float(scores.means[places].mean()),
+        percentile=float(percentiles(scores.means)[places].mean()),
         low=low,
         high=high,
-        regret=regret(scores, place),
+        regret=regret(scores, places),
         sets=len(scores.sets),
         seeds=len(scores.seeds),
     )

@@ -6,56 +6,61 @@ says otherwise.
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations
-from math import comb
+from math import comb, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layertune.config.files import write_atomic
 from layertune.errors import ConfigError
-from layertune.landscape import Placed, auto, ground_of, placed, scores_of, table_of
+from layertune.landscape import Placed, auto, placed, scores_of, table_of
 from layertune.landscape.figure import landscape_figure
-from layertune.landscape.questions import Scores, additive, bootstrap, gain, rank_correlation, regret
-from layertune.landscape.rows import FOLDER, read_rows
-from layertune.landscape.rules import choices, lacking_scorers
+from layertune.landscape.questions import RESAMPLED, Array, Scores, additive, bootstrap, gain
+from layertune.landscape.rows import FOLDER, Ground, read_rows
+from layertune.landscape.rules import Rule, lacking_scorers, rules
+from layertune.report.aggregate import State
 from layertune.report.figures import style
+from layertune.report.figures.ranks import rank_correlations
 from layertune.report.index import RecordIndex
+from layertune.report.render.formats import to_html, to_markdown
+from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
 
-if TYPE_CHECKING:
-    import pandas
-
-HEAD = (
-    "rule", "layers", "score", "percentile", "low", "high", "regret", "method", "scores_from",
-)  # fmt: skip
-SAID = {
-    "score": "mean over seeds, in per cent",
-    "percentile": "of the other sets of this size that are worse, in per cent; equals count half",
-    "low, high": "95 % interval over seeds and evaluation rows drawn anew, the same for all sets",
-    "regret": "what the best set reaches more, chosen on one seed and read on another, in points",
-}
+COLUMNS = ("Layers", "Score", "Percentile", "95 % interval", "Regret")
+LEGEND = (
+    "Score: mean over seeds, in per cent.",
+    "Percentile: of the other sets of this size that are worse, in per cent; equals count half. A random set "
+    "has 50 on average. Its interval draws seeds and evaluation rows anew, the same for all sets.",
+    "Regret: what the best set reaches more, chosen on one seed and read on another, in points.",
+    "—: not known; the command is below.",
+)
 
 
 @dataclass(frozen=True)
 class Page:
-    """One landscape at one size of sets."""
+    """One landscape at one size of sets, with the rules in the order of their percentiles."""
 
     name: str  # of its files
-    title: str
-    rules: pandas.DataFrame  # HEAD
-    sentences: tuple[str, ...]
+    ground: Ground
     scores: Scores
-    placed: tuple[tuple[str, Placed], ...]  # by the names of the rules, for the figure
-    model: str
-    task: str
-    k: int
-    metric: str
+    rules: tuple[tuple[Rule, Placed | None], ...]  # None: what it takes is not known, or not trained
+    lacking: tuple[Footer, ...]  # what is still to be run, as commands
+
+    @property
+    def k(self) -> int:
+        """Layers of a set."""
+        return len(self.scores.sets[0])
+
+    @property
+    def title(self) -> str:
+        """What it shows."""
+        ground = self.ground
+        return f"{model_title(ground.model)} on {ground.task}: {self.k} of {ground.num_layers} layers"
 
 
 def write_landscapes(results: Path) -> list[Path]:
@@ -65,119 +70,125 @@ def write_landscapes(results: Path) -> list[Path]:
         ConfigError: there is no landscape.
         RecordError: one is damaged.
     """
+    folder = results / FOLDER
     index = RecordIndex.read(results / "runs", results / "scores")
-    pages = [page for path in sorted((results / FOLDER).glob("*.jsonl")) for page in _pages(path, index)]
+    pages = [page for path in sorted(folder.glob("*.jsonl")) for page in _pages(path, index)]
     if not pages:
         raise ConfigError(
-            f"{results / FOLDER} holds no landscape: python run.py -m hydra/sweeper=landscape makes one."
+            f"{folder} holds no landscape: python run.py -m hydra/sweeper=landscape model=minilm_l6 "
+            "task=trec k=3 makes one of 20 sets (docs/landscape.md)."
         )
-    folder = results / FOLDER
+    records = {
+        path.stem: f"{name}/{path.stem}"
+        for name in ("runs", "scores")
+        for path in (results / name).glob("*.json")
+    }
+    sheets = [_sheet(page, records) for page in pages]
     files = []
-    for page in pages:
-        files.append(write_atomic(folder / f"{page.name}.csv", page.rules.to_csv(index=False).encode()))
-        files.append(write_atomic(folder / f"{page.name}.md", _markdown(page).encode()))
+    for page, sheet in zip(pages, sheets, strict=True):
+        files.append(write_atomic(folder / f"{page.name}.csv", _csv(page).encode()))
+        text = f"![{page.title}]({page.name}.png)\n\n{to_markdown(sheet, '..')}"
+        files.append(write_atomic(folder / f"{page.name}.md", text.encode()))
         with style.print_style():
             files += style.save_both(landscape_figure(page), folder, page.name)
-    files.append(write_atomic(folder / "index.html", _html(pages).encode()))
-    return files
+    html = to_html(
+        "landscape",
+        title="layertune: landscapes",
+        sentences=correlations(pages),
+        sheets=sheets,
+        runs="..",
+        damaged=index.damaged,
+    )
+    return [*files, write_atomic(folder / "index.html", html.encode())]
 
 
-def _pages(path: Path, index: RecordIndex) -> list[Page]:
-    sets = table_of(*read_rows(path))
-    ground = ground_of(sets)
-    pages = []
-    for k in sorted(set(sets["k"])):
-        if (sets["k"] == k).sum() < 2:
-            continue
-        scores = scores_of(sets, int(k))
-        drawn = bootstrap(scores)
-        lines, marks = [], []
-        for choice in _rules(sets, int(k), index):
-            name, title, layers, run_id = choice
-            if layers is None:
-                mean = float(scores.means.mean())
-                lines.append(_line(title, "any", mean, 50.0, None, None, regret(scores, None), name, run_id))
-            elif layers in scores.sets:
-                at = placed(scores, layers, drawn)
-                shown = " ".join(map(str, layers))
-                lines.append(
-                    _line(title, shown, at.score, at.percentile, at.low, at.high, at.regret, name, run_id)
-                )
-                marks.append((name, at))
-        table = _frame(lines).sort_values("percentile", ascending=False, kind="stable")
-        title = (
-            f"{model_title(ground.model)} on {ground.task}: every set of {k} of {ground.num_layers} layers"
+def _pages(path: Path, index: RecordIndex) -> Iterator[Page]:
+    ground, rows = read_rows(path)
+    sets = table_of(ground, rows)
+    for k in sorted({len(row.layers) for row in rows}):
+        with suppress(ConfigError):  # a single set
+            scores = scores_of(sets, k)
+            drawn = bootstrap(scores)
+            found = rules(ground, k, index)
+            if k > 1:
+                alone: list[tuple[int, ...]] = []
+                with suppress(ConfigError):  # not every layer was trained alone
+                    alone.append(auto(sets, k))
+                found.append(Rule("auto", "Best alone (trains L runs)", tuple(alone)))
+            lines = [(rule, _placed(rule, scores, drawn)) for rule in found]
+            lines.sort(key=lambda line: -line[1].percentile if line[1] else 1.0)
+            lacking = tuple(_lacking(ground, scores, lacking_scorers(ground, index), k > 1 and not alone))
+            yield Page(f"{path.stem}-k{k}", ground, scores, tuple(lines), lacking)
+
+
+def _placed(rule: Rule, scores: Scores, drawn: Array) -> Placed | None:
+    """Place a rule; one that draws, among those of its sets that were trained."""
+    there = [layers for layers in rule.sets if layers in scores.sets]
+    return placed(scores, there, drawn) if there else None
+
+
+def _lacking(ground: Ground, scores: Scores, scorers: Sequence[str], alone: bool) -> Iterator[Footer]:
+    """Yield the commands whose runs are lacking."""
+    of, k = f"model={ground.model} task={ground.task}", len(scores.sets[0])
+    sweep = f"python run.py -m hydra/sweeper=landscape {of} seed={','.join(map(str, scores.seeds))}"
+    if len(scores.sets) < comb(ground.num_layers, k):
+        yield Footer("Sets still to be trained, with the other words that filled it", f"{sweep} k={k}", True)
+    if scorers:
+        command = f"python run.py -m {of} method={','.join(scorers)} stage=score scoring.examples=1000"
+        keep = f"cp outputs/records/{ground.model}-{ground.task}-*.json results/scores/"
+        yield Footer("Scores that no record tells", f"{command} && {keep}", True)
+    if alone:
+        yield Footer("Each layer alone, for auto, with the other words that filled it", f"{sweep} k=1", True)
+
+
+def _sheet(page: Page, records: Mapping[str, str]) -> Sheet:
+    """Return the table of a page; `records` says where each record lies."""
+    rows = []
+    for rule, at in page.rules:
+        shown = " ".join(map(str, rule.sets[0])) if len(rule.sets) == 1 else "drawn" if rule.sets else "—"
+        run = ((rule.run_id, records[rule.run_id]),) if rule.run_id in records else ()
+        numbers = ["—"] * 4
+        if at is not None:
+            lost = "—" if at.regret is None else _points(at.regret, 2)
+            spread = f"{printed(at.low, 1)} to {printed(at.high, 1)}"
+            numbers = [_points(at.score, 2), printed(at.percentile, 1), spread, lost]
+        state: State = "missing" if at is None else "done"
+        cells = [(Line(text, state=state),) for text in numbers]
+        rows.append(
+            SheetRow(f"{rule.title} ({rule.name})", "", ((Line(shown, state=state, runs=run),), *cells))
         )
-        pages.append(
-            Page(
-                name=f"{path.stem}-k{k}",
-                title=title,
-                rules=table,
-                sentences=tuple(_sentences(sets, scores, index)),
-                scores=scores,
-                placed=tuple(marks),
-                model=ground.model,
-                task=ground.task,
-                k=int(k),
-                metric=ground.metric,
-            )
-        )
-    return pages
+    return Sheet(
+        name=page.name,
+        title=page.title,
+        caption=_caption(page),
+        columns=tuple((title, ()) for title in COLUMNS),
+        rows=tuple(rows),
+        legend=LEGEND,
+        footnotes=(),
+        notes=tuple(_sentences(page)),
+        footers=page.lacking,
+        gaps=sum(at is None for _, at in page.rules),
+        is_empty=False,
+    )
 
 
-def _rules(
-    sets: pandas.DataFrame, k: int, index: RecordIndex
-) -> list[tuple[str, str, tuple[int, ...] | None, str]]:
-    ground = ground_of(sets)
-    found = [(one.method, one.title, one.layers, one.run_id) for one in choices(ground, k, index)]
-    if k > 1:
-        with suppress(ConfigError):  # no layer was trained alone
-            found.append(("auto", "Best alone (trains L runs)", auto(sets, k), ""))
-    return found
+def _caption(page: Page) -> str:
+    """Say what was trained."""
+    ground, scores = page.ground, page.scores
+    seeds = f"seed{'s' if len(scores.seeds) > 1 else ''} {', '.join(map(str, scores.seeds))}"
+    return (
+        f"{len(scores.sets)} of {comb(ground.num_layers, page.k)} sets, {seeds}; rate "
+        f"{ground.learning_rate:g}; data: {ground.data.status}, {ground.data.counts['train']} training rows."
+    )
 
 
-def _line(
-    title: str,
-    layers: str,
-    score: float,
-    percentile: float,
-    low: float | None,
-    high: float | None,
-    regret: float | None,
-    method: str,
-    run_id: str,
-) -> list[object]:
-    numbers = [None if one is None else float(printed(one, 1)) for one in (percentile, low, high)]
-    lost = None if regret is None else float(printed(100 * regret, 2))
-    return [title, layers, float(printed(100 * score, 2)), *numbers, lost, method, run_id]
-
-
-def _frame(lines: Sequence[Sequence[object]]) -> pandas.DataFrame:
-    import pandas
-
-    return pandas.DataFrame(lines, columns=list(HEAD))
-
-
-def _sentences(sets: pandas.DataFrame, scores: Scores, index: RecordIndex) -> list[str]:
-    """Say what a landscape holds, how much there is to gain, whether layers add up, and what is lacking."""
-    ground = ground_of(sets)
-    k, means = len(scores.sets[0]), scores.means
-    everything = comb(ground.num_layers, k)
-    seeds = ", ".join(map(str, scores.seeds))
-    many = f"seed{'s' if len(scores.seeds) > 1 else ''} {seeds}"
-    best = int(means.argmax())
-    said = [
-        f"{len(scores.sets)} of {everything} sets, {many}; {ground.metric} of "
-        f"{_points(means.min())} to {_points(means.max())}; highest: layers "
-        f"{', '.join(map(str, scores.sets[best]))}.",
-        f"Rate {ground.learning_rate:g}; data: {ground.data.status}, "
-        f"{ground.data.counts['train']} training rows.",
-    ]
-    if len(scores.sets) < everything:
-        said.append(
-            f"Incomplete, {everything - len(scores.sets)} still to be trained: whatever stands here is of "
-            "the others alone; the command that filled it goes on."
-        )
+def _sentences(page: Page) -> Iterator[str]:
+    """Say how much there is to gain, whether layers add up, and what does not enter."""
+    ground, scores, means = page.ground, page.scores, page.scores.means
+    if missing := comb(ground.num_layers, page.k) - len(scores.sets):
+        yield f"Incomplete, {missing} sets still to be trained: whatever stands here is of the others alone."
+    best = ", ".join(map(str, scores.sets[int(means.argmax())]))
+    yield f"{ground.metric} of {_points(means.min())} to {_points(means.max())}; highest: layers {best}."
     found = gain(scores)
     spread = f"Standard deviation over sets: {_points(found.sets, 2)}"
     if found.seeds is not None and found.real is not None:
@@ -187,99 +198,51 @@ def _sentences(sets: pandas.DataFrame, scores: Scores, index: RecordIndex) -> li
         )
     if found.agreement is not None:
         spread += f". Two seeds agree by r = {printed(found.agreement, 2)}"
-    said.append(f"{spread}.")
+    yield f"{spread}."
     if len(scores.seeds) == 1:
-        said.append(
-            "One seed: intervals are over evaluation rows alone, no regret can be told, and what lies apart "
-            "may be noise of training."
-        )
-    if scores.right is None:
-        said.append("The answers to the evaluation rows do not enter: intervals are over seeds alone.")
-    if (model := additive(scores, ground.num_layers)) is not None:
+        yield "One seed: no regret can be told, and what lies apart may be noise of training."
+    if scores.metric not in RESAMPLED:
+        yield "The answers to the evaluation rows do not enter: intervals are over seeds alone."
+    if (model := additive(scores, ground.num_layers)) is not None and page.k > 1:
         layers = sorted(range(ground.num_layers), key=lambda layer: -model.effects[layer])
         values = ", ".join(f"{layer + 1}: {_points(model.effects[layer], 2, '+')}" for layer in layers)
-        said.append(
+        yield (
             f"A sum of layer values explains {printed(100 * model.share, 0)} % of the variance over sets "
             f"(adjusted). What a layer adds beside an average one: {values}."
         )
-    if lacking := lacking_scorers(ground, index):
-        said.append(
-            f"Rules without a record of their scores are not placed; stage=score "
-            f"method={','.join(lacking)} makes them (docs/landscape.md)."
-        )
-    return said
-
-
-def _points(value: float, decimals: int = 1, sign: str = "") -> str:
-    return printed(100 * float(value), decimals, sign)
 
 
 def correlations(pages: Sequence[Page]) -> list[str]:
     """Say of every two landscapes of one model and size whether the order of sets is the same."""
     said = []
     for one, other in combinations(pages, 2):
-        if (one.model, one.k) != (other.model, other.k) or one.task == other.task or one.k == 1:
+        if (one.ground.model, one.k) != (other.ground.model, other.k) or one.ground.task == other.ground.task:
             continue
-        shared = [layers for layers in one.scores.sets if layers in set(other.scores.sets)]
-        sides = [
-            [float(page.scores.means[page.scores.sets.index(layers)]) for layers in shared]
-            for page in (one, other)
-        ]
-        if len(shared) > 2 and (found := rank_correlation(*sides)) is not None:
-            best = shared[max(range(len(shared)), key=lambda place: sides[0][place])]
-            rank = 1 + sum(value > sides[1][shared.index(best)] for value in sides[1])
+        sides = [dict(zip(page.scores.sets, page.scores.means, strict=True)) for page in (one, other)]
+        shared = [layers for layers in sides[0] if layers in sides[1]]
+        here, there = ([float(side[layers]) for layers in shared] for side in sides)
+        if len(shared) > 2 and not isnan(found := rank_correlations(here, there)[0]):
+            rank = 1 + sum(value > there[here.index(max(here))] for value in there)
             said.append(
-                f"{model_title(one.model)}, k = {one.k}: {one.task} and {other.task} order {len(shared)} "
-                f"sets alike by {printed(found, 2)} (Spearman); the best of {one.task} is number {rank} on "
-                f"{other.task}."
+                f"{model_title(one.ground.model)}, k = {one.k}: {one.ground.task} and {other.ground.task} "
+                f"order {len(shared)} sets alike by {printed(found, 2)} (Spearman); the best of "
+                f"{one.ground.task} is number {rank} on {other.ground.task}."
             )
     return said
 
 
-def _shown(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a table as it is read: a dash for what is not known."""
-    shown: pandas.DataFrame = table.astype(object)
-    return shown.where(table.notna(), "—")
+def _csv(page: Page) -> str:
+    """Return a line per rule, numbers at full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    numbers = ("score", "percentile", "low", "high", "regret")  # of Placed
+    writer.writerow(("rule", "title", "layers", *numbers, "scores_from"))
+    for rule, at in page.rules:
+        layers = " ".join(map(str, rule.sets[0])) if len(rule.sets) == 1 else ""
+        known = [None if at is None else getattr(at, name) for name in numbers]
+        writer.writerow((rule.name, rule.title, layers, *known, rule.run_id))
+    return out.getvalue()
 
 
-def _markdown(page: Page) -> str:
-    shown = _shown(page.rules)
-    lines = [f"# {page.title}", "", f"![{page.title}]({page.name}.png)", ""]
-    lines.append(f"| {' | '.join(HEAD)} |")
-    lines.append("|:--|:--|" + "--:|" * 5 + ":--|:--|")
-    lines += [f"| {' | '.join(map(str, row))} |" for row in shown.itertuples(index=False)]
-    lines += ["", *(f"- {sentence}" for sentence in page.sentences)]
-    lines += [f"- *{name}*: {text}" for name, text in SAID.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _html(pages: Sequence[Page]) -> str:
-    text = io.StringIO()
-    text.write(_HEAD)
-    for sentence in correlations(pages):
-        text.write(f"<p>{escape(sentence)}</p>\n")
-    for page in pages:
-        text.write(f'<section id="{escape(page.name)}"><h2>{escape(page.title)}</h2>\n')
-        text.write(f'<img src="{escape(page.name)}.svg" alt="{escape(page.title)}">\n')
-        text.write(_shown(page.rules).to_html(index=False, border=0, float_format="{:g}".format))
-        text.write("\n<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in page.sentences))
-        text.write("</ul></section>\n")
-    said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(words)}</dd>" for name, words in SAID.items())
-    text.write(f"<dl>{said}</dl>\n</main></html>\n")
-    return text.getvalue()
-
-
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>layertune: landscapes</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #d9dde2; padding: .2rem .6rem; text-align: right }
-td:first-child, th:first-child { text-align: left }
-img { max-width: 100% }
-@media (prefers-color-scheme: dark) { body { background: #16181c; color: #e6e6e6 } img { background: #fff } }
-</style></head><body><main>
-<h1>layertune: landscapes</h1>
-<p>Every set of k layers was trained once per seed; each rule is placed among them.</p>
-"""
+def _points(value: float, decimals: int = 1, sign: str = "") -> str:
+    return printed(100 * float(value), decimals, sign)

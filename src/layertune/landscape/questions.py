@@ -1,6 +1,7 @@
-"""What a landscape answers: where a set lands among all, how much there is to gain, which layers matter.
+"""What a landscape answers: where a rule lands, how much there is to gain, which layers matter.
 
-Arithmetic on arrays of scores [sets, seeds]; nothing here reads a file.
+Arithmetic on arrays of scores [sets, seeds]; nothing here reads a file. A rule is the places of the sets that
+it takes with equal chance: one for most, all for `random_k`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+RESAMPLED = ("accuracy", "f1_macro")  # metrics that are known for rows drawn anew
 DRAWS = 1000  # of the bootstrap
 LEVEL = 95.0  # per cent of them lie in an interval
 
@@ -25,14 +29,17 @@ class Scores:
         sets: layers from 1, in the order of `values`.
         seeds: in the order of its columns.
         values: [sets, seeds], fractions.
-        right: [sets, seeds, rows], whether an evaluation row was answered rightly, where the score is the
-            share of those; else None.
+        metric: its name; rows are drawn anew where it is one of RESAMPLED.
+        gold: [rows], the labels of the evaluation rows.
+        answers: [sets, seeds, rows], the predicted labels; None where they are not known.
     """
 
     sets: tuple[tuple[int, ...], ...]
     seeds: tuple[int, ...]
     values: Array
-    right: npt.NDArray[np.bool_] | None = None
+    metric: str = ""
+    gold: Labels | None = None
+    answers: Labels | None = None
 
     @property
     def means(self) -> Array:
@@ -41,59 +48,65 @@ class Scores:
         return means
 
 
-def percentile_of(value: float, of_others: Array) -> float:
-    """Return how many of the other sets lie below a value, in per cent; equals count half."""
-    below, same = float((of_others < value).sum()), float((of_others == value).sum())
-    return 100 * (below + same / 2) / len(of_others)
+def percentiles(values: Array) -> Array:
+    """Return how many per cent of the other sets lie below each, equals count half: [sets, ...] as given."""
+    from scipy.stats import rankdata
 
-
-def percentile(scores: Scores, place: int) -> float:
-    """Return the percentile of one set among all others, by the mean over seeds: 100 is the best of all."""
-    means = scores.means.round(12)
-    return percentile_of(float(means[place]), np.delete(means, place))
-
-
-def interval(scores: Scores, place: int, drawn: Array) -> tuple[float, float]:
-    """Return the interval of a set's percentile over bootstrap draws (`bootstrap`), [sets, draws]."""
-    others = np.delete(drawn, place, axis=0)
-    below, same = (others < drawn[place]).sum(0), (others == drawn[place]).sum(0)
-    found = 100 * (below + same / 2) / len(others)
-    low, high = np.percentile(found, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return float(low), float(high)
+    found: Array = 100 * (rankdata(values.round(12), axis=0) - 1) / (len(values) - 1)
+    return found
 
 
 def bootstrap(scores: Scores, draws: int = DRAWS, seed: int = 0) -> Array:
-    """Draw seeds, and evaluation rows where their answers are known, anew; return mean scores [sets, draws].
+    """Draw seeds, and evaluation rows where their answers are known, anew; return percentiles [sets, draws].
 
     All sets of a draw have the same seeds and rows: what is hard for all moves no percentile.
     """
     rng = np.random.default_rng(seed)
     number = len(scores.seeds)
     seeds = rng.multinomial(number, np.full(number, 1 / number), draws) / number  # [draws, seeds]
-    if scores.right is None:
-        found: Array = scores.values @ seeds.T
-    else:
-        rows = scores.right.shape[2]
-        weights = rng.multinomial(rows, np.full(rows, 1 / rows), draws) / rows  # [draws, rows]
-        found = np.zeros((len(scores.sets), draws))
-        for place in range(number):
-            found += scores.right[:, place].astype(np.float64) @ weights.T * seeds[:, place]
-    return found.round(12)
+    if scores.answers is None or scores.gold is None or scores.metric not in RESAMPLED:
+        return percentiles(scores.values @ seeds.T)
+    rows = len(scores.gold)
+    weights = rng.multinomial(rows, np.full(rows, 1 / rows), draws) / rows  # [draws, rows]
+    found = np.zeros((len(scores.sets), draws))
+    for place in range(number):
+        found += _of_rows(scores.metric, scores.answers[:, place], scores.gold, weights.T) * seeds[:, place]
+    return percentiles(found)
 
 
-def regret(scores: Scores, place: int | None) -> float | None:
-    """Return how much more the best set reaches than one set, or than the mean of all (None).
+def _of_rows(metric: str, answers: Labels, gold: Labels, weights: Array) -> Array:
+    """Return a metric of answers [sets, rows] for weights of the rows [rows, draws], as [sets, draws]."""
+
+    def weight(chosen: npt.NDArray[np.bool_]) -> Array:
+        found: Array = chosen.astype(np.float64) @ weights
+        return found
+
+    if metric == "accuracy":
+        return weight(answers == gold)
+    sides = [(answers == label, gold == label) for label in np.union1d(gold, answers)]
+    with np.errstate(invalid="ignore"):  # a label on neither side does not count
+        parts = [2 * weight(one & other) / (weight(one) + weight(other)) for one, other in sides]
+    mean: Array = np.nanmean(parts, axis=0)
+    return mean
+
+
+def interval(drawn: Array, places: Sequence[int]) -> tuple[float, float]:
+    """Return the interval of a rule's percentile over the draws of `bootstrap`."""
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(drawn[list(places)].mean(0), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def regret(scores: Scores, places: Sequence[int]) -> float | None:
+    """Return how much more the best set reaches than a rule.
 
     The best is chosen on one seed and read on another, over all ordered pairs of seeds: the maximum of many
     noisy numbers, read where it was chosen, is too high. None with one seed.
     """
+    own = scores.values[list(places)].mean(0)
+    best = scores.values.argmax(0)
     pairs = list(permutations(range(len(scores.seeds)), 2))
-    if not pairs:
-        return None
-    own = scores.values.mean(0) if place is None else scores.values[place]
-    return float(
-        np.mean([scores.values[scores.values[:, one].argmax(), other] - own[other] for one, other in pairs])
-    )
+    return fmean(scores.values[best[one], other] - own[other] for one, other in pairs) if pairs else None
 
 
 @dataclass(frozen=True)
@@ -108,26 +121,22 @@ class Gain:
     """
 
     sets: float
-    seeds: float | None
-    real: float | None
-    agreement: float | None
+    seeds: float | None = None
+    real: float | None = None
+    agreement: float | None = None
 
 
 def gain(scores: Scores) -> Gain:
     """Return the spread over sets beside that over seeds."""
-    means, number = scores.means, len(scores.seeds)
-    sets = float(means.std(ddof=1))
+    sets, number = float(scores.means.std(ddof=1)), len(scores.seeds)
     if number < 2:
-        return Gain(sets, None, None, None)
+        return Gain(sets)
     variance = float(scores.values.var(1, ddof=1).mean())
     real = max(0.0, sets**2 - variance / number) ** 0.5
     agreement = None
     if (scores.values.std(0) > 0).all():
-        agreement = float(
-            np.mean(
-                [np.corrcoef(*scores.values.T[list(pair)])[0, 1] for pair in combinations(range(number), 2)]
-            )
-        )
+        pairs = combinations(scores.values.T, 2)
+        agreement = fmean(float(np.corrcoef(one, other)[0, 1]) for one, other in pairs)
     return Gain(sets, variance**0.5, real, agreement)
 
 
@@ -147,25 +156,14 @@ class Additive:
 def additive(scores: Scores, num_layers: int) -> Additive | None:
     """Fit the sum of layer values by least squares; None where too few sets, or equal ones, decide none."""
     means = scores.means
-    size = len(scores.sets[0])
-    present = np.zeros((len(means), num_layers))
-    for row, layers in enumerate(scores.sets):
-        present[row, [layer - 1 for layer in layers]] = 1
+    present = np.array(
+        [[layer in layers for layer in range(1, num_layers + 1)] for layers in scores.sets], float
+    )
     free = len(means) - num_layers
     total = float(((means - means.mean()) ** 2).sum())
-    if size == 1 or free < 1 or total == 0 or np.linalg.matrix_rank(present) < num_layers:
+    if free < 1 or total == 0 or np.linalg.matrix_rank(present) < num_layers:
         return None
     values = np.linalg.lstsq(present, means, rcond=None)[0]
     rest = float(((means - present @ values) ** 2).sum())
     share = 1 - (rest / free) / (total / (len(means) - 1))
-    return Additive(tuple(float(value) for value in values - values.mean()), share)
-
-
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return Spearman's correlation; None where a side is constant."""
-    import pandas
-
-    ranks = [pandas.Series(list(side)).rank().to_numpy() for side in (one, other)]
-    if any(side.std() == 0 for side in ranks):
-        return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return Additive(tuple(map(float, values - values.mean())), share)

@@ -2,14 +2,15 @@
 
 `results/landscapes/<model>-<task>-<hash8>.jsonl`. The hash covers all that can change a number except layers
 and seed, so that one file holds sets that compare. It is rewritten whole under a lock, in the order of its
-sets: many processes add to it, and what it holds does not depend on which came first.
+sets: many processes add to it, and what it holds does not depend on which came first. An installed package
+carries the files of the checkout it was built from.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,9 @@ from layertune.records.record import (
 from layertune.records.store import versions_of
 
 SCHEMA = 1
-FOLDER = "landscapes"
+FOLDER = "landscapes"  # in a folder of results
+SHIPPED = (Path(__file__).parents[1] / FOLDER).resolve()  # in a checkout a link to results/landscapes
+Key = tuple[tuple[int, ...], int]  # layers and seed: what tells rows of one file apart
 
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,9 +90,14 @@ class Row:
     wrong: tuple[tuple[Count, Count], ...] | None = None
 
     @property
-    def key(self) -> tuple[int, tuple[int, ...], int]:
-        """Its place in the file: by size, layers and seed."""
-        return len(self.layers), self.layers, self.seed
+    def key(self) -> Key:
+        """What tells it from the others."""
+        return self.layers, self.seed
+
+
+def key_of(run: RunConfig) -> Key:
+    """Return the key of the row that a run of `method=layers` becomes."""
+    return tuple(run.method.options["layers"]), run.seed
 
 
 def path_of(run: RunConfig) -> Path:
@@ -133,6 +141,11 @@ def read_rows(path: Path) -> tuple[Ground, list[Row]]:
     return ground, rows
 
 
+def rows_at(path: Path) -> dict[Key, Row]:
+    """Return the rows of a landscape that may not be there yet."""
+    return {row.key: row for row in read_rows(path)[1]} if path.is_file() else {}
+
+
 def add_row(path: Path, ground: Ground, row: Row) -> None:
     """Put one set into a file; a row of the same layers and seed is replaced.
 
@@ -151,14 +164,13 @@ def add_row(path: Path, ground: Ground, row: Row) -> None:
         if before is not None and before.run_id == row.run_id and row.wrong is None:
             return  # the record was there already, and its predictions are known
         rows[row.key] = row
-        write_atomic(path, _text(ground, [rows[key] for key in sorted(rows)]))
-
-
-def _text(ground: Ground, rows: Iterable[Row]) -> bytes:
-    lines = [jsonable(dataclasses.asdict(ground)), *(jsonable(dataclasses.asdict(row)) for row in rows)]
-    return "".join(
-        json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines
-    ).encode()
+        ordered = [rows[key] for key in sorted(rows, key=lambda key: (len(key[0]), key))]
+        lines = [
+            jsonable(dataclasses.asdict(ground)),
+            *(jsonable(dataclasses.asdict(one)) for one in ordered),
+        ]
+        text = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines]
+        write_atomic(path, "".join(text).encode())
 
 
 def entries_of(

@@ -3,80 +3,87 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
 
 from layertune.config.compose import group_choice
 from layertune.config.groups import group_names
 from layertune.landscape.rows import Ground
 from layertune.records.record import Record
 from layertune.report.index import RecordIndex
-from layertune.selection import SELECTORS
-
-DRAWN = ("random", "block_random")  # their layers differ from seed to seed
+from layertune.selection import SELECTORS, blocks
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What one method chooses on one landscape."""
+class Rule:
+    """What one method chooses on one landscape.
 
-    method: str
+    Attributes:
+        name: of the method.
+        title: as it is printed.
+        sets: layers from 1; of several, each is drawn with the same chance. Empty: its scores are not known.
+        run_id: of the record of the scores; "" where a position decides.
+    """
+
+    name: str
     title: str
-    layers: tuple[int, ...] | None  # None: each set is as likely as any other
-    run_id: str = ""  # the record of the scores; "" where a position decides
+    sets: tuple[tuple[int, ...], ...]
+    run_id: str = ""
 
 
-def choices(ground: Ground, k: int, index: RecordIndex) -> list[Choice]:
-    """Return what every selection method chooses, `random_k` first.
+def rules(ground: Ground, k: int, index: RecordIndex) -> list[Rule]:
+    """Return what every selection method chooses, in the order of their names.
 
     Scores are those of records of the same model, weights and task, of the largest sample: every method of
-    their scorer follows from them. A method without such a record is left out; so is one with a head of its
-    own, whose runs are no rows of a landscape.
+    their scorer follows from them. A method without such a record has no sets; one with a head of its own,
+    whose runs are no rows of a landscape, is left out.
     """
-    scored = _scores(ground, index)
+    scored = _scored(ground, index)
     found = []
-    for name in sorted(group_names("method"), key=lambda name: name != "random_k"):
-        file = group_choice("method", name)
-        if file.get("kind") != "selected" or file.get("head") is not None:
-            continue
-        scorer, selector, title = file.get("scorer"), file["selector"], str(file["title"])
-        if selector in DRAWN:
-            if selector == "random":
-                found.append(Choice(name, title, None))
-            continue
-        record = scored.get(scorer) if scorer else None
-        if scorer and record is None:
-            continue
+    for name, file in _selections().items():
+        record = scored.get(file["scorer"])
         values = None if record is None else _values(record)
-        layers = SELECTORS[selector](ground.num_layers, k, values, random.Random(0))
-        found.append(Choice(name, title, layers, "" if record is None else record.run_id))
+        sets: tuple[tuple[int, ...], ...] = ()
+        if file["selector"] == "random":
+            sets = tuple(combinations(range(1, ground.num_layers + 1), k))
+        elif file["selector"] == "block_random":
+            sets = tuple(product(*([layer + 1 for layer in one] for one in blocks(ground.num_layers, k))))
+        elif values is not None or file["scorer"] is None:
+            sets = (SELECTORS[file["selector"]](ground.num_layers, k, values, random.Random(0)),)
+        found.append(Rule(name, str(file["title"]), sets, "" if record is None else record.run_id))
     return found
 
 
 def lacking_scorers(ground: Ground, index: RecordIndex) -> list[str]:
     """Return a method of each scorer of which no record tells the scores, so that a command can name them."""
-    known = _scores(ground, index)
+    known = _scored(ground, index)
+    first = {file["scorer"]: name for name, file in reversed(_selections().items()) if file["scorer"]}
+    return sorted(method for scorer, method in first.items() if scorer not in known)
+
+
+def _selections() -> dict[str, Mapping[str, Any]]:
     files = {name: group_choice("method", name) for name in group_names("method")}
-    first: dict[str, str] = {}
-    for name, file in files.items():
-        if file.get("kind") == "selected" and file.get("scorer"):
-            first.setdefault(str(file["scorer"]), name)
-    return [method for scorer, method in first.items() if scorer not in known]
+    return {
+        name: file
+        for name, file in files.items()
+        if file.get("kind") == "selected" and file.get("head") is None
+    }
 
 
-def _scores(ground: Ground, index: RecordIndex) -> dict[str, Record]:
-    """Return the record of the largest sample for each scorer, the newest of equals."""
+def _scored(ground: Ground, index: RecordIndex) -> dict[str, Record]:
+    """Return the record of the largest sample for each scorer, the last by name of equals."""
     stale = {record.run_id for record in index.stale(trained=False)}
-    found: dict[str, Record] = {}
-    for record in sorted(_told(ground, index.records), key=lambda record: (_examples(record), record.run_id)):
+    found: dict[str, tuple[int, str, Record]] = {}
+    for scorer, examples, record in _told(ground, index):
         if record.run_id not in stale:
-            assert record.selection is not None and record.selection.scorer is not None
-            found[record.selection.scorer] = record
-    return found
+            found[scorer] = max(found.get(scorer, (-1, "", record)), (examples, record.run_id, record))
+    return {scorer: record for scorer, (_, _, record) in found.items()}
 
 
-def _told(ground: Ground, records: Iterable[Record]) -> Iterable[Record]:
-    for record in records:
+def _told(ground: Ground, index: RecordIndex) -> Iterator[tuple[str, int, Record]]:
+    for record in index.records:
         selection = record.selection
         if (
             record.status == "done"
@@ -88,14 +95,9 @@ def _told(ground: Ground, records: Iterable[Record]) -> Iterable[Record]:
             and record.config["task"].get("control", "none") == "none"
             and record.config["scoring"].get("tokens") is None
         ):
-            yield record
+            yield selection.scorer, selection.examples, record
 
 
 def _values(record: Record) -> tuple[float, ...]:
-    selection = record.selection
-    scores = () if selection is None else selection.scores or ()
+    scores = () if record.selection is None else record.selection.scores or ()
     return tuple(value for value in scores if value is not None)
-
-
-def _examples(record: Record) -> int:
-    return 0 if record.selection is None else record.selection.examples

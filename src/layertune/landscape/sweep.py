@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 from pathlib import Path
@@ -12,7 +12,7 @@ from layertune.config import RunConfig
 from layertune.config.checks import check_run
 from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
-from layertune.landscape.rows import add_row, entries_of, path_of, read_rows
+from layertune.landscape.rows import add_row, entries_of, key_of, path_of, rows_at
 
 LISTS = ("task", "seed")  # words that take several values
 # The study's protocol (results/README.md), for what no word says; its rate is the recipe's of `random_k`.
@@ -32,28 +32,10 @@ SCRATCH = ("method=layers", "protocol.tracked=false")
 
 
 @dataclass(frozen=True)
-class LandscapeRun:
-    """One run of a landscape."""
-
-    run: RunConfig
-    layers: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[tuple[int, ...], int]:
-        """What tells it from the others."""
-        return self.layers, self.run.seed
-
-    @property
-    def overrides(self) -> list[str]:
-        """The words of its command."""
-        return list(self.run.overrides)
-
-
-@dataclass(frozen=True)
 class Lacking:
     """What landscapes lack: its runs, and a line on each landscape."""
 
-    runs: tuple[LandscapeRun, ...]
+    runs: tuple[RunConfig, ...]
     lines: tuple[str, ...]
 
 
@@ -63,7 +45,7 @@ def every_set(num_layers: int, k: int | None) -> Iterator[tuple[int, ...]]:
     return chain.from_iterable(combinations(range(1, num_layers + 1), size) for size in sizes)
 
 
-def wanted(words: Iterable[str]) -> dict[Path, list[LandscapeRun]]:
+def wanted(words: Iterable[str]) -> dict[Path, list[RunConfig]]:
     """Return every run of the landscapes asked for by their files, lowest layer first.
 
     Args:
@@ -90,8 +72,7 @@ def wanted(words: Iterable[str]) -> dict[Path, list[LandscapeRun]]:
                 f"{num_layers - 1}, or all."
             )
         pairs = sorted(product(every_set(num_layers, k), seeds), key=lambda one: one[0][0])
-        runs = [LandscapeRun(_run([*shared, f"seed={seed}"], layers), layers) for layers, seed in pairs]
-        found[path_of(first)] = runs
+        found[path_of(first)] = [_run([*shared, f"seed={seed}"], layers) for layers, seed in pairs]
     return found
 
 
@@ -101,11 +82,11 @@ def lacking(words: Iterable[str]) -> Lacking:
     Raises:
         ConfigError: as `wanted`.
     """
-    missing: list[LandscapeRun] = []
+    missing: list[RunConfig] = []
     lines: list[str] = []
     for path, runs in wanted(words).items():
-        there = {(row.layers, row.seed) for row in read_rows(path)[1]} if path.is_file() else set()
-        missing += (new := [one for one in runs if one.run.force or one.key not in there])
+        there = rows_at(path)
+        missing += (new := [run for run in runs if run.force or key_of(run) not in there])
         lines.append(f"{path}: {len(runs) - len(new)} of {len(runs)} sets and seeds are there")
     return Lacking(tuple(missing), tuple(lines))
 
@@ -138,28 +119,9 @@ def _size(text: str) -> int | None:
     return int(text)
 
 
-def _run(words: Sequence[str], layers: tuple[int, ...]) -> RunConfig:
+def _run(words: Iterable[str], layers: tuple[int, ...]) -> RunConfig:
     listed = ",".join(map(str, layers))
     return plain_run([*words, *SCRATCH, f"method.layers=[{listed}]"])
-
-
-def keep(run: RunConfig, answers: Sequence[int] | None, gold: Sequence[int] | None) -> Path:
-    """Put the finished record of a run into its landscape; return its file."""
-    from layertune.records.store import Store
-
-    record = Store(run.results_dir, run.outputs_dir).find(run)
-    assert record is not None, f"{run.run_id} is not done"
-    path = path_of(run)
-    add_row(path, *entries_of(run, record, answers, gold))
-    return path
-
-
-def _has_no_row(run: RunConfig) -> bool:
-    path = path_of(run)
-    layers = tuple(run.method.options["layers"])
-    return not path.is_file() or all(
-        (row.layers, row.seed) != (layers, run.seed) for row in read_rows(path)[1]
-    )
 
 
 @dataclass(frozen=True)
@@ -173,9 +135,10 @@ class KeepingRows:
         from omegaconf import OmegaConf
 
         from layertune.evaluation.evaluate import watched
+        from layertune.records.store import Store
 
         run = RunConfig.from_hydra(config)
-        if not run.force and _has_no_row(run):
+        if not run.force and key_of(run) not in rows_at(path_of(run)):
             config = OmegaConf.merge(config, {"force": True})
         answers: dict[str, tuple[Any, Any]] = {}
 
@@ -184,6 +147,9 @@ class KeepingRows:
 
         with watched(see):
             result = self.task_function(config)
+        record = Store(run.results_dir, run.outputs_dir).find(run)
+        assert record is not None, f"{run.run_id} is not done"
         is_classified = run.task.kind == "classification"
-        keep(run, *(answers.get(run.task.data_name, (None, None)) if is_classified else (None, None)))
+        seen = answers.get(run.task.data_name, (None, None)) if is_classified else (None, None)
+        add_row(path_of(run), *entries_of(run, record, *seen))
         return result
