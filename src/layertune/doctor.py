@@ -117,22 +117,21 @@ def _attempt(question: Callable[[], str]) -> tuple[bool, str]:
 def _device() -> str:
     import torch
 
+    from layertune.runtime import why_cpu
+
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    return f"CPU, {torch.get_num_threads()} threads (torch finds no CUDA device)"
+    return f"CPU, {torch.get_num_threads()} threads ({why_cpu()})"
 
 
 def _bf16() -> str:
-    import torch
+    from layertune.config.resolve import bf16_on
 
-    if torch.cuda.is_available():
-        if not torch.cuda.is_bf16_supported():
-            raise ValueError("this CUDA device has no bf16: use train.precision=fp32")
-        return "on the CUDA device"
-    return "on the CPU, " + (
-        "in hardware" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "emulated: slow"
-    )
+    has, what = bf16_on("auto")
+    if not has:
+        raise ValueError(f"this {what} has none: use train.precision=fp32")
+    return f"of this {what}"
 
 
 def _demo_model() -> str:

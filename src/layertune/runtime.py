@@ -79,7 +79,7 @@ def prepare_runtime(run: RunConfig) -> Runtime:
     torch.set_num_threads(run.train.num_threads or _default_threads())
     seed_everything(run.seed)
 
-    precision = _precision_on(device, run.train.precision or "fp32")
+    precision, precision_reason = _precision_on(device, run.train.precision or "fp32")
     if (num_processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError(
             f"{num_processes} processes were started; a run takes one. "
@@ -107,6 +107,7 @@ def prepare_runtime(run: RunConfig) -> Runtime:
         num_processes=1,
         num_threads=torch.get_num_threads(),
         tf32=_without_tf32() if device.type == "cuda" else None,
+        precision_reason=precision_reason,
     )
     return Runtime(device, precision, env)
 
@@ -141,19 +142,25 @@ def _choose_device(asked: str) -> tuple[torch.device, str]:
         return torch.device("cuda", torch.cuda.current_device()), "a CUDA device is there"
     if asked == "cuda":
         raise ConfigError("train.device=cuda, but torch finds no CUDA device; say train.device=cpu or auto.")
-    return torch.device("cpu"), "no CUDA device"
+    return torch.device("cpu"), why_cpu()
 
 
-def _precision_on(device: torch.device, asked: str) -> str:
-    """Return the precision that a device computes in: fp32 on a CUDA device that has no bf16."""
+def why_cpu() -> str:
+    """Say why the CPU computes where no device was asked for and there is no CUDA device."""
+    if torch.backends.mps.is_available():
+        return "no CUDA device; Apple's MPS has no float64, in which scores and losses are summed"
+    return "no CUDA device"
+
+
+def _precision_on(device: torch.device, asked: str) -> tuple[str, str | None]:
+    """Return the precision that a device computes in, and why it is not the one asked for: a CUDA device may
+    have no bf16.
+    """
     if asked == "fp32" or device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
-        return asked
-    log.warning(
-        "train.precision=%s: %s has no bf16 and computes in fp32; the record says so",
-        asked,
-        torch.cuda.get_device_name(device),
-    )
-    return "fp32"
+        return asked, None
+    reason = f"{torch.cuda.get_device_name(device)} has no bf16"
+    log.warning("train.precision=%s: %s; it computes in fp32, and the record says so", asked, reason)
+    return "fp32", reason
 
 
 def _without_tf32() -> bool:

@@ -23,7 +23,7 @@ def test_a_card_without_bf16_says_so_and_computes_in_fp32(tmp_path, pretended, c
     pretended.bf16 = False
     runtime = runtime_of(tmp_path, "train.precision=bf16")
     assert runtime.precision == runtime.env.precision == "fp32"
-    assert "has no bf16" in caplog.text
+    assert "has no bf16" in caplog.text and "has no bf16" in runtime.env.precision_reason
 
 
 def test_auto_takes_bf16_where_the_card_has_it(tmp_path):

@@ -88,14 +88,18 @@ def precision_here(run: RunConfig) -> tuple[str, str]:
     if "fp32" not in run.model.precisions or "bf16" not in run.model.precisions:
         (only,) = run.model.precisions
         return only, "auto: the model takes no other"
+    has, what = bf16_on(run.train.device)
+    return ("bf16", f"auto: this {what} has bf16") if has else ("fp32", f"auto: this {what} has no bf16")
+
+
+def bf16_on(device: str) -> tuple[bool, str]:
+    """Return whether what computes under `train.device` does so in bf16 by itself, and what it is."""
     import torch
 
-    if run.train.device != "cpu" and torch.cuda.is_available():
-        has, what = torch.cuda.is_bf16_supported(including_emulation=False), "CUDA device"
-    else:
-        units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        has, what = units and torch.ops.mkldnn._is_mkldnn_bf16_supported(), "processor"
-    return ("bf16", f"auto: this {what} has bf16") if has else ("fp32", f"auto: this {what} has no bf16")
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False), "CUDA device"
+    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return units and torch.ops.mkldnn._is_mkldnn_bf16_supported(), "processor"
 
 
 def _options_of_task(run: RunConfig) -> dict[str, Any]:

@@ -160,6 +160,7 @@ class EnvRecord:
     num_processes: Count
     num_threads: Count
     tf32: bool | None = None  # CUDA: whether fp32 matrices are multiplied in TF32; None: a CPU, or older
+    precision_reason: str | None = None  # why the precision is not the one asked for; None: it is, or older
 
 
 @dataclass(frozen=True)
