@@ -27,14 +27,13 @@ from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
 from layertune.report.figures.write import write_figures
 from layertune.report.index import RecordIndex
-from layertune.report.modes import compare_modes
 from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import interpreter, lines, make_plan, read_index, store_of
 from layertune.report.render.write import write_comparison, write_tables
 from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
-from layertune.report.summary import compare_means
+from layertune.report.summary import compare_means, compare_modes
 
 
 def tables(args: argparse.Namespace) -> int:

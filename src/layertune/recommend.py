@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from layertune.records import Record
-from layertune.report.measures import split_error
 from layertune.report.rounding import printed
 from layertune.report.summary import aligned
+from layertune.report.values import split_error
 
 STRATEGIES = ("low_k", "high_k", "random_k")  # random_k: whether looking at the scores is worth it
 RATES = (1e-4, 3e-4)

@@ -25,7 +25,6 @@ from layertune.config.compose import plain_run
 from layertune.errors import RecipeError, RecordError
 from layertune.records import Record, Store
 from layertune.records.store import read_folders
-from layertune.report.aggregate import ReadOut
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
 from layertune.report.figures.choices import choices_figure
@@ -37,7 +36,6 @@ from layertune.report.figures.similarity import kept_scores, plot_record
 from layertune.report.figures.style import save
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
-from layertune.report.modes import compare_modes
 from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import Question, lines, make_plan
@@ -47,8 +45,8 @@ from layertune.report.render.formats import to_latex, to_markdown
 from layertune.report.render.page import Backbone, sentences, to_page
 from layertune.report.render.values_csv import to_csv
 from layertune.report.request import Request
-from layertune.report.summary import compare, compare_means, summarise
-from layertune.report.values import table_values
+from layertune.report.summary import compare, compare_means, compare_modes, summarise
+from layertune.report.values import ReadOut, table_values
 
 from . import in_folders
 

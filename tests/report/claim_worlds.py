@@ -14,10 +14,9 @@ from made_records import made
 
 from layertune.config import RunConfig
 from layertune.records import Record
-from layertune.report.cells import Cell
-from layertune.report.paper_claims import Claim
+from layertune.report.paper_claims import Claim, ClaimColumn
 from layertune.report.request import Request
-from layertune.report.verdicts import Column
+from layertune.report.spec import Cell
 
 STRATEGIES = ["high_k", "low_k", "block_high", "block_low"]
 PARTS = {
@@ -38,7 +37,7 @@ class World:
         self.numbers: dict[Key, float] = {}
         self.spread = 0.0  # standard deviation over the three seeds
 
-    def put(self, row: str, number: float, *columns: Column) -> None:
+    def put(self, row: str, number: float, *columns: ClaimColumn) -> None:
         for column in columns or self.claim.columns:
             for part in PARTS.get(row, [row]):
                 self.numbers[part, column.task, column.metric, column.model] = number

@@ -10,10 +10,10 @@ import pytest
 from made_records import Says, write
 
 from layertune.records import Record
-from layertune.report.aggregate import CellValue, ReadOut, aggregate
-from layertune.report.cells import Cell
 from layertune.report.index import RecordIndex
 from layertune.report.paper import Erratum, PaperTables, load_errata, load_paper_tables
+from layertune.report.spec import Cell
+from layertune.report.values import CellValue, ReadOut, aggregate
 
 SINGLE = ["sst2", "sst5", "mr", "cr", "mpqa", "subj", "trec", "cola"]
 Key = tuple[int, str, str, str, str]  # table, row, task, metric, model

@@ -12,8 +12,8 @@ from pathlib import Path
 from made_records import PROVEN, made, write
 
 from layertune.records import Record, versions_of
-from layertune.report.cells import Column, Row, TableSpec
 from layertune.report.index import RecordIndex
+from layertune.report.spec import Column, Row, TableSpec
 from layertune.report.values import TableValues, table_values
 
 PRINTED = {

@@ -23,7 +23,7 @@ from layertune.records.record import (
     VersionsRecord,
 )
 from layertune.records.writer import printable_config
-from layertune.report.aggregate import CellValue
+from layertune.report.values import CellValue
 
 Says = Callable[..., CellValue]  # (cell, *records, readout="last") -> what the cell says of them
 PROVEN = ChecksRecord(True, True, True, True, True)

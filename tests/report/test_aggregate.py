@@ -9,11 +9,9 @@ import pytest
 from made_records import PROVEN, Says, made
 
 from layertune.records import Record, versions_of
-from layertune.report.aggregate import aggregate
-from layertune.report.cells import Cell
 from layertune.report.index import RecordIndex
-from layertune.report.spec import load_table
-from layertune.report.values import table_values
+from layertune.report.spec import Cell, load_table
+from layertune.report.values import aggregate, table_values
 
 SEEDS = (0, 42, 100)
 

@@ -12,9 +12,8 @@ from layertune.records import Record
 from layertune.report.claims import Judged, judge_all
 from layertune.report.index import RecordIndex
 from layertune.report.paper import PaperTables
-from layertune.report.paper_claims import load_claims
+from layertune.report.paper_claims import ClaimColumn, load_claims
 from layertune.report.request import Request
-from layertune.report.verdicts import Column
 
 CLAIMS = {claim.id: claim for claim in load_claims(CONFIG_DIR.parent / "results" / "paper")}
 BERT = Request()
@@ -59,7 +58,7 @@ def test_another_model_stands_where_the_paper_says_bert(paper: PaperTables) -> N
     request = Request(model="gte_small", overrides=("train.epochs=3",))
     one = judged("mr_wants_high", paper, *world.records(request), request=request)
     assert one.ours.status == "holds"
-    assert one.claim.columns == (Column("mr", "accuracy", "gte_small"),)
+    assert one.claim.columns == (ClaimColumn("mr", "accuracy", "gte_small"),)
     assert one.ours.numbers["high_k - block_high, gte_small/mr accuracy"] == pytest.approx(0.5)
     assert one.paper.numbers["high_k - block_low, bert/mr accuracy"] == pytest.approx(0.4)  # 88.1 and 87.7
     assert judged("mr_wants_high", paper, *world.records(request)).evidence.runs == (0, 12)

@@ -6,7 +6,7 @@ import pytest
 
 from layertune.config import RunConfig
 from layertune.config.compose import plain_run
-from layertune.report import cost
+from layertune.report import estimate as cost
 
 
 def bert(*overrides: str) -> RunConfig:
@@ -49,7 +49,7 @@ def test_recap_takes_longer_than_full_fine_tuning_and_longest_on_few_rows() -> N
 )
 def test_memory_at_32_x_128_tokens_is_what_was_measured(method: str, lowest: float, gigabytes: float) -> None:
     run = bert("task=qnli", f"method={method}", "task.max_length=128", "train.batch_size=32")
-    found = cost.memory_bytes(run.model, run, lowest)
+    found = cost.memory_bytes(run, lowest)
     assert found is not None and found / 1e9 == pytest.approx(gigabytes, rel=0.06)
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from layertune.config.groups import CONFIG_DIR
 from layertune.report.decide import COUNTED, decide
-from layertune.report.paper_claims import Claim, load_claims
-from layertune.report.verdicts import Column, parts_of
+from layertune.report.paper_claims import Claim, ClaimColumn, load_claims, parts_of
 
 CLAIMS = {claim.id: claim for claim in load_claims(CONFIG_DIR.parent / "results" / "paper")}
 BY_CHANCE = [claim for claim in CLAIMS.values() if not {c.metric for c in claim.columns} <= set(COUNTED)]
@@ -24,7 +23,9 @@ class Made:
     """Values per row, column and seed, as tables of ours have them."""
 
     def __init__(
-        self, values: Mapping[tuple[str, Column], list[float]], nothing: set[tuple[str, str]] = frozenset()
+        self,
+        values: Mapping[tuple[str, ClaimColumn], list[float]],
+        nothing: set[tuple[str, str]] = frozenset(),
     ) -> None:  # type: ignore[assignment]
         self.seeds = {key: dict(zip(SEEDS, own, strict=False)) for key, own in values.items()}
         runs = np.array(list(values.values()))
@@ -33,12 +34,12 @@ class Made:
         self.nothing = nothing  # rows and tasks that learned nothing
 
     def __call__(self, row: str, task: str, metric: str, model: str) -> float | None:
-        key = (row, Column(task, metric.removesuffix("_std"), model))
+        key = (row, ClaimColumn(task, metric.removesuffix("_std"), model))
         if key in self.means and (row, task) in self.nothing:
             return math.nan
         return (self.stds if metric.endswith("_std") else self.means).get(key)
 
-    def per_seed(self, row: str, column: Column) -> dict[str, dict[int, float]]:
+    def per_seed(self, row: str, column: ClaimColumn) -> dict[str, dict[int, float]]:
         found = self.seeds.get((row, column))
         return {} if found is None or (row, column.task) in self.nothing else {column.task: found}
 
@@ -88,7 +89,7 @@ def test_of_the_claims_on_random_records_no_more_than_one_in_twenty_is_decided()
 FOUR = ("high_k", "low_k", "block_high", "block_low")
 
 
-def put(claim: Claim, **rows: float | list[float]) -> dict[tuple[str, Column], list[float]]:
+def put(claim: Claim, **rows: float | list[float]) -> dict[tuple[str, ClaimColumn], list[float]]:
     """Return values around a number per row, or per row and column; seeds lie half a point to each side."""
     made = {}
     for row in rows_of(claim):
@@ -100,7 +101,7 @@ def put(claim: Claim, **rows: float | list[float]) -> dict[tuple[str, Column], l
 
 
 def status(
-    claim: Claim, values: Mapping[tuple[str, Column], list[float]], **kwargs: set[tuple[str, str]]
+    claim: Claim, values: Mapping[tuple[str, ClaimColumn], list[float]], **kwargs: set[tuple[str, str]]
 ) -> str:
     return decide(claim, Made(values, **kwargs)).verdict.status
 
@@ -229,3 +230,30 @@ def test_a_claim_that_needs_nearly_all_may_lose_a_pair() -> None:
     most = put(claim, **dict.fromkeys(FOUR, 60.0))
     assert status(claim, most) == "holds"
     assert status(claim, put(claim, **dict.fromkeys(FOUR, 60.0), lift=70.0, recap=70.0)) == "does_not_hold"
+
+
+class OneTaskOfAnAverage:
+    """An average of which a single task has runs so far."""
+
+    def __call__(self, row: str, task: str, metric: str, model: str) -> float | None:
+        return None
+
+    def per_seed(self, row: str, column: ClaimColumn) -> dict[str, dict[int, float]]:
+        return {"sst2": {0: 61.0, 42: 62.5} if row == "low_k" else {0: 60.0, 42: 60.5}}
+
+
+def test_an_average_of_which_one_task_has_runs_is_tested_within_that_task() -> None:
+    claim = Claim(
+        id="a",
+        section="§1",
+        says="",
+        kind="best_of_rows",
+        tables=(1,),
+        columns=(ClaimColumn("average", "mean"),),
+        operands={"row": "low_k", "over": ["full"]},
+    )
+    decision = decide(claim, OneTaskOfAnAverage())
+    assert decision.verdict.status == "not_enough_runs"
+    # differences of 1 and 2 points: 1.5, and a standard error of 0.5 with one degree of freedom
+    (test,) = decision.tests
+    assert (test.units, test.mean, test.high) == ("seeds", 1.5, pytest.approx(1.5 + 0.5 * 12.7062, abs=1e-3))

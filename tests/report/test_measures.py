@@ -9,10 +9,9 @@ import pytest
 from made_records import Says, made
 
 from layertune.records import Record
-from layertune.report.cells import Cell
-from layertune.report.measures import split_error
 from layertune.report.render.words import ours
-from layertune.report.spec import load_table
+from layertune.report.spec import Cell, load_table
+from layertune.report.values import split_error
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from layertune.config.groups import group_file
 from layertune.records import read_record
 from layertune.records.record import CacheRecord, VersionsRecord
-from layertune.report.modes import compare_modes
+from layertune.report.summary import compare_modes
 
 RUNS = Path(__file__).resolve().parents[2] / "results/runs"
 

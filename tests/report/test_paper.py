@@ -147,18 +147,18 @@ GOOD_LINE = "1,full,bert,sst2,accuracy,91.7,0.3,percent,,Full Fine-tuning,SST-2"
 @pytest.mark.parametrize(
     ("tables", "errata", "message"),
     [
-        ("table,row\n1,full\n", "errata: []", "tables.csv: the columns must be table, row, model"),
+        ("table,row\n1,full\n", "errata: []", "tables.csv: the columns"),
         (
             f"{GOOD_HEADER}\n{GOOD_LINE.replace('91.7', 'x')}\n",
             "errata: []",
-            "tables.csv:2: could not convert",
+            "tables.csv:2: printed",
         ),
-        (f"{GOOD_HEADER}\n{GOOD_LINE.replace('percent', 'mile')}\n", "errata: []", "unknown unit 'mile'"),
+        (f"{GOOD_HEADER}\n{GOOD_LINE.replace('percent', 'mile')}\n", "errata: []", "tables.csv:2: unit"),
         (f"{GOOD_HEADER}\n{GOOD_LINE}\n{GOOD_LINE}\n", "errata: []", "comes twice"),
-        (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "errata: {}", "errata.yaml: expected a list"),
+        (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "errata: {}", "errata.yaml: errata"),
         (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "[", "errata.yaml is not valid YAML"),
-        (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "wrong: []", "errata.yaml: the keys must be errata"),
-        (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "errata: [{id: a}]", "errata.yaml: a needs the keys derivation"),
+        (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "wrong: []", "errata.yaml: errata"),
+        (f"{GOOD_HEADER}\n{GOOD_LINE}\n", "errata: [{id: a}]", "errata.yaml: errata.0.where"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path, tables, errata, message):
@@ -179,7 +179,7 @@ def test_an_erratum_about_a_number_that_is_not_printed_is_refused(tmp_path):
     (tmp_path / "errata.yaml").write_text(
         f"errata: [{{{entry.replace('confirmed', 'odd')}}}]", encoding="utf-8"
     )
-    with pytest.raises(ConfigError, match="a: verdict 'odd' is none of contradiction"):
+    with pytest.raises(ConfigError, match="odd"):
         load_errata(tmp_path)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from layertune.report.paper_checks import PREDICATES
-from layertune.report.verdicts import Column, Tally
+from layertune.report.paper_claims import PREDICATES, ClaimColumn, Tally
 
-S, C = Column("sst2", "accuracy"), Column("cola", "accuracy")
+S, C = ClaimColumn("sst2", "accuracy"), ClaimColumn("cola", "accuracy")
 HOLDS, FAILS, OPEN = "holds", "does_not_hold", "not_enough_runs"
 
 
@@ -153,7 +152,7 @@ def test_without_any_number_every_claim_stays_open_and_names_what_is_missing(kin
 
 def test_a_data_set_of_several_metrics_is_won_by_more_than_half_of_them():
     scores = {"a": {"bleu": 1, "nist": 3, "cider": 3}, "x": {"bleu": 2, "nist": 2, "cider": 2}}
-    columns = [Column("e2e", metric, "gpt2") for metric in ("bleu", "nist", "cider")]
+    columns = [ClaimColumn("e2e", metric, "gpt2") for metric in ("bleu", "nist", "cider")]
 
     def value(row, task, metric, model):
         return scores[row][metric]

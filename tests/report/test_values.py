@@ -10,9 +10,9 @@ import pytest
 from made_records import PROVEN, made, write
 
 from layertune.records import Record, versions_of
-from layertune.report.cells import TableSpec
+from layertune.report.claims import OurNumbers
 from layertune.report.index import RecordIndex
-from layertune.report.spec import load_table
+from layertune.report.spec import TableSpec, load_table
 from layertune.report.values import TableValues, table_values
 
 
@@ -117,8 +117,8 @@ def test_table_6_ranks_within_each_model(tmp_path: Path) -> None:
         "electra/top_k": "best",
         "electra/low_k": "second",
     }
-    assert values.number("low_k", "rte", "accuracy", "roberta") == pytest.approx(72.0)
-    assert values.number("low_k", "rte", "accuracy", "deberta") is None
+    assert OurNumbers([values])("low_k", "rte", "accuracy", "roberta") == pytest.approx(72.0)
+    assert OurNumbers([values])("low_k", "rte", "accuracy", "deberta") is None
 
 
 def test_a_column_of_mixed_data_is_marked_not_ranked_and_names_two_run_ids(tmp_path: Path) -> None:
@@ -208,12 +208,12 @@ def test_claims_read_finished_numbers_by_the_papers_names(tmp_path: Path) -> Non
     table = load_table(8)
     scores = {"high_k": 0.90, "low_k": 0.89, "block_high": 0.92, "block_low": 0.88}
     values = values_of(table, tmp_path, records_of(table, "mrpc", scores)[:-1])
-    assert values.number("block_high", "mrpc", "f1_macro", "bert") == pytest.approx(92.0)
-    assert values.number("block_high", "mrpc", "f1_macro_std", "bert") == pytest.approx(0.0)
-    assert values.number("block_low", "mrpc", "f1_macro", "bert") is None  # a seed is missing
-    assert values.number("ours_best", "mrpc", "f1_macro", "bert") is None
-    assert values.number("high_k", "mrpc", "accuracy", "bert") is None
-    assert values.number("high_k", "mrpc", "f1_macro", "gpt2") is None
+    assert OurNumbers([values])("block_high", "mrpc", "f1_macro", "bert") == pytest.approx(92.0)
+    assert OurNumbers([values])("block_high", "mrpc", "f1_macro_std", "bert") == pytest.approx(0.0)
+    assert OurNumbers([values])("block_low", "mrpc", "f1_macro", "bert") is None  # a seed is missing
+    assert OurNumbers([values])("ours_best", "mrpc", "f1_macro", "bert") is None
+    assert OurNumbers([values])("high_k", "mrpc", "accuracy", "bert") is None
+    assert OurNumbers([values])("high_k", "mrpc", "f1_macro", "gpt2") is None
 
 
 def test_both_read_outs_of_one_table(tmp_path: Path) -> None:

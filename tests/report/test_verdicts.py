@@ -6,18 +6,18 @@ import math
 
 import pytest
 
-from layertune.report.rounding import as_printed, printed
-from layertune.report.verdicts import (
+from layertune.report.paper_claims import (
     LEFT_OUT,
-    Column,
+    ClaimColumn,
     Tally,
     all_hold,
     any_holds,
     so_many_hold,
     with_derived_rows,
 )
+from layertune.report.rounding import as_printed, printed
 
-SST2, COLA = Column("sst2", "accuracy"), Column("cola", "accuracy")
+SST2, COLA = ClaimColumn("sst2", "accuracy"), ClaimColumn("cola", "accuracy")
 
 
 def numbers(**rows):

@@ -15,8 +15,8 @@ from layertune.report.figures.heat_maps import chosen_layers
 from layertune.report.figures.ranks import rank_correlations
 from layertune.report.figures.scores import ModelScores, TaskScores, model_scores, scored_tasks
 from layertune.report.index import RecordIndex
+from layertune.report.paper_claims import STRATEGIES, Status, Verdict
 from layertune.report.rounding import printed
-from layertune.report.verdicts import STRATEGIES, Status, Verdict
 
 CONTROLS = {"unk": "as many [UNK]", "random": "as many random tokens", "other": "texts of another task"}
 DRAWS, SEED = 9999, 0  # of the permutation test

@@ -12,16 +12,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from layertune.report.aggregate import STATES, CellValue, State
 from layertune.report.choice import ChoiceJudged, judge_choice
 from layertune.report.decide import Seeds, decide
 from layertune.report.index import RecordIndex
 from layertune.report.paired import PairedTest
 from layertune.report.paper import PaperTables
-from layertune.report.paper_claims import Claim, judge, paper_numbers
+from layertune.report.paper_claims import Claim, ClaimColumn, Verdict, judge, paper_numbers, parts_of
 from layertune.report.request import Request
-from layertune.report.values import TableValues, table_values
-from layertune.report.verdicts import Column, Verdict, parts_of
+from layertune.report.values import STATES, CellValue, State, TableValues, table_values
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class OurNumbers:
             return math.nan
         return value.mean if metric == name else value.std
 
-    def per_seed(self, row: str, column: Column) -> dict[str, Seeds]:
+    def per_seed(self, row: str, column: ClaimColumn) -> dict[str, Seeds]:
         """Return task -> seed -> value of the runs that learned something; nothing of a best of rows."""
         table, value = self._found.get((row, column.task, column.metric, column.model), (None, None))
         if table is None or value is None:

@@ -10,12 +10,12 @@ from typing import Any
 from layertune.report.choice import told
 from layertune.report.claims import Evidence, Judged
 from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
+from layertune.report.paper_claims import Status, Verdict
 from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.words import listed
 from layertune.report.request import Request
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
-from layertune.report.verdicts import Status, Verdict
 
 SHOWN = 3  # tests, run ids and notices that a claim prints; JSON has all
 WORDS: dict[Status, str] = {

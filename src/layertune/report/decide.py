@@ -20,15 +20,16 @@ from functools import cache
 from typing import Any, Protocol
 
 from layertune.report.paired import PairedTest, Spread, corrected, paired_test
-from layertune.report.paper_claims import Claim, judge
-from layertune.report.verdicts import (
+from layertune.report.paper_claims import (
     LEFT_OUT,
     Answer,
-    Column,
+    Claim,
+    ClaimColumn,
     Numbers,
     Verdict,
     all_hold,
     any_holds,
+    judge,
     parts_of,
     with_derived_rows,
 )
@@ -47,7 +48,7 @@ Seeds = Mapping[int, float]  # seed -> value in the printed unit
 class SeededNumbers(Numbers, Protocol):
     """A table of numbers that knows the runs behind them."""
 
-    def per_seed(self, row: str, column: Column) -> Mapping[str, Seeds]:
+    def per_seed(self, row: str, column: ClaimColumn) -> Mapping[str, Seeds]:
         """Return task -> seed -> value of the runs that learned something; nothing of a best of rows."""
         ...
 
@@ -58,7 +59,7 @@ class Comparison:
 
     rows: tuple[str, ...]  # of several the one that is best on average
     other: str  # "" where the row is held against a bound
-    columns: tuple[Column, ...]
+    columns: tuple[ClaimColumn, ...]
     where: str = ""
     against: float = 0.0  # the claimed difference
     lower_is_better: bool = False
@@ -106,7 +107,7 @@ def comparisons(claim: Claim) -> Iterator[Comparison]:
     for rows, other, margins in _pairs(claim):
         if rows == (other,):
             continue
-        groups: dict[tuple[str, float], list[Column]] = {}
+        groups: dict[tuple[str, float], list[ClaimColumn]] = {}
         for column, margin in zip(claim.columns, margins, strict=True):
             groups.setdefault((_apart(column, claim.columns), margin), []).append(column)
         for (where, against), columns in groups.items():
@@ -142,7 +143,7 @@ def _pairs(claim: Claim) -> Iterator[tuple[tuple[str, ...], str, Sequence[float]
     yield from (((row,), other, each) for row, other in pairs)
 
 
-def _apart(column: Column, columns: Sequence[Column]) -> str:
+def _apart(column: ClaimColumn, columns: Sequence[ClaimColumn]) -> str:
     """Return the metric where a claim reads several of one task: they are no further tasks."""
     same = [one for one in columns if (one.task, one.model) == (column.task, column.model)]
     return column.metric if len(same) > 1 else ""
@@ -173,7 +174,7 @@ def _on_average(
 def _by_task(claim: Claim, noise: _Noise, looks: int) -> Verdict:
     """Return what the claim's predicate says of differences beyond noise, of so many that it looks at."""
 
-    def least(row: str, other: str, column: Column) -> float:
+    def least(row: str, other: str, column: ClaimColumn) -> float:
         return noise.reach(row, other, column, STRICT / max(looks, 1))
 
     return judge(claim, noise.numbers, least)
@@ -196,19 +197,19 @@ class _Noise:
 
     def numbers(self, row: str, task: str, metric: str, model: str) -> float | None:
         """Return a number; of a row chosen by looking the mean of the seeds that did not choose."""
-        column = Column(task, metric, model)
+        column = ClaimColumn(task, metric, model)
         point = self._point(row, task, metric, model)
         if point is None or math.isnan(point) or not self._is_best(row, column):
             return point
         seeds = self.runs(row, column).get(task)
         return statistics.fmean(seeds.values()) if seeds else None
 
-    def reach(self, row: str, other: str, column: Column, alpha: float) -> float:
+    def reach(self, row: str, other: str, column: ClaimColumn, alpha: float) -> float:
         """Return how far two rows of one task must lie apart, at least, to be no noise."""
         seeds = [len(self.runs(name, column).get(column.task, ())) for name in (row, other)]
         return self.spread(row, other, column).reach(min(seeds), alpha)
 
-    def spread(self, row: str, other: str, column: Column) -> Spread:
+    def spread(self, row: str, other: str, column: ClaimColumn) -> Spread:
         """Return the spread over seeds within a task: of all the claim's rows, or of the pair if larger."""
         common, own = self._common(column), self._rows(row, column) + self._rows(other, column)
         if own.squares * common.freedom <= common.squares * own.freedom:
@@ -229,8 +230,9 @@ class _Noise:
             return None
         spread = None
         if len(differences) == 1:
-            column = next(c for c in one.columns if f"{c.model}/{c.task}" in differences)
-            spread = self.spread(name, one.other or name, column)
+            # Of an average over tasks no column is the task's own: its differences alone tell the spread.
+            own = [column for column in one.columns if f"{column.model}/{column.task}" in differences]
+            spread = self.spread(name, one.other or name, own[0]) if own else None
         chosen = chosen or any(self._is_best(r, c) for r in (name, one.other) if r for c in one.columns)
         return paired_test(
             name,
@@ -251,15 +253,15 @@ class _Noise:
         name, values = _held_out(joined)
         return name, values, True
 
-    def _join(self, row: str, columns: tuple[Column, ...]) -> dict[str, Seeds]:
+    def _join(self, row: str, columns: tuple[ClaimColumn, ...]) -> dict[str, Seeds]:
         """Return model/task -> seed -> value."""
         found = ((column, self.runs(row, column)) for column in columns)
         return {f"{column.model}/{task}": seeds for column, own in found for task, seeds in own.items()}
 
-    def _is_chosen(self, row: str, column: Column) -> bool:
+    def _is_chosen(self, row: str, column: ClaimColumn) -> bool:
         return parts_of(row)[0] == "best" and not self._seeded.per_seed(row, column)
 
-    def _runs(self, row: str, column: Column) -> Mapping[str, Seeds]:
+    def _runs(self, row: str, column: ClaimColumn) -> Mapping[str, Seeds]:
         """Return task -> seed -> value; of a row chosen by looking without the seed that chose."""
         if not self._is_best(row, column):
             return self._seeded.per_seed(row, column)
@@ -268,7 +270,7 @@ class _Noise:
             return {}
         return _held_out({part: self._seeded.per_seed(part, column) for part in parts})[1]
 
-    def _spread_of(self, row: str, column: Column) -> Spread:
+    def _spread_of(self, row: str, column: ClaimColumn) -> Spread:
         found = (self._seeded.per_seed(part, column).get(column.task, {}) for part in parts_of(row)[1])
         return sum((Spread.of(list(seeds.values())) for seeds in found), Spread())
 

@@ -1,21 +1,230 @@
-"""What a run will take: from the nearest records there are, else from the cost model and an assumption."""
+"""What a run will take: from the nearest records there are, else from a cost model and an assumption.
+
+One unit of the cost model is one layer forward for one token: arithmetic on a configuration. Records turn
+units into seconds.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from layertune.config import RunConfig
+from layertune.config.groups import group_file
+from layertune.config.identity import GRADIENT_SCORERS, WEIGHT_SCORERS
+from layertune.config.schema_task import TaskSpec
 from layertune.errors import ConfigError
-from layertune.records.record import Record, TrainingRecord
-from layertune.report import cost
+from layertune.records.record import Record
 from layertune.report.index import RecordIndex
 
-ADAPTIVE_ROWS = 256
+ASSUMED_DEVICE = "a GPU (assumed)"
+ASSUMED_FLOPS = 10e12  # sustained in fp32 on short sentences at batch 32; an assumption, not a measurement
+ASSUMED_ROWS = 10_000  # of a task whose YAML has no counts
+ADAPTIVE_ROWS = 256  # that `scoring.examples=adaptive` reads: a guess
 NO_DEVICE = "none"  # asks for the assumption, whatever is recorded
+TOKENS = {"sentence": 25.0, "pair": 45.0, "generation": 60.0}  # of an example, where TOKENS_OF has no number
+# Word pieces of BERT per training example, cut to the task's length; means of up to 3,000 rows.
+TOKENS_OF = {
+    "cola": 11.3, "cr": 23.8, "dynahate": 24.5, "e2e": 62.3, "imdb": 208.4, "mnli": 38.0, "mpqa": 5.3,
+    "mr": 27.5, "mrpc": 53.2, "olid": 34.2, "qnli": 49.3, "qqp": 30.6, "rte": 70.2, "snli": 26.1,
+    "sst2": 25.3, "sst2_glue": 13.5, "sst5": 24.9, "stsb": 27.7, "subj": 30.1, "trec": 13.4,
+}  # fmt: skip
+# A step of RECAP in steps of full fine-tuning, as measured on gte_small: the masks of gradients and the odd
+# sizes of the pruned matrices cost more than the pruning saves.
+RECAP_STEP = 1.4
+WHOLE_LAYERS = ("selected", "layers", "head_only")  # kinds of methods below whose layers nothing trains
+ADDED = ("lora", "adapters", "prefix", "ia3")  # kinds of methods that train parameters of their own
+LONGEST = 4.0  # the longest example of a batch has so many times the mean number of tokens
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, in numbers."""
+
+    hidden: int
+    layer_parameters: float
+    parameters: float  # of the whole model
+
+
+_BASE = 7.09e6  # 12 h² + 13 h at h = 768
+_SHAPES = {
+    "bert": Shape(768, _BASE, 109.5e6),
+    "bert_cased": Shape(768, _BASE, 108.3e6),
+    "roberta": Shape(768, _BASE, 124.6e6),
+    "deberta": Shape(768, 8.27e6, 138.6e6),
+    "deberta_v3": Shape(768, _BASE, 183.8e6),
+    "electra": Shape(768, _BASE, 108.9e6),
+    "mpnet": Shape(768, _BASE, 109.5e6),
+    "gpt2": Shape(768, _BASE, 124.4e6),
+    "gemma2_2b": Shape(2304, 77.9e6, 2614e6),
+    "tinyllama": Shape(2048, 44.0e6, 1100e6),
+    "smollm2": Shape(576, 3.54e6, 134.5e6),
+    "gte_small": Shape(384, 1.77e6, 33.4e6),
+    "minilm_l6": Shape(384, 1.77e6, 22.7e6),
+}
+
+
+def shape_of(model: str) -> Shape | None:
+    """Return the sizes of a model by its name; None where nothing in this repository says them."""
+    if model in _SHAPES:
+        return _SHAPES[model]
+    random: Mapping[str, Any] = (group_file("model", model) or {}).get("random_config") or {}
+    hidden = random.get("hidden_size", random.get("n_embd"))
+    if hidden is None:
+        return None
+    inner = random.get("intermediate_size", 4 * hidden)
+    layers = int(random.get("num_hidden_layers") or random["n_layer"])
+    layer = float(4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner)
+    positions = int(random.get("max_position_embeddings") or random["n_positions"])
+    return Shape(hidden, layer, layers * layer + hidden * (random["vocab_size"] + positions + 2))
+
+
+def tokens_per_example(task: TaskSpec) -> float:
+    """Return the mean length of an example in tokens: measured for the tasks of the paper, else assumed."""
+    kind = "generation" if task.kind == "generation" else "pair" if task.is_pair else "sentence"
+    return min(TOKENS_OF.get(task.data_name, TOKENS[kind]), float(task.max_length))
+
+
+def training_rows(run: RunConfig) -> int:
+    """Return the training rows of a run, from the counts of its task and the limits of its protocol."""
+    rows = run.task.counts.get(run.task.train_split, ASSUMED_ROWS)
+    if run.protocol.holdout is not None:
+        rows -= min(rows // 10, run.protocol.holdout)
+    return min(rows, run.protocol.train_examples or rows)
+
+
+def trained_examples(run: RunConfig) -> float:
+    """Return how many examples pass through training, all epochs together."""
+    assert run.train.epochs is not None and run.train.batch_size is not None, "a run is resolved"
+    if run.protocol.max_steps is not None:
+        return float((run.protocol.max_steps + (run.protocol.warmup_steps or 0)) * run.train.batch_size)
+    epochs = run.train.epochs
+    if run.method.kind == "recap" and run.method.options.get("source_budget"):
+        epochs = 2 * (epochs + 1)
+    return float(epochs * training_rows(run))
+
+
+def evaluated_examples(run: RunConfig) -> float:
+    """Return how many examples are evaluated: each epoch the own split, twice each foreign one.
+
+    A generated output counts as its beams, at the mean length of an example.
+    """
+    epochs, task, protocol = run.train.epochs or 0, run.task, run.protocol
+
+    def rows(of: TaskSpec) -> int:
+        there = of.counts.get(of.eval_split, ASSUMED_ROWS)
+        return min(there, protocol.eval_examples or there)
+
+    if not protocol.evaluate:
+        return 0.0
+    if task.kind == "generation":
+        dev, test = task.meanings.get("validation", 0), task.meanings.get("test", 0)
+        dev, test = min(dev, protocol.dev_meanings or dev), min(test, protocol.eval_meanings or test)
+        return float(task.decoding.num_beams * (epochs * dev + 2 * test))
+    if protocol.holdout is not None:
+        return float(epochs * min(task.counts.get("train", ASSUMED_ROWS) // 10, protocol.holdout))
+    return float(epochs * rows(task) + 2 * sum(rows(foreign) for foreign in task.foreign.values()))
+
+
+def step_units(run: RunConfig, lowest: float | None) -> float:
+    """Return the cost of training on one token: L + (L - l + 1 - 1/4) + k (full 3 L, LoRA about 2 L).
+
+    `lowest` is the lowest trained layer l, counted from 1; 0 for the embeddings; None where it is not known.
+    """
+    layers, kind, k, options = run.model.num_layers, run.method.kind, _chosen(run), run.method.options
+    if kind in ADDED:
+        return 2.0 * layers
+    if kind == "lift":  # one layer at a time, each equally often
+        return layers + (layers + 1) / 2 - 0.25 + 1
+    if kind == "lisa":
+        return 2.0 * layers + int(options["layers"])
+    if kind == "slimfit":
+        return 2.0 * layers + (1 - float(options["freezing_rate"])) * layers
+    if kind == "recap":  # besides its steps it scores: mini-batches forward and back in each phase
+        assert run.train.batch_size is not None, "a run is resolved"
+        batches = 10 * (int(options["rounds"]) + 1) * (int(options["prune_steps"]) + 1)
+        scores = 3.0 * layers * batches * run.train.batch_size / max(1.0, trained_examples(run))
+        return RECAP_STEP * 3.0 * layers + scores
+    if kind in WHOLE_LAYERS and k is not None:
+        above = layers - (lowest if lowest is not None else lowest_layer(run)) + 1
+        forward = above if run.train.mode == "fast" else layers
+        return forward + above - 0.25 + k
+    if kind in WHOLE_LAYERS:
+        return float(layers if run.train.mode == "published" else 0)
+    return 3.0 * layers  # full fine-tuning; a method of one's own is at most that
+
+
+def once_units(run: RunConfig, lowest: float | None) -> float:
+    """Return the cost per token of filling the cache of frozen layers, once: l - 1 under train=fast."""
+    if run.train.mode != "fast" or run.method.kind not in WHOLE_LAYERS:
+        return 0.0
+    if _chosen(run) is None:
+        return float(run.model.num_layers)
+    return (lowest if lowest is not None else lowest_layer(run)) - 1.0
+
+
+def scoring_units(run: RunConfig) -> float:
+    """Return the cost per token of scoring the layers: a pass forward, for gradients and back."""
+    if run.method.scorer is None or run.method.scorer in WEIGHT_SCORERS:
+        return 0.0
+    return run.model.num_layers * (3.0 if run.method.scorer in GRADIENT_SCORERS else 1.0)
+
+
+def lowest_layer(run: RunConfig) -> float:
+    """Return the lowest trained layer to expect; unknown selections count as k layers drawn at random."""
+    if named := _named(run):
+        return float(min(named))
+    layers, k, selector = run.model.num_layers, run.method.k or 1, run.method.selector or ""
+    if selector == "top":
+        return layers - k + 1.0
+    if selector == "bottom":
+        return 1.0
+    if selector.startswith("block"):  # the middle of the first block
+        return (layers / k + 1) / 2
+    return (layers + 1) / (k + 1)
+
+
+def memory_bytes(run: RunConfig, lowest: float | None) -> float | None:
+    """Return the peak memory of training in fp32, None for a model of unknown size.
+
+    Weights; gradient and two moments of what trains; activations per token and layer, which fit the
+    measurements for BERT-base at 32 x 128 tokens within 5 %: 100 h bytes where a layer trains, 73 h where
+    gradients pass through.
+    """
+    shape = shape_of(run.model.name)
+    if shape is None:
+        return None
+    assert run.train.batch_size is not None, "a run is resolved"
+    layers, kind, k = run.model.num_layers, run.method.kind, _chosen(run)
+    trained, reached, parameters = layers, float(layers), shape.parameters  # of full fine-tuning
+    if kind in WHOLE_LAYERS and k is None:
+        trained, reached, parameters = 0, 0.0, 0.0
+    elif kind in WHOLE_LAYERS and k is not None:
+        trained, reached = k, layers - (lowest if lowest is not None else lowest_layer(run)) + 1
+        parameters = k * shape.layer_parameters
+    elif kind in ADDED:
+        trained, parameters = 0, 0.0
+    elif kind in ("lift", "lisa"):
+        trained = 1 if kind == "lift" else int(run.method.options["layers"])
+        parameters = layers * shape.layer_parameters
+    rows = run.train.micro_batch or run.train.batch_size
+    tokens = rows * min(float(run.task.max_length), LONGEST * tokens_per_example(run.task))
+    activations = tokens * shape.hidden * (100 * trained + 73 * (reached - trained))
+    return 4 * shape.parameters + 12 * parameters + activations
+
+
+def _named(run: RunConfig) -> list[int]:
+    """Return the layers that `method=layers` names; none for every other method."""
+    return list(run.method.options.get("layers") or ()) if run.method.kind == "layers" else []
+
+
+def _chosen(run: RunConfig) -> int | None:
+    """Return how many whole layers a method of `WHOLE_LAYERS` trains; None for the head alone."""
+    return len(_named(run)) or run.method.k
 
 
 @dataclass(frozen=True)
@@ -44,38 +253,40 @@ class Estimator:
         self.device = _device(usable, set(models), device)
         self.records = [record for record in usable if record.device == self.device]
         self._models = sorted({record.spec.model for record in self.records})
-        self._groups: dict[tuple[object, ...], _Comparable] = {}
-        self._paid: set[tuple[object, ...]] = (
-            set()
-        )  # scores and caches that an earlier run of the plan pays for
+        self._groups: dict[tuple[object, ...], _Group] = {}
+        self._paid: set[tuple[object, ...]] = set()  # scores and caches that earlier runs of the plan pay for
 
     def estimate(self, run: RunConfig) -> Estimate:
         """Return time and memory of a run; the first run that needs scores or a cache pays for them."""
-        own = self._comparable(run, run.model.name)
-        lowest = _lowest(run, own)
-        units = cost.step_units(run, lowest)
+        own = self._group(run, run.model.name)
+        asked = {"method": run.method.name, "k": run.method.k}
+        lowest = _median(one.layer for one in own.named(**asked, task=run.task.name))
+        if lowest is None:  # that the same selection had on other tasks
+            lowest = _median(one.layer for one in own.named(**asked))
+        units = step_units(run, lowest)
         per_unit, basis, nearest = self._per_unit(run, own, units)
-        memory = _memory(run, own, nearest, lowest)
-        if run.stage == "score":
-            units = 0.0
+        peaks = [peak for one in nearest if (peak := one.training.peak_memory_bytes) is not None]
+        modelled = memory_bytes(run, lowest)
+        memory = max(peaks) if peaks else None if modelled is None else modelled * own.memory_ratio
         if per_unit is None:
             return Estimate(None, memory, basis)
-        tokens = _tokens(run, own)
+        tokens = _median(m.tokens for m in own.named(task=run.task.name)) or tokens_per_example(run.task)
+        data = run.model.name, run.task.data_name, run.protocol.train_examples
         work, evaluation = 0.0, 0.0
         if run.stage == "run":
-            work = cost.trained_examples(run) * units
-            rate = _evaluation_rate(nearest) or own.evaluation_rate or per_unit
-            evaluation = rate * tokens * cost.evaluated_examples(run) * run.model.num_layers
-            once = cost.once_units(run, lowest)
-            if once and self._pays("cache", once, run.cache, *_data(run)):
-                work += cost.training_rows(run) * once
-        if (scoring := cost.scoring_units(run)) and self._pays(
-            "scores", run.method.scorer, run.scoring, *_data(run)
-        ):
-            work += _scored_rows(run) * scoring
+            work = trained_examples(run) * units
+            rate = _median(one.evaluation_rate for one in nearest) or own.evaluation_rate or per_unit
+            evaluation = rate * tokens * evaluated_examples(run) * run.model.num_layers
+            once = once_units(run, lowest)
+            if once and self._pays("cache", once, run.cache, *data):
+                work += training_rows(run) * once
+        if (scoring := scoring_units(run)) and self._pays("scores", run.method.scorer, run.scoring, *data):
+            rows, asked_rows = training_rows(run), run.scoring.examples
+            limit = ADAPTIVE_ROWS if asked_rows == "adaptive" else asked_rows
+            work += (min(rows, limit) if isinstance(limit, int) else rows) * scoring
         return Estimate(per_unit * tokens * work + evaluation, memory, basis)
 
-    def _comparable(self, run: RunConfig, model: str) -> _Comparable:
+    def _group(self, run: RunConfig, model: str) -> _Group:
         """Return a model's records of the same precision.
 
         Those of a few rows measure start-up, and count among themselves only.
@@ -83,8 +294,8 @@ class Estimator:
         precision, few = run.train.precision or "fp32", run.protocol.name == "smoke"
         key = (model, precision, few)
         if key not in self._groups:
-            self._groups[key] = _Comparable(
-                record
+            self._groups[key] = _Group(
+                _Measured(record)
                 for record in self.records
                 if record.spec.model == model
                 and record.env is not None
@@ -94,34 +305,35 @@ class Estimator:
         return self._groups[key]
 
     def _per_unit(
-        self, run: RunConfig, own: _Comparable, units: float
-    ) -> tuple[float | None, str, Sequence[Record]]:
+        self, run: RunConfig, own: _Group, units: float
+    ) -> tuple[float | None, str, Sequence[_Measured]]:
         """Return seconds per unit of the cost model, from where, and the records of the same method."""
         asked = {"method": run.method.name, "k": run.method.k, "train": run.train.mode}
         same, here = own.named(**asked), own.named(**asked, task=run.task.name)
         for nearest, words in ((here, "same model, method and task"), (same, "same model and method")):
             if nearest and units:
-                seconds = statistics.median(1 / _rate(record) for record in nearest)
+                seconds = statistics.median(one.seconds_per_token for one in nearest)
                 return seconds / units, _counted(len(nearest), words), nearest
         if known := own.per_unit:
             words = _counted(len(known), f"{run.model.name}, by the cost model")
             return statistics.median(known), words, ()
-        shape, others = cost.shape_of(run.model.name), self._others(run)
+        shape, others = shape_of(run.model.name), self._others(run)
         if shape is None:
             return None, f"no record of {run.model.name}, whose size is not known", ()
         if others:
             seconds = statistics.median(others) * shape.layer_parameters
             words = _counted(len(others), "other models, by the cost model and the size of a layer")
             return seconds, words, ()
-        seconds = 2 * shape.layer_parameters / cost.ASSUMED_FLOPS
-        return seconds, "no record: the cost model, and an assumption of " + assumption(), ()
+        assumed = f"{ASSUMED_FLOPS / 1e12:g} TFLOP/s sustained"
+        seconds = 2 * shape.layer_parameters / ASSUMED_FLOPS
+        return seconds, f"no record: the cost model, and an assumption of {assumed}", ()
 
     def _others(self, run: RunConfig) -> list[float]:
         """Return seconds per unit and parameter of a layer, from the records of other models."""
         found = []
         for name in self._models:
-            if (shape := cost.shape_of(name)) is not None:
-                found += [one / shape.layer_parameters for one in self._comparable(run, name).per_unit]
+            if (shape := shape_of(name)) is not None:
+                found += [one / shape.layer_parameters for one in self._group(run, name).per_unit]
         return found
 
     def _pays(self, *key: object) -> bool:
@@ -132,89 +344,88 @@ class Estimator:
         return True
 
 
-class _Comparable:
+class _Measured:
+    """What a usable record measured, in the terms of the cost model."""
+
+    def __init__(self, record: Record) -> None:
+        assert record.training is not None, "a usable record has trained"
+        self.record, self.training = record, record.training
+        self.layer = None if record.model is None else record.model.lowest_trained_layer
+        self.seconds_per_token = 1 / self.training.tokens_per_second
+        self.tokens = self.training.tokens_per_second / self.training.examples_per_second  # of an example
+
+    @property
+    def per_unit(self) -> float | None:
+        """Seconds per unit; None where the model does not know the run."""
+        units = 0.0 if self.record.run is None else step_units(self.record.run, self.layer)
+        return self.seconds_per_token / units if units else None
+
+    @property
+    def evaluation_rate(self) -> float | None:
+        """Seconds of evaluation per token and layer; None where they were not recorded."""
+        run, seconds = self.record.run, self.training.evaluation_seconds
+        if run is None or not seconds or not (rows := evaluated_examples(run)):
+            return None
+        return seconds / (rows * self.tokens * run.model.num_layers)
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """The peak beside the modelled one; None where one of them is not known."""
+        modelled = None if self.record.run is None else memory_bytes(self.record.run, self.layer)
+        peak = self.training.peak_memory_bytes
+        return None if peak is None or modelled is None else peak / modelled
+
+
+class _Group:
     """Records that compare, and what follows from them, each worked out once for all runs of a plan."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[_Measured]) -> None:
         self.records = tuple(records)
-        self._groups: dict[tuple[str, ...], dict[tuple[object, ...], list[Record]]] = {}
+        self._named: dict[tuple[str, ...], dict[tuple[object, ...], list[_Measured]]] = {}
 
-    def named(self, **spec: object) -> list[Record]:
+    def named(self, **spec: object) -> list[_Measured]:
         """Return the records whose section `spec` has these values."""
         names = tuple(spec)
-        if names not in self._groups:
-            groups: dict[tuple[object, ...], list[Record]] = {}
-            for record in self.records:
-                groups.setdefault(tuple(getattr(record.spec, name) for name in names), []).append(record)
-            self._groups[names] = groups
-        return self._groups[names].get(tuple(spec.values()), [])
+        if names not in self._named:
+            groups = self._named[names] = {}
+            for one in self.records:
+                groups.setdefault(tuple(getattr(one.record.spec, name) for name in names), []).append(one)
+        return self._named[names].get(tuple(spec.values()), [])
 
     @cached_property
     def per_unit(self) -> list[float]:
         """Seconds per unit of the cost model, of the runs that it knows."""
-        return _known(_per_unit_of(record) for record in self.records)
+        return [value for one in self.records if (value := one.per_unit) is not None]
 
     @cached_property
     def evaluation_rate(self) -> float | None:
         """Seconds of evaluation per token and layer, of the runs that recorded them."""
-        return _evaluation_rate(self.records)
+        return _median(one.evaluation_rate for one in self.records)
 
     @cached_property
     def memory_ratio(self) -> float:
         """How the peaks compare with the modelled ones; 1 where there are none."""
-        ratios = [
-            peak / other
-            for record in self.records
-            if (peak := _peak(record)) is not None and (other := _modelled_memory(record)) is not None
-        ]
-        return statistics.median(ratios) if ratios else 1.0
+        ratio = _median(one.memory_ratio for one in self.records)
+        return 1.0 if ratio is None else ratio
 
 
-def _lowest(run: RunConfig, own: _Comparable) -> float | None:
-    """Return the lowest trained layer that the same selection had: on this task, else on others."""
-    asked = {"method": run.method.name, "k": run.method.k}
-    for records in (own.named(**asked, task=run.task.name), own.named(**asked)):
-        if known := _known(_layer(record) for record in records):
-            return statistics.median(known)
-    return None
-
-
-def _tokens(run: RunConfig, own: _Comparable) -> float:
-    """Return the tokens of an example of the task: as records of the model have them, else as listed."""
-    found = [_tokens_of(record) for record in own.named(task=run.task.name)]
-    return statistics.median(found) if found else cost.tokens_per_example(run.task)
-
-
-def _memory(
-    run: RunConfig, own: _Comparable, nearest: Sequence[Record], lowest: float | None
-) -> float | None:
-    """Return the largest peak of the nearest records; else the modelled one, scaled by the others."""
-    if peaks := _known(_peak(record) for record in nearest):
-        return max(peaks)
-    modelled = cost.memory_bytes(run.model, run, lowest)
-    return None if modelled is None else modelled * own.memory_ratio
-
-
-def _data(run: RunConfig) -> tuple[object, ...]:
-    return run.model.name, run.task.data_name, run.protocol.train_examples
-
-
-def assumption() -> str:
-    """Say what is assumed of a device of which nothing is recorded."""
-    return f"{cost.ASSUMED_FLOPS / 1e12:g} TFLOP/s sustained"
+def _median(values: Iterable[float | None]) -> float | None:
+    """Return the median of what is known; None of nothing."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _device(records: Sequence[Record], models: set[str], wanted: str | None) -> str:
     names = Counter(record.device for record in records if record.spec.model in models)
     if wanted == NO_DEVICE:
-        return cost.ASSUMED_DEVICE
+        return ASSUMED_DEVICE
     if wanted is not None:
         every = Counter(record.device for record in records)
         names = Counter({name: count for name, count in every.items() if wanted.lower() in name.lower()})
         if not names:
             known = ", ".join(sorted(every)) or "nowhere yet"
             raise ConfigError(f"DEVICE={wanted}: no record is of such a device; recorded: {known}.")
-    return max(sorted(names), key=lambda name: names[name]) if names else cost.ASSUMED_DEVICE
+    return max(sorted(names), key=lambda name: names[name]) if names else ASSUMED_DEVICE
 
 
 def _is_usable(record: Record) -> bool:
@@ -228,57 +439,3 @@ def _is_usable(record: Record) -> bool:
 
 def _counted(number: int, words: str) -> str:
     return f"{number} record{'' if number == 1 else 's'} of {words}"
-
-
-def _trained(record: Record) -> TrainingRecord:
-    assert record.training is not None, "a usable record has trained"
-    return record.training
-
-
-def _rate(record: Record) -> float:
-    """Return tokens per second of training."""
-    return _trained(record).tokens_per_second
-
-
-def _tokens_of(record: Record) -> float:
-    return _rate(record) / _trained(record).examples_per_second
-
-
-def _per_unit_of(record: Record) -> float | None:
-    """Return seconds per unit of the cost model; None where the model does not know the run."""
-    units = 0.0 if record.run is None else cost.step_units(record.run, _layer(record))
-    return 1 / _rate(record) / units if units else None
-
-
-def _evaluation_rate(records: Iterable[Record]) -> float | None:
-    """Return the seconds of evaluation per token and layer; None where no record has them."""
-    found = []
-    for record in records:
-        rows = 0.0 if record.run is None else cost.evaluated_examples(record.run)
-        seconds = _trained(record).evaluation_seconds
-        if record.run is not None and seconds and rows:
-            found.append(seconds / (rows * _tokens_of(record) * record.run.model.num_layers))
-    return statistics.median(found) if found else None
-
-
-def _modelled_memory(record: Record) -> float | None:
-    return None if record.run is None else cost.memory_bytes(record.run.model, record.run, _layer(record))
-
-
-def _layer(record: Record) -> float | None:
-    return None if record.model is None else record.model.lowest_trained_layer
-
-
-def _scored_rows(run: RunConfig) -> int:
-    """Return how many rows the layers are scored on; the adaptive choice stops early, at a guess of 256."""
-    rows = cost.training_rows(run)
-    asked = run.scoring.examples
-    return min(rows, asked if isinstance(asked, int) else ADAPTIVE_ROWS if asked == "adaptive" else rows)
-
-
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _peak(record: Record) -> float | None:
-    return _trained(record).peak_memory_bytes

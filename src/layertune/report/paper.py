@@ -12,42 +12,56 @@ Table 4 and the "Avg." of Tables 1 and 2 are the task `average`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+import io
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from layertune.config.groups import CONFIG_DIR
 from layertune.errors import ConfigError
 
 PAPER_FOLDER = CONFIG_DIR.parent / "results" / "paper"
-UNITS = ("percent", "raw", "million", "factor")  # raw: NIST and CIDEr; million: parameters; factor: speed-up
-VERDICTS = (
-    "contradiction",  # two printed statements exclude each other
-    "unsupported",  # a sentence does not follow from the tables
-    "not_derivable",  # no construction gives the printed count
-    "inconsistent",  # counted or computed otherwise than the rows beside it
-    "ambiguous",  # the paper leaves open what is meant; the reading used is named
-    "confirmed",  # recomputed, and right
-)
-_CELL = ("table", "row", "model", "task", "metric")
+Content = TypeVar("Content")
+
+
+def _is_number(digits: str) -> str:
+    float(digits)
+    return digits
+
+
+Digits = Annotated[str, AfterValidator(_is_number)]
+Cell = tuple[int, str, str, str, str]  # table, row, model, task, metric
 
 
 @dataclass(frozen=True)
-class PaperNumber:
-    """One printed number and where it stands."""
+class Printed:
+    """One number of the paper: where it stands, and its digits."""
 
     table: int
     row: str
     model: str
     task: str
     metric: str
-    printed: str  # digits as printed: "8.60"
-    std_printed: str | None  # "0.11"; None where the paper prints no ±
-    unit: str
+    printed: Digits  # digits as printed: "8.60"
+
+    @property
+    def cell(self) -> Cell:
+        """The key: table, row, model, task, metric."""
+        return (self.table, self.row, self.model, self.task, self.metric)
+
+
+@dataclass(frozen=True)
+class PaperNumber(Printed):
+    """One line of `tables.csv`."""
+
+    std_printed: Digits | None  # "0.11"; None where the paper prints no ±
+    unit: Literal["percent", "raw", "million", "factor"]  # raw: NIST and CIDEr; million: parameters
     group_printed: str  # heading above the row; "" = none
     method_printed: str
     dataset_printed: str
@@ -67,42 +81,39 @@ class PaperNumber:
         """Digits after the point, as printed."""
         return len(self.printed.partition(".")[2])
 
-    @property
-    def cell(self) -> tuple[int, str, str, str, str]:
-        """The key: table, row, model, task, metric."""
-        return (self.table, self.row, self.model, self.task, self.metric)
-
 
 @dataclass(frozen=True)
-class ErrataCell:
+class ErrataCell(Printed):
     """One printed number that an erratum is about."""
 
-    table: int
-    row: str
-    model: str
-    task: str
-    metric: str
-    printed: str
     target: float | None  # None: no target, the number cannot be what it says
-
-    @property
-    def cell(self) -> tuple[int, str, str, str, str]:
-        """The key: table, row, model, task, metric."""
-        return (self.table, self.row, self.model, self.task, self.metric)
 
 
 @dataclass(frozen=True)
 class Erratum:
-    """One place where the paper's text and numbers, or two of its numbers, were recomputed."""
+    """One place where the paper's text and numbers, or two of its numbers, were recomputed.
+
+    A text that does not follow from the tables is unsupported; a count that no construction gives is not
+    derivable; one counted otherwise than those beside it is inconsistent; ambiguous: more than one reading.
+    """
 
     id: str
     where: str
-    printed: str
+    printed: str | float
     follows: Mapping[str, float]  # what the recomputation gives, by name
     derivation: str  # what follows from what
-    target: str
-    verdict: str  # one of VERDICTS
+    target: str | float
+    verdict: Literal[
+        "contradiction", "unsupported", "not_derivable", "inconsistent", "ambiguous", "confirmed"
+    ]
     cells: tuple[ErrataCell, ...] = ()
+
+
+@dataclass(frozen=True)
+class Errata:
+    """The content of `errata.yaml`."""
+
+    errata: tuple[Erratum, ...]
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class PaperTables:
     errata: tuple[Erratum, ...]
 
     @cached_property
-    def by_cell(self) -> dict[tuple[int, str, str, str, str], PaperValue]:
+    def by_cell(self) -> dict[Cell, PaperValue]:
         """All numbers with the errata applied, by table, row, model, task and metric."""
         wrong = {cell.cell: (cell.target, erratum) for erratum in self.errata for cell in erratum.cells}
         found = {}
@@ -149,6 +160,15 @@ class PaperTables:
         return self._by_table[table]
 
 
+@cache
+def the_paper() -> PaperTables:
+    """Return the tables that ship with the repository."""
+    return load_paper_tables()
+
+
+_COLUMNS = "table,row,model,task,metric,value,std,unit,group_printed,method_printed,dataset_printed"
+
+
 def load_paper_tables(folder: Path = PAPER_FOLDER) -> PaperTables:
     """Read `tables.csv` and `errata.yaml` of `folder`.
 
@@ -156,16 +176,14 @@ def load_paper_tables(folder: Path = PAPER_FOLDER) -> PaperTables:
         ConfigError: a file is missing or malformed, or an erratum names a cell that the paper does not print.
     """
     path = folder / "tables.csv"
-    header = [_FILE_COLUMN.get(field.name, field.name) for field in fields(PaperNumber)]
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != header:
-                raise ConfigError(f"{path}: the columns must be {', '.join(header)}; got {reader.fieldnames}")
-            numbers = tuple(_number(line, f"{path}:{reader.line_num}") for line in reader)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path} ({error.strerror}): it ships with the repository") from error
-    _refuse_twice((number.cell for number in numbers), path)
+    reader = csv.DictReader(io.StringIO(_text(path)))
+    if reader.fieldnames != _COLUMNS.split(","):
+        raise ConfigError(f"{path}: the columns must be {_COLUMNS}; got {reader.fieldnames}")
+    numbers = []
+    for line in reader:
+        digits = {"printed": line.pop("value"), "std_printed": line.pop("std") or None}
+        numbers.append(validated(PaperNumber, line | digits, f"{path}:{reader.line_num}"))
+    refuse_twice((number.cell for number in numbers), path)
     errata = load_errata(folder)
     printed = {number.cell: number.printed for number in numbers}
     for erratum in errata:
@@ -176,7 +194,7 @@ def load_paper_tables(folder: Path = PAPER_FOLDER) -> PaperTables:
                     f"{folder / 'errata.yaml'}: {erratum.id} says that {cell.cell} prints {cell.printed}, "
                     f"but tables.csv has {found}"
                 )
-    return PaperTables(numbers, errata)
+    return PaperTables(tuple(numbers), errata)
 
 
 def load_errata(folder: Path = PAPER_FOLDER) -> tuple[Erratum, ...]:
@@ -186,9 +204,9 @@ def load_errata(folder: Path = PAPER_FOLDER) -> tuple[Erratum, ...]:
         ConfigError: the file is missing or malformed, an id or a cell comes twice, or a verdict is unknown.
     """
     path = folder / "errata.yaml"
-    errata = tuple(_erratum(entry, path) for entry in read_yaml(path, "errata")["errata"])
-    _refuse_twice((erratum.id for erratum in errata), path)
-    _refuse_twice((cell.cell for erratum in errata for cell in erratum.cells), path)
+    errata = read_yaml(path, Errata).errata
+    refuse_twice((erratum.id for erratum in errata), path)
+    refuse_twice((cell.cell for erratum in errata for cell in erratum.cells), path)
     return errata
 
 
@@ -216,71 +234,41 @@ def paper_value(
     return tables.by_cell.get((table, row, model, task, metric))
 
 
-def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
-    """Return the content of a YAML file that has exactly these keys, the last one with a list of mappings.
+def read_yaml(path: Path, kind: type[Content]) -> Content:
+    """Return the content of a YAML file as a dataclass.
 
     Raises:
         ConfigError: the file is missing, is no YAML, or reads otherwise.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path} ({error.strerror}): it ships with the repository") from error
+        content = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict) or set(content) != set(keys):
-        raise ConfigError(f"{path}: the keys must be {', '.join(keys)}")
-    entries = content[keys[-1]]
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(f"{path}: expected a list of mappings under `{keys[-1]}:`")
-    return content
+    return validated(kind, content, str(path))
 
 
-_FILE_COLUMN = {"printed": "value", "std_printed": "std"}
+def validated(kind: type[Content], content: Any, where: str) -> Content:
+    """Return plain values as a dataclass.
 
-
-def _number(line: dict[str, str], where: str) -> PaperNumber:
-    """Return one line of tables.csv as a number."""
+    Raises:
+        ConfigError: a key is missing or unknown, or a value is of another type.
+    """
     try:
-        number = PaperNumber(
-            table=int(line["table"]),
-            printed=line["value"],
-            std_printed=line["std"] or None,
-            **{key: line[key] for key in ("row", "model", "task", "metric", "unit")},
-            **{key: line[key] for key in ("group_printed", "method_printed", "dataset_printed")},
-        )
-        _ = number.value, number.std
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-    if number.unit not in UNITS:
-        raise ConfigError(f"{where}: unknown unit {number.unit!r}; it is one of {', '.join(UNITS)}")
-    return number
+        return TypeAdapter(kind).validate_python(content, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {place}: {first['msg']}; got {first['input']!r}") from error
 
 
-def _erratum(entry: dict[str, Any], path: Path) -> Erratum:
-    """Return one entry of errata.yaml."""
-    name = entry.get("id", "an entry without id")
-    required = {field.name for field in fields(Erratum)} - {"cells"}
-    if set(entry) - {"cells"} != required:
-        raise ConfigError(f"{path}: {name} needs the keys {', '.join(sorted(required))}, and may have cells")
-    if entry["verdict"] not in VERDICTS:
-        raise ConfigError(f"{path}: {name}: verdict {entry['verdict']!r} is none of {', '.join(VERDICTS)}")
-    cells = []
-    for cell in entry.get("cells", ()):
-        if set(cell) != {*_CELL, "printed", "target"}:
-            raise ConfigError(
-                f"{path}: {name}: a cell has {', '.join(_CELL)}, printed and target; got {cell}"
-            )
-        if not isinstance(cell["printed"], str):
-            raise ConfigError(f"{path}: {name}: quote the printed digits {cell['printed']!r} of a cell")
-        cells.append(ErrataCell(**cell))
-    return Erratum(**{**entry, "cells": tuple(cells)})
+def refuse_twice(keys: Iterable[Hashable], path: Path) -> None:
+    """Raise a ConfigError when a key comes twice."""
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        raise ConfigError(f"{path}: {', '.join(map(str, twice))} comes twice")
 
 
-def _refuse_twice(keys: Iterable[Any], path: Path) -> None:
-    """Raise when a key comes twice."""
-    seen: set[Any] = set()
-    for key in keys:
-        if key in seen:
-            raise ConfigError(f"{path}: {key} comes twice")
-        seen.add(key)
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}): it ships with the repository") from error

@@ -16,10 +16,10 @@ from pathlib import Path
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.records.store import Store
-from layertune.report.cells import Cell, TableSpec
 from layertune.report.estimate import Estimate, Estimator
 from layertune.report.index import RecordIndex, RunState
 from layertune.report.request import Question, Request
+from layertune.report.spec import Cell, TableSpec
 
 
 @dataclass(frozen=True)

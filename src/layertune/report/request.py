@@ -19,9 +19,8 @@ from pydantic import TypeAdapter
 from layertune.config.compose import group_choice
 from layertune.config.files import write_atomic
 from layertune.errors import ConfigError
-from layertune.report.aggregate import ReadOut
-from layertune.report.cells import TableSpec
-from layertune.report.spec import load_table, table_names
+from layertune.report.spec import TableSpec, load_table, table_names
+from layertune.report.values import ReadOut
 
 TABLES = tuple(f"table{number}" for number in range(1, 11))
 COMPARED = ("table1", "table2")  # where all methods stand over many tasks

@@ -1,14 +1,26 @@
-"""One record in a few lines, for the person who waits at the terminal."""
+"""Records in a few lines, for the person who waits at the terminal: one, several, their means, two modes."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from layertune.records.record import OPEN_METRICS, Record
+from layertune.errors import ConfigError
+from layertune.records.record import OPEN_METRICS, Record, TrainingRecord
 from layertune.records.store import is_stale
-from layertune.report.measures import split_error
+from layertune.report.paired import effect, paired_test
 from layertune.report.rounding import printed
+from layertune.report.values import split_error
+
+MODES = ("published", "fast")
+RUN_HEAD = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
+MEAN_HEAD = (
+    "method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "split", "n"
+)  # fmt: skip
+MODE_HEAD = (
+    "task", "method", "layers", "published", "fast", "difference", "n", "cpu s published", "cpu s fast",
+    "of it cache",
+)  # fmt: skip
 
 
 def summarise(record: Record) -> str:
@@ -47,8 +59,7 @@ def compare(records: Sequence[Record]) -> str:
     Methods in the order of their mean score, the seeds of a method together.
     """
     rows = [_row(record) for group in _groups(records) for record in sorted(group, key=lambda r: r.spec.seed)]
-    head = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
-    return aligned(head, rows)
+    return aligned(RUN_HEAD, rows)
 
 
 def against_full(records: Sequence[Record]) -> str:
@@ -56,7 +67,12 @@ def against_full(records: Sequence[Record]) -> str:
 
     Choosing layers and filling the cache count; so the first run of a table pays for what later ones share.
     """
-    costs = {record.spec.method: _cost(record) for record in records if record.training is not None}
+    costs: dict[str, tuple[float, int | None]] = {}  # method -> seconds, bytes held at most
+    for record in records:
+        if (training := record.training) is not None:
+            seconds = training.seconds + training.cache.seconds
+            seconds += record.selection.seconds if record.selection is not None else 0.0
+            costs[record.spec.method] = (seconds, training.peak_memory_bytes)
     if "full" not in costs:
         return ""
     seconds, memory = costs.pop("full")
@@ -67,59 +83,62 @@ def against_full(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _cost(record: Record) -> tuple[float, int | None]:
-    """Return the seconds of choosing, caching and training, and the bytes held at most."""
-    training, selection = record.training, record.selection
-    assert training is not None
-    seconds = training.seconds + training.cache.seconds
-    return seconds + (selection.seconds if selection is not None else 0.0), training.peak_memory_bytes
-
-
 def compare_means(records: Sequence[Record]) -> str:
     """Return a small table, one row per method: the same as `compare`, as means over the seeds.
 
     `trained` is what trains in the backbone at once, added parameters included and the head left out; `grid`
-    says which rates; `cpu s` is what the training process computed, whatever else ran beside it; the score is
-    the mean after the last epoch ± the sample standard deviation (n seeds); `split` is the standard error of
-    the evaluation split itself, which no seed changes, of accuracy and Pearson's r.
+    says which rates; `cpu s` is what the training process computed, whatever else ran beside it; `split` is
+    the standard error of the evaluation split itself, which no seed changes, of accuracy and Pearson's r.
     Unfinished records are left out; other rates, epochs or batch sizes are rows of their own, and so are
     records of older versions, which are called stale.
     """
-    done = [record for record in records if is_scored(record)]
-    head = (
-        "method",
-        "grid",
-        "layers",
-        "trained",
-        "select s",
-        "train s",
-        "cpu s",
-        "peak MiB",
-        "score",
-        "split",
-        "n",
-    )
-    return aligned(head, [_mean_row(group) for group in _groups(done)])
+    rows = [_mean_row(group) for group in _groups([record for record in records if is_scored(record)])]
+    return aligned(MEAN_HEAD, rows)
 
 
-def _groups(records: Sequence[Record]) -> list[list[Record]]:
-    """Put the seeds of one configuration together; best mean score first."""
-    groups: dict[tuple[str | float | None, ...], list[Record]] = {}
-    for record in records:
+def compare_modes(records: Sequence[Record]) -> str:
+    """Return train=published beside train=fast, one row per task, method and recipe, over the seeds of both.
+
+    Scores are the headline metric after the last epoch, mean ± sample standard deviation; `cpu s` is training
+    and, under fast, the cache as first made; selection and evaluation are left out. Below it the difference
+    over rows whose runs learned something. Records of older versions are left out and counted.
+
+    Raises:
+        ConfigError: no task, method and seed was trained in both modes.
+    """
+    current = [record for record in records if not is_stale(record)]
+    stale = len(records) - len(current)
+    left_out = f" {stale} stale records, of older versions, are left out." if stale else ""
+    found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}  # seed -> mode -> record
+    for record in current:
         spec = record.spec
-        key: tuple[str | float | None, ...] = (
-            spec.model,
-            spec.task,
-            spec.method,
-            spec.k,
-            spec.grid,
-            spec.train,
-            spec.protocol,
-            is_stale(record),
+        if is_scored(record) and spec.train in MODES:
+            rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)}"
+            key = (spec.task, with_rate(spec.method, record), rest)
+            found.setdefault(key, {}).setdefault(spec.seed, {})[spec.train] = record
+    rows, differences = [], {}
+    for (task, method, rest), seeds in sorted(found.items()):
+        published, fast = (
+            [pair[mode] for _, pair in sorted(seeds.items()) if len(pair) == len(MODES)] for mode in MODES
         )
-        key += recipe_of(record)
-        groups.setdefault(key, []).append(record)
-    return sorted(groups.values(), key=_mean_score, reverse=True)
+        if not fast:
+            continue
+        rows.append((task, method, *_mode_row(published, fast)))
+        if not any(record.is_below_majority for record in (*published, *fast)):
+            pairs = zip(_scores(fast), _scores(published), strict=True)
+            differences[f"{task} {method} {rest}"] = [100 * one - 100 * other for one, other in pairs]
+    if not rows:
+        raise ConfigError(
+            f"no task, method and seed is there under both train=published and train=fast.{left_out}"
+        )
+    told = "No row learned more than the majority class: nothing is compared."
+    if differences:
+        test = paired_test("fast", "published", differences)
+        told = (
+            f"fast minus published, in points: {effect(test)}, over the {test.tasks} rows that learned more "
+            f"than the majority class, {test.pairs} pairs of seeds."
+        )
+    return f"{aligned(MODE_HEAD, rows)}\n\n{told}{left_out}"
 
 
 def is_scored(record: Record) -> bool:
@@ -146,10 +165,10 @@ def with_rate(name: str, record: Record) -> str:
 def aligned(
     head: tuple[str, ...],
     rows: Sequence[tuple[str, ...]],
-    left: tuple[str, ...] = ("method", "grid", "layers"),
+    left: tuple[str, ...] = ("task", "method", "grid", "layers"),
 ) -> str:
     """Return rows below their head, the columns named in `left` flush left and the others flush right."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [
         "  ".join(
             cell.ljust(width) if name in left else cell.rjust(width)
@@ -160,23 +179,43 @@ def aligned(
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _mean_score(records: Sequence[Record]) -> float:
-    scores = [score for record in records if (score := record.headline()[1]) is not None]
-    return sum(scores) / len(scores) if scores else float("-inf")
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Put the seeds of one configuration together; best mean score first."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        spec = record.spec
+        asked = (spec.model, spec.task, spec.method, spec.k, spec.grid, spec.train, spec.protocol)
+        groups.setdefault((*asked, is_stale(record), *recipe_of(record)), []).append(record)
+
+    def mean_score(group: Sequence[Record]) -> float:
+        scores = _scores(group)
+        return sum(scores) / len(scores) if scores else float("-inf")
+
+    return sorted(groups.values(), key=mean_score, reverse=True)
+
+
+def _scores(records: Sequence[Record]) -> list[float]:
+    return [score for record in records if (score := record.headline()[1]) is not None]
+
+
+def _trainings(records: Sequence[Record]) -> list[TrainingRecord]:
+    return [record.training for record in records if record.training is not None]
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Return fractions as their mean in percent ± the sample standard deviation."""
+    spread = f" ± {printed(100 * statistics.stdev(values), 1)}" if len(values) > 1 else ""
+    return f"{printed(100 * statistics.mean(values), 1)}{spread}"
 
 
 def _row(record: Record) -> tuple[str, ...]:
     model, training, selection = record.model, record.training, record.selection
     trainable = model.num_trainable if model else 0
     metric, score = record.headline()
-    if selection is not None and selection.layers is not None:
-        layers = " ".join(map(str, selection.layers))
-    else:
-        layers = "none" if model and model.lowest_trained_layer is None else "all"
     return (
         _called(record),
         str(record.spec.seed),
-        layers,
+        _layers(record),
         f"{trainable:,}",
         f"{100 * trainable / model.parameters:.1f} %" if model else "—",
         f"{selection.seconds:.1f}" if selection and selection.scores else "—",
@@ -193,41 +232,56 @@ def _called(record: Record) -> str:
     return f"{record.spec.method} ({said})" if said else record.spec.method
 
 
+def _layers(record: Record) -> str:
+    """Return the chosen layers, else whether all or none of them trained."""
+    if record.selection is not None and record.selection.layers is not None:
+        return " ".join(map(str, record.selection.layers))
+    return "none" if record.model and record.model.lowest_trained_layer is None else "all"
+
+
 def _mean_row(group: Sequence[Record]) -> tuple[str, ...]:
-    first = group[0]
-    layers = {_row(record)[2] for record in group}
-    scores = [score for record in group if (score := record.headline()[1]) is not None]
-    spread = f" ± {printed(100 * statistics.stdev(scores), 1)}" if len(scores) > 1 else ""
-    train = [record.training for record in group if record.training is not None]
+    first, train = group[0], _trainings(group)
+    assert first.model is not None, "a finished record says what trained"
+    at_once = first.model.trainable.get("at_once", first.model.num_trainable)  # not measured in old records
+    layers = {_layers(record) for record in group}
     peaks = [t.peak_memory_bytes for t in train if t.peak_memory_bytes is not None]
-    scored = [r.selection.seconds for r in group if r.selection is not None and r.selection.scores]
+    selecting = [r.selection.seconds for r in group if r.selection is not None and r.selection.scores]
+    splits = [error for record in group if (error := _split_error(record)) is not None]
     return (
         _called(first),
         with_rate(first.spec.grid, first),
         layers.pop() if len(layers) == 1 else "by seed",
-        f"{_trained_at_once(first):,}",
-        f"{statistics.mean(scored):.1f}" if scored else "—",
+        f"{at_once - first.model.trainable['head']:,}",
+        f"{statistics.mean(selecting):.1f}" if selecting else "—",
         f"{statistics.mean(t.seconds for t in train):.1f}",
         f"{statistics.mean(t.cpu_seconds for t in train):.1f}",
         f"{statistics.mean(peaks) / 2**20:,.0f}" if peaks else "—",
-        f"{first.headline()[0]} {printed(100 * statistics.mean(scores), 1)}{spread}",
-        _split_error(group),
+        f"{first.headline()[0]} {_percent(_scores(group))}",
+        f"± {printed(100 * statistics.mean(splits), 1)}" if splits else "—",
         str(len(group)),
     )
 
 
-def _split_error(group: Sequence[Record]) -> str:
-    found = []
-    for record in group:
-        evaluation = next(iter(record.metrics.last), "") if record.metrics is not None else ""
-        error = split_error(record, evaluation, record.headline()[0])
-        found += [] if error is None else [error]
-    return f"± {printed(100 * statistics.mean(found), 1)}" if found else "—"
+def _split_error(record: Record) -> float | None:
+    evaluation = next(iter(record.metrics.last), "") if record.metrics is not None else ""
+    return split_error(record, evaluation, record.headline()[0])
 
 
-def _trained_at_once(record: Record) -> int:
-    """Count the largest number that trained in one step, head left out; records of old did not measure it."""
-    assert record.model is not None
-    trainable = record.model.trainable
-    at_once = trainable.get("at_once")
-    return record.model.num_trainable - trainable["head"] if at_once is None else at_once - trainable["head"]
+def _mode_row(published: Sequence[Record], fast: Sequence[Record]) -> tuple[str, ...]:
+    """Return the row of one recipe, its seeds in the same order in both modes."""
+    plain, cached = _trainings(published), _trainings(fast)
+    chosen = {_layers(record) for record in (*published, *fast)}
+    layers = chosen.pop() if len(chosen) == 1 else "differ"
+    steps = statistics.mean(training.cpu_seconds for training in cached)
+    cache = statistics.mean(training.cache.cpu_seconds for training in cached)
+    points = [100 * statistics.mean(_scores(records)) for records in (fast, published)]
+    return (
+        "—" if layers in ("all", "none", "") else layers,
+        _percent(_scores(published)),
+        _percent(_scores(fast)),
+        printed(points[0] - points[1], 2, "+"),
+        str(len(fast)),
+        f"{statistics.mean(training.cpu_seconds for training in plain):.0f}",
+        f"{steps + cache:.0f}",
+        f"{cache:.0f}",
+    )

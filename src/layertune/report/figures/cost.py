@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from layertune.config.compose import group_choice
 from layertune.config.grids import GRIDS
 from layertune.config.groups import group_names
-from layertune.report.aggregate import CellValue
 from layertune.report.figures import style
 from layertune.report.figures.labels import Label, label_points
 from layertune.report.figures.similarity import Mark
 from layertune.report.index import RecordIndex
-from layertune.report.measures import run_seconds
 from layertune.report.rounding import printed
 from layertune.report.spec import load_table, model_title
-from layertune.report.values import TableValues
+from layertune.report.values import CellValue, TableValues, run_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +112,7 @@ def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list
             for row in (row for row in table.spec.rows if not row.of):
                 value = table.cell(row.key, column.key)
                 records = [index.by_id[run_id] for run_id in value.run_ids]
-                seconds = [run_seconds(one, column, table.readout) for one in records]
+                seconds = [run_seconds(one) for one in records]
                 known = [one for one in seconds if one is not None]
                 if (
                     value.mean is None

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layertune.config.compose import group_choice
-from layertune.report.cells import Cell, Row, TableSpec
 from layertune.report.figures import style
 from layertune.report.figures.scores import ModelScores, TaskScores
 from layertune.report.figures.similarity import Mark, draw_matrix, draw_scores, off_diagonal
+from layertune.report.spec import Cell, Row, TableSpec
 from layertune.selection import SELECTORS
 
 if TYPE_CHECKING:

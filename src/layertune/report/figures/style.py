@@ -98,10 +98,11 @@ def settle(figure: Figure) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure, atomically and without a date; the ending chooses the format; return the path."""
-    settle(figure)
     buffer = BytesIO()
     kind = path.suffix.lstrip(".").lower()
-    figure.savefig(buffer, format=kind, metadata=_METADATA.get(kind))
+    with print_style():  # whose salt makes the names within an SVG, which are random without it
+        settle(figure)
+        figure.savefig(buffer, format=kind, metadata=_METADATA.get(kind))
     return write_atomic(path, buffer.getvalue())
 
 

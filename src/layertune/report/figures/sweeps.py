@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from layertune.report.aggregate import MARKS, CellValue
-from layertune.report.cells import Column, Row
 from layertune.report.figures import style
 from layertune.report.figures.similarity import Mark
-from layertune.report.spec import model_title
-from layertune.report.values import TableValues
+from layertune.report.spec import Column, Row, model_title
+from layertune.report.values import MARKS, CellValue, TableValues
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

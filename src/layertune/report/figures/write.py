@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layertune.config.files import write_atomic
-from layertune.report.cells import TableSpec
 from layertune.report.choice import judge_choice
 from layertune.report.figures import style
 from layertune.report.figures.choices import STRATEGIES, choices_figure
@@ -24,7 +23,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.ranking import improvement, ranks, runs_of
 from layertune.report.render.footers import fill_command
 from layertune.report.request import COMPARED, Request
-from layertune.report.spec import model_title
+from layertune.report.spec import TableSpec, model_title
 from layertune.report.values import table_values
 
 if TYPE_CHECKING:

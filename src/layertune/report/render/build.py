@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from layertune.report.aggregate import MARKS, STATES, CellValue
-from layertune.report.cells import TableSpec
 from layertune.report.paper import Erratum
 from layertune.report.render import words
 from layertune.report.render.footers import footers
 from layertune.report.render.sheet import Line, Sheet, SheetRow
 from layertune.report.request import Request
-from layertune.report.spec import model_title
-from layertune.report.values import TableValues
+from layertune.report.spec import TableSpec, model_title
+from layertune.report.values import MARKS, STATES, CellValue, TableValues
 
 
 def sheet_of(values: TableValues, request: Request) -> Sheet:

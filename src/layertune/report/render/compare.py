@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from layertune.report.aggregate import CellValue
-from layertune.report.cells import Row
 from layertune.report.render import words
 from layertune.report.render.build import columns_of, signs, title_of
 from layertune.report.render.footers import READ_OUTS, coverage, settings
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.request import Request, folder_of
-from layertune.report.spec import model_title
-from layertune.report.values import TableValues
+from layertune.report.spec import Row, model_title
+from layertune.report.values import CellValue, TableValues
 
 Side = tuple[Request, TableValues]
 

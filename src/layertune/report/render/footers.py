@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from layertune.records.record import OFFICIAL, Record
-from layertune.report.aggregate import MARKS, STATES, ReadOut
-from layertune.report.cells import TableSpec
 from layertune.report.render.sheet import Footer
 from layertune.report.request import Request
-from layertune.report.values import TableValues
+from layertune.report.spec import TableSpec
+from layertune.report.values import MARKS, STATES, ReadOut, TableValues
 
 READ_OUTS: dict[ReadOut, str] = {
     "last": "last: metrics after the last epoch, which is fixed in advance",

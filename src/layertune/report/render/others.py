@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from layertune.records.record import Record
 from layertune.records.store import is_stale
-from layertune.report.aggregate import ReadOut
 from layertune.report.request import NO_SETTINGS, Request
 from layertune.report.rounding import printed
+from layertune.report.values import ReadOut
 
 _SAID = ("model", "task", "method", "seed", "protocol", "train", "grid", "stage", "tracking", "force")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from layertune.records.record import Record
-from layertune.report.aggregate import MARKS
 from layertune.report.index import RecordIndex
+from layertune.report.paper_claims import STRATEGIES
 from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.formats import to_html
 from layertune.report.render.others import OtherRuns, other_runs, other_settings
@@ -17,8 +17,7 @@ from layertune.report.render.words import STATE_MEANING, listed
 from layertune.report.request import COMPARED, Request
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
-from layertune.report.values import TableValues
-from layertune.report.verdicts import STRATEGIES
+from layertune.report.values import MARKS, TableValues
 
 NAMED = 3  # methods that a sentence names
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from layertune.report.aggregate import Rank, State
+from layertune.report.values import Rank, State
 
 Role = Literal["ours", "paper", "difference"]
 

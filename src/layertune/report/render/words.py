@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from layertune.report.aggregate import MARKS, CellValue, State
 from layertune.report.render.sheet import Line
 from layertune.report.rounding import as_printed, printed
+from layertune.report.values import MARKS, CellValue, State
 
 MISSING = "—"
 HOW_TO_READ = (
