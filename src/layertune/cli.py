@@ -128,20 +128,12 @@ def _fit(given: argparse.Namespace) -> None:
     from layertune.baselines import baselines
     from layertune.pipeline import execute
     from layertune.records import Store
-    from layertune.tasks.own import read_own
-    from layertune.tasks.rows import subset
+    from layertune.tasks.sources import rows_of
 
     os.environ.setdefault("WANDB_SILENT", "true")
     record = execute(run, Store(run.results_dir, run.outputs_dir))
     total = time.perf_counter() - began
-    logging.disable(logging.WARNING)  # all has been said of these rows
-    try:
-        rows = read_own(run.own, run.task).rows
-    finally:
-        logging.disable(logging.NOTSET)
-    train = subset(rows["train"], run.protocol.train_examples)  # the rows that the model saw
-    held_out = subset(rows["validation"], run.protocol.eval_examples)
-    simple = baselines(train, held_out, run.task.kind, run.task.metrics)
+    simple = baselines(*rows_of(run), run.task.kind, run.task.metrics)
     print(f"\n{report(given.model, record, simple, run)}\n\n{_times(record, total)}\n\n{_next(given)}")
 
 
@@ -244,9 +236,8 @@ def report(model: str, record: Record, simple: Sequence[Baseline], run: RunConfi
     from layertune.report.summary import aligned
 
     assert record.metrics is not None and record.data is not None and record.model is not None
-    assert record.training is not None
     names = run.task.metrics
-    scores = next(iter(record.metrics.at("best" if run.save_epoch == "best" else "last").values()))
+    scores = next(iter(record.metrics.at(run.save_epoch).values()))
 
     def row(name: str, layers: str, found: Any, seconds: float) -> tuple[str, ...]:
         shown = [found.get(metric) for metric in names]
@@ -254,10 +245,8 @@ def report(model: str, record: Record, simple: Sequence[Baseline], run: RunConfi
         return (name, layers, *cells, f"{seconds:.1f}")
 
     chosen = record.selection.layers if record.selection is not None else None
-    share = 100 * record.model.num_trainable / record.model.parameters
-    layers = " ".join(map(str, chosen)) if chosen else f"{share:.0f} %"
-    seconds = record.training.seconds + record.training.cache.seconds
-    seconds += record.selection.seconds if record.selection is not None else 0.0
+    layers = " ".join(map(str, chosen)) if chosen else f"{100 * record.model.trainable_share:.0f} %"
+    seconds = sum(record.seconds.values())
     rows = [row(one.name, "", one.scores, one.seconds) for one in simple]
     rows.append(row(f"{model}, {run.method.name}", layers, scores, seconds))
     counts = record.data.counts
@@ -267,15 +256,9 @@ def report(model: str, record: Record, simple: Sequence[Baseline], run: RunConfi
 
 
 def _times(record: Record, total: float) -> str:
-    assert record.training is not None
-    selection = record.selection.seconds if record.selection is not None else 0.0
-    parts = {
-        "choosing layers": selection,
-        "frozen layers, once": record.training.cache.seconds,
-        "training": record.training.seconds,
-    }
-    shown = [f"{name} {seconds:.1f} s" for name, seconds in parts.items() if seconds]
-    rest = total - sum(parts.values())
+    words = {"choosing": "choosing layers", "cache": "frozen layers, once", "training": "training"}
+    shown = [f"{words[part]} {seconds:.1f} s" for part, seconds in record.seconds.items() if seconds]
+    rest = total - sum(record.seconds.values())
     if rest > 0:
         shown.append(f"reading, evaluating, writing {rest:.1f} s")
     return "time: " + ", ".join(shown)
@@ -312,13 +295,15 @@ def _recommend(given: argparse.Namespace) -> None:
     layers = num_layers(base)
 
     from layertune import recommend
+    from layertune.baselines import baselines
     from layertune.pipeline import execute
     from layertune.records import Store
-    from layertune.tasks.own import read_own
+    from layertune.tasks.sources import rows_of
 
     candidates = recommend.arms(layers)
     whole = compose_run(*common, *candidates[0].words)
-    rows = len(read_own(whole.own, whole.task).rows["train"])
+    train_rows, held_out = rows_of(whole)
+    rows = len(train_rows)
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.WARNING)  # a line per arm is enough
 
@@ -326,16 +311,18 @@ def _recommend(given: argparse.Namespace) -> None:
         words = [*common, *arm.words, *([f"protocol.train_examples={size}"] if size < rows else [])]
         run = compose_run(*words)
         found = recommend.tried(arm, execute(run, Store(run.results_dir, run.outputs_dir)))
-        shown = f"{arm.method}, k={arm.k}, rate {arm.learning_rate:g}: {100 * found.score:.1f}"
-        print(f"{found.rows:>7,} rows  {shown} in {found.seconds:.1f} s", file=sys.stderr)
+        print(found, file=sys.stderr)
         return found
 
     try:
-        found = recommend.successive_halving(candidates, rows, train, given.budget)
+        search = recommend.successive_halving(candidates, rows, train, given.budget)
     finally:
         logging.getLogger().setLevel(level)
-    best, alike = recommend.choice(found)
-    print(f"\n{recommend.table(found, whole.task.metric)}\n")
+    best, alike = recommend.choice(search.tried)
+    simple = baselines(train_rows, held_out, whole.task.kind, whole.task.metrics)
+    print(f"\n{recommend.table(search.tried, whole.task.metric, simple, len(held_out))}\n")
+    if search.ended:
+        print(search.ended)
     if alike:
         print("No difference beyond noise among the best: take the cheapest.")
     words = [f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)}"]

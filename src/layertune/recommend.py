@@ -3,6 +3,9 @@
 All arms start on a share of the rows; the better third goes on with three times as many, until the last are
 trained on all. They share batches, layer scores and cached states through one outputs folder, and a repeated
 request trains nothing twice. The evaluation rows are never read.
+
+Choice: not Optuna's SuccessiveHalvingPruner. It is asynchronous: the first arm, which has nothing beside it,
+would go through all rounds, and a budget would end after few arms on all rows instead of all arms on few.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from layertune.baselines import Baseline
 from layertune.records import Record
 from layertune.report.rounding import printed
 from layertune.report.summary import aligned
@@ -37,6 +41,9 @@ class Arm:
         """The words of `run.py` that say so."""
         return [f"method={self.method}", f"method.k={self.k}", f"train.learning_rate={self.learning_rate}"]
 
+    def __str__(self) -> str:
+        return f"{self.method}, k={self.k}, rate {self.learning_rate:g}"
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -57,11 +64,46 @@ class Tried:
     memory: int | None
     layers: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return f"{self.arm}, {self.rows:,} rows: {100 * self.score:.1f} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What successive halving did.
+
+    Attributes:
+        tried: the last round first, best first within each.
+        left_out: the arms of its last round that the budget left no time for; none where it ran to its end.
+        rows: that they would have been trained on.
+        all_rows: that the last of all rounds trains on.
+    """
+
+    tried: list[Tried]
+    left_out: list[Arm]
+    rows: int
+    all_rows: int
+
+    @property
+    def ended(self) -> str:
+        """What the budget left out, as a sentence; empty where it left out nothing."""
+        if not self.left_out:
+            return ""
+        names = "; ".join(map(str, self.left_out))
+        rest = "" if self.rows == self.all_rows else f", and none on all {self.all_rows:,}"
+        return (
+            f"The budget ended the search: {len(self.left_out)} arms were not trained on {self.rows:,} rows "
+            f"({names}){rest}. The same command with a larger --budget goes on from here."
+        )
+
 
 def arms(num_layers: int) -> list[Arm]:
-    """Return the arms: each strategy with a quarter and a half of the layers, at two rates."""
+    """Return the arms: each strategy with a quarter and a half of the layers, at two rates.
+
+    The strategies change fastest: whenever a budget ends, each has been tried.
+    """
     some = sorted({max(1, num_layers // 4), max(1, num_layers // 2)})
-    return [Arm(*one) for one in product(STRATEGIES, some, RATES)]
+    return [Arm(method, k, rate) for k, rate, method in product(some, RATES, STRATEGIES)]
 
 
 def tried(arm: Arm, record: Record) -> Tried:
@@ -69,14 +111,13 @@ def tried(arm: Arm, record: Record) -> Tried:
     assert record.training is not None and record.data is not None
     metric, score = record.headline()
     evaluation = next(iter(record.metrics.last)) if record.metrics is not None else ""
-    seconds = record.training.seconds + record.training.cache.seconds
     selection = record.selection
     return Tried(
         arm,
         record.data.counts["train"],
         float("-inf") if score is None else score,
         split_error(record, evaluation, metric),
-        seconds + (selection.seconds if selection is not None else 0.0),
+        sum(record.seconds.values()),
         record.training.peak_memory_bytes,
         selection.layers or () if selection is not None else (),
     )
@@ -88,8 +129,8 @@ def successive_halving(
     run: Callable[[Arm, int], Tried],
     budget: float | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> list[Tried]:
-    """Try arms in rounds of more and more rows; return all that was tried, the last round first, best first.
+) -> Search:
+    """Try arms in rounds of more and more rows.
 
     Args:
         candidates: the arms.
@@ -104,7 +145,7 @@ def successive_halving(
         rounds.insert(0, rounds[0] // KEPT)
         left = max(FINAL, left // KEPT)
     began, found, going = clock(), [], list(candidates)
-    for number, size in enumerate(rounds):
+    for size in rounds:
         done: list[Tried] = []
         for arm in going:
             before = clock()
@@ -117,22 +158,23 @@ def successive_halving(
         done.sort(key=lambda one: (-one.score, one.seconds))
         found = [*done, *found]
         if len(done) < len(going):
-            break
-        if number + 1 < len(rounds):
-            going = [one.arm for one in done[: max(FINAL, len(going) // KEPT)]]
-    return found
+            return Search(found, going[len(done) :], size, rows)
+        going = [one.arm for one in done[: max(FINAL, len(going) // KEPT)]]
+    return Search(found, [], rows, rows)
 
 
 def front(found: Sequence[Tried]) -> set[Arm]:
-    """Return the arms of the last round that no other beats in score without taking longer (Pareto)."""
+    """Return the arms of the last round that no other matches in score, seconds and memory (Pareto)."""
     last = last_round(found)
+
+    def cost(one: Tried) -> tuple[float, float, float]:
+        return -one.score, one.seconds, one.memory or 0
+
     return {
         one.arm
         for one in last
         if not any(
-            other.score >= one.score
-            and other.seconds <= one.seconds
-            and (other.score, other.seconds) != (one.score, one.seconds)
+            cost(other) != cost(one) and all(a <= b for a, b in zip(cost(other), cost(one), strict=True))
             for other in last
         )
     }
@@ -159,8 +201,15 @@ def choice(found: Sequence[Tried]) -> tuple[Tried, bool]:
     return min(alike, key=lambda one: one.seconds), len(alike) > 1
 
 
-def table(found: Sequence[Tried], metric: str) -> str:
-    """Return all that was tried, best first within each number of rows; * marks the Pareto front."""
+def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_out: int) -> str:
+    """Return all that was tried, best first within each number of rows; * marks the Pareto front.
+
+    Args:
+        found: what was tried.
+        metric: whose values the scores are.
+        simple: what needs no language model, on the same rows.
+        held_out: how many rows everything was scored on.
+    """
     marked, last = front(found), last_round(found)
     head = ("arm", "k", "rate", "layers", "rows", metric, "±", "seconds", "peak MiB", "front")
     rows = [
@@ -178,4 +227,10 @@ def table(found: Sequence[Tried], metric: str) -> str:
         )
         for one in found
     ]
-    return aligned(head, rows, left=("arm", "layers"))
+    for one in simple:
+        score = one.scores.get(metric)
+        shown = printed(100 * score, 1) if isinstance(score, float) else "—"
+        rows.append((one.name, *[""] * 4, shown, "", f"{one.seconds:.1f}", "", ""))
+    shown = aligned(head, rows, left=("arm", "layers"))
+    what = "scores in % ± standard error; seconds of choosing, caching, training"
+    return f"{shown}\n({held_out:,} held-out rows; {what})"

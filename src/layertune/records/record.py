@@ -197,6 +197,11 @@ class ModelRecord:
         """Trainable parameters as training starts, wherever they lie."""
         return sum(self.trainable[place] for place in ("backbone", "head", "added"))
 
+    @property
+    def trainable_share(self) -> float:
+        """The same as a share of all parameters."""
+        return self.num_trainable / self.parameters
+
 
 @dataclass(frozen=True)
 class SelectionRecord:
@@ -364,6 +369,16 @@ class Record:
             return "unknown"
         threads = f", {self.env.num_threads} thread{'' if self.env.num_threads == 1 else 's'}"
         return f"{self.env.device_name}{threads if self.is_on_cpu else ''}"
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What it cost: choosing layers, the cache of frozen ones (as first computed, both), training."""
+        training, chosen = self.training, self.selection
+        return {
+            "choosing": 0.0 if chosen is None else chosen.seconds,
+            "cache": 0.0 if training is None else training.cache.seconds,
+            "training": 0.0 if training is None else training.seconds,
+        }
 
     @property
     def failed_checks(self) -> list[str]:

@@ -76,9 +76,9 @@ def model_card(run: RunConfig, record: Record, epoch: int, form: str) -> str:
         rows.append(("trained layers", f"{chosen} of {run.model.num_layers}"))
     else:
         rows.append(("trained layers", "see the method"))
-    share = 100 * model.num_trainable / model.parameters
+    share = f"{100 * model.trainable_share:.1f} %"
     rows += [
-        ("trained parameters", f"{model.num_trainable:,} of {model.parameters:,} ({share:.1f} %)"),
+        ("trained parameters", f"{model.num_trainable:,} of {model.parameters:,} ({share})"),
         (
             "training",
             f"{training.epochs} epochs, batch {training.batch_size}, rate {training.learning_rate:g}, "
@@ -90,7 +90,7 @@ def model_card(run: RunConfig, record: Record, epoch: int, form: str) -> str:
     lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows), ""]
     lines += ["## Scores", "", "| data | n | metric | value |", "|---|---|---|---|"]
     metrics = record.metrics
-    scores = {} if metrics is None else metrics.at("best" if run.save_epoch == "best" else "last")
+    scores = {} if metrics is None else metrics.at(run.save_epoch)
     for name, values in scores.items():
         for metric, value in values.items():
             if isinstance(value, float):
@@ -106,13 +106,10 @@ def model_card(run: RunConfig, record: Record, epoch: int, form: str) -> str:
 
 
 def _cost(record: Record) -> str:
-    training, selection, env = record.training, record.selection, record.env
+    training, env = record.training, record.env
     assert training is not None
-    parts = [f"{training.seconds:.1f} s of training"]
-    if selection is not None and selection.seconds:
-        parts.append(f"{selection.seconds:.1f} s to choose layers")
-    if training.cache.used:
-        parts.append(f"{training.cache.seconds:.1f} s for the cache")
+    words = {"choosing": "to choose layers", "cache": "for the cache", "training": "of training"}
+    parts = [f"{seconds:.1f} s {words[part]}" for part, seconds in record.seconds.items() if seconds]
     if training.peak_memory_bytes:
         parts.append(f"{training.peak_memory_bytes / 2**20:,.0f} MiB at most")
     return ", ".join(parts) + (f" on {env.device_name}" if env is not None else "")

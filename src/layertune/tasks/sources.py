@@ -15,6 +15,7 @@ from typing import Any
 
 from layertune.config import RunConfig, TaskSpec
 from layertune.config.files import resolved_data_dir
+from layertune.config.identity import data_key
 from layertune.errors import DataError
 from layertune.records.record import OFFICIAL, DataRecord
 from layertune.tasks.control import with_other_texts, with_other_tokens
@@ -22,7 +23,7 @@ from layertune.tasks.encode import Split
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local
 from layertune.tasks.meanings import Meanings, first_meanings, group_meanings, split_off_meanings
-from layertune.tasks.own import read_own
+from layertune.tasks.own import OwnRows, read_own
 from layertune.tasks.rows import Rows, split_off, subset
 from layertune.tasks.synthetic import read_synthetic
 from layertune.tasks.token_cache import encode_cached
@@ -127,6 +128,15 @@ def load_task(run: RunConfig, tokenizer: Any, tokenizer_key: str) -> TaskData:
     return TaskData(train, by_name, provenance, task.num_outputs, task.kind, tokenizer)
 
 
+def rows_of(run: RunConfig) -> tuple[Rows, Rows]:
+    """Return the rows that a run trains on and those that are scored after each epoch, as they are read.
+
+    Raises: as `load_task`.
+    """
+    train, held_out, *_ = _protocol_parts(run)
+    return train.rows, held_out.rows
+
+
 def _protocol_parts(run: RunConfig) -> list[_Part]:
     """Read the splits a protocol asks for, training rows first, and cut them."""
     protocol, read = run.protocol, _reader(run)
@@ -174,9 +184,22 @@ def _reader(run: RunConfig) -> Callable[[TaskSpec, str], _Part]:
     """Return what reads a split; one's own files are read once, for the labels of both splits."""
     if run.task.source != "own":
         return partial(_read, run)
-    found = read_own(run.own, run.task)
+    found = _own_rows(run)
     task = replace(run.task, labels=found.labels)
     return lambda _, split: _Part(task, split, found.rows[split], found.status, found.source, found.revision)
+
+
+_own_read: dict[str, OwnRows] = {}
+
+
+def _own_rows(run: RunConfig) -> OwnRows:
+    """Return the rows of `own.*`; what was read last is kept, as one command may make many runs of it."""
+    key = data_key(run)
+    if key not in _own_read:
+        found = read_own(run.own, run.task)
+        _own_read.clear()
+        _own_read[key] = found
+    return _own_read[key]
 
 
 def _read(run: RunConfig, spec: TaskSpec, split: str) -> _Part:
