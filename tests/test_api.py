@@ -123,6 +123,8 @@ def test_selection_knows_the_papers_names_and_the_rules():
     assert len(set(drawn)) > 3  # of 15; each seed draws its own
     with pytest.raises(ConfigError, match=r"strategy=best does not exist; known: block_high, "):
         select_layers(scores, 2, "best")
+    with pytest.raises(ConfigError, match="Did you mean 'high_k'"):
+        select_layers(scores, 2, "hig_k")
     with pytest.raises(ConfigError, match="k=6 is out of range"):
         select_layers(scores, 6)
 

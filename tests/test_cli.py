@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import re
 
 import pyarrow
 import pyarrow.parquet
@@ -148,6 +149,52 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(type_in, base, tmp_p
         before,
         [*before, tmp_path / "outputs"],
     )
+
+
+WORDS_OF_RUN_PY = re.compile(r"save=|method[.=]|own\b|task=|model=")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "{base}", "no.csv", *FIT), "no.csv"),
+        (("fit", "{base}", "{base}", *FIT), "csv"),
+        (("fit", "{base}", "reviews.csv", "--label", "starz", *FIT[:2], *FIT[4:]), "--label"),
+        (("fit", "{base}", "reviews.csv", *FIT, "--k", "4"), "--k 4"),
+        (("fit", "{base}", "reviews.csv", *FIT, "--method", "lowk", "--k", "2"), "Did you mean 'low_k'"),
+        (
+            ("fit", "{base}", "reviews.csv", "--text", "the review", "--out", "reviews.csv"),
+            "--out reviews.csv",
+        ),
+        (("fit", "{base}", "reviews.csv", "--text", "stars", *FIT[2:]), "--text stars"),
+        (("fit", "{base}", "reviews.csv", *FIT, "--eval", "no.csv"), "--eval no.csv"),
+        (
+            ("fit", "{base}", "names.csv", "--text", "stars", "--label", "the review", *FIT[4:]),
+            "--regression",
+        ),
+        (("predict", "nowhere", "reviews.csv"), "layertune fit"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_that_were_typed(type_in, base, tmp_path, words, said):
+    rows = [(index, f"text {index}") for index in range(40)]
+    with (tmp_path / "names.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("the review", "stars"), *rows])
+    code, _, err = type_in(*(word.format(base=base) for word in words))
+    sentence = err.partition("error: ")[2].replace(str(base), "")
+    assert code == 2 and said in sentence
+    if said != "layertune fit":
+        assert not WORDS_OF_RUN_PY.search(sentence)
+
+
+def test_a_card_names_the_base_and_the_file_and_the_labels_say_of_which_rows_they_are(
+    type_in, base, tmp_path, caplog
+):
+    (tmp_path / "dev.csv").write_text((tmp_path / "reviews.csv").read_text())
+    with caplog.at_level(logging.INFO):
+        assert type_in("fit", base, "reviews.csv", *FIT, "--k", "1", "--eval", "dev.csv")[0] == 0
+    card = (tmp_path / "my-model" / "README.md").read_text()
+    assert f"# {base.name}, reviews.csv" in card and "dev.csv" in card and "Own" not in card
+    assert "labels, of both files" in caplog.text
 
 
 def test_a_model_is_named_by_the_hub_s_id_of_a_known_one_or_by_its_own_folder(base, tmp_path):

@@ -97,8 +97,9 @@ def test_labels_may_be_names_and_rows_are_held_out_where_a_share_is_given():
     [
         ({"train": (TEXTS, LABELS[1:])}, "one length"),
         ({"train": (TEXTS, ["a", "b", "c", "d"] * 8)}, "num_labels=4"),
-        ({"k": 4}, "between 1 and 3"),
-        ({"strategy": "best"}, "best"),
+        ({"k": 4}, "^k=4 .*between 1 and 3"),
+        ({"strategy": "lowk"}, "^strategy=lowk .*Did you mean 'low_k'"),
+        ({"epochs": -1}, "^epochs=-1"),
         ({"eval": 2.0}, "between 0 and 1"),
         ({"model": torch.nn.Linear(1, 1)}, "AutoModelForSequenceClassification"),
     ],

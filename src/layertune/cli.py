@@ -28,7 +28,7 @@ from layertune.config import RunConfig
 from layertune.config.compose import compose_run
 from layertune.config.files import SUFFIXES, WRITING, expanded
 from layertune.config.groups import group_file, group_names
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, said_in
 
 if TYPE_CHECKING:
     from layertune.baselines import Baseline
@@ -36,6 +36,18 @@ if TYPE_CHECKING:
     from layertune.saved import SavedModel
 
 CHUNK = 1024  # rows of a file that are read and predicted at once
+OPTIONS = {f"own.{key}": f"--{key}" for key in ("eval", "text", "text2", "label")} | {
+    "save": "--out",
+    "method.k": "--k",
+    "method": "--method",
+    "seed": "--seed",
+}
+WORDS = {f"{key}=": f"{option} " for key, option in OPTIONS.items()} | {
+    **{key: option for key, option in OPTIONS.items() if "." in key},
+    **dict.fromkeys(("own.train=", "model.path=", "model.source="), ""),
+    "own.regression=true": "--regression",
+    "save_epoch=best": "--best",
+}  # of `run.py`, and what is typed for them here
 LAYERS = 3  # that are trained where nothing else is said, as in the paper
 
 
@@ -52,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     )
     for noisy in ("httpx", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    run_script(lambda: given.command(given))
+
+    def command() -> None:
+        with said_in(WORDS | {"model=own": given.model}):
+            given.command(given)
+
+    run_script(command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,9 +168,10 @@ def request(given: argparse.Namespace, method: str, k: int | None) -> list[str]:
         "tracking=disabled",
         "results_dir=outputs",
     ]
-    if (group_file("method", method) or {}).get("selector") is not None:
+    known = group_file("method", method)
+    if known is not None and known.get("selector") is not None:
         words.append(f"method.k={min(LAYERS, num_layers(words) - 1) if k is None else k}")
-    elif k is not None:
+    elif known is not None and k is not None:
         raise ConfigError(f"--k {k} has no meaning for --method {method}, which selects no layers.")
     return words
 

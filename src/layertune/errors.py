@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,31 @@ def one_line(text: str) -> str:
     if len(line) > _LONGEST_SENTENCE:
         line = f"{line[: _LONGEST_SENTENCE - 300]} … {line[-290:]}"
     return line
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the likeliest of what is known, to be added to a sentence, or nothing."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@contextmanager
+def said_in(words: Mapping[str, str]) -> Iterator[None]:
+    """Let the errors of a block speak of what was typed at another door than `run.py`.
+
+    Args:
+        words: a key of the configuration -> what stands for it there; `key=` is the key before a value.
+    """
+    longest_first = sorted(words, key=len, reverse=True)
+    ends = ("" if key.endswith("=") else r"(?!\.?\w|=)" for key in longest_first)
+    pattern = "|".join(
+        rf"(?<![\w.]){re.escape(key)}{end}" for key, end in zip(longest_first, ends, strict=True)
+    )
+    try:
+        yield
+    except (ConfigError, RunFailed) as error:
+        error.args = (re.sub(pattern, lambda found: words[found[0]], str(error)),)
+        raise
 
 
 def message_of(error: BaseException) -> str:

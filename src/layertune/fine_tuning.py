@@ -19,7 +19,7 @@ import torch
 
 from layertune.config import RunConfig
 from layertune.config.compose import plain_run
-from layertune.errors import ConfigError, DataError
+from layertune.errors import ConfigError, DataError, said_in
 from layertune.methods import build_method
 from layertune.methods.selected import NamedLayers, SelectedLayers
 from layertune.models import Backbone, TaskModel
@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     from layertune.scoring import LayerScores
 
 Text = str | tuple[str, str]
+WORDS = {f"train.{key}=": f"{key}=" for key in ("epochs", "learning_rate", "batch_size", "device")} | {
+    "task.max_length=": "max_length=",
+    "method.layers": "layers",
+    "method.k=": "k=",
+    "method.k": "k",
+    "method=": "strategy=",
+    "model=own": "the model",
+}  # of `run.py`, and what stands for them here
 Labelled = tuple[Sequence[Text], Sequence[Any]]
 
 
@@ -144,7 +152,7 @@ def fine_tune(
         words += [f"method={strategy}", *([] if strategy in ("full", "head_only") else [f"method.k={k}"])]
     before = next(model.parameters()).device
     mode = model.training
-    with tempfile.TemporaryDirectory() as scratch, _own_generators():
+    with tempfile.TemporaryDirectory() as scratch, _own_generators(), said_in(WORDS):
         run = plain_run([*words, f"outputs_dir={scratch}"])
         try:
             with _wrapped(model) as wrapped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from layertune.config.schema import MethodSpec
 from layertune.config.schema_base import Allowed
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, did_you_mean
 
 
 @cache
@@ -128,8 +127,7 @@ def build_dataclass(cls: Any, mapping: Mapping[str, Any], where: str) -> Any:
 
 def unknown_key(full: str, key: str, allowed: Sequence[str]) -> ConfigError:
     """Return the error for a name that does not exist: it lists what does, and the likeliest meant."""
-    near = difflib.get_close_matches(key, allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(key, allowed)
     return ConfigError(f"{full} does not exist; allowed here: {', '.join(sorted(allowed))}.{hint}")
 
 

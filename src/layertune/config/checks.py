@@ -58,7 +58,7 @@ def _check_k(run: RunConfig) -> None:
         raise ConfigError(f"method={run.method.name} needs method.k, between 1 and {layers - 1}.")
     if k is not None and not 1 <= k <= layers - 1:
         raise ConfigError(
-            f"method.k={k} is out of range: {run.model.name} has {layers} layers, "
+            f"method.k={k} is out of range: model={run.model.name} has {layers} layers, "
             f"so k is between 1 and {layers - 1}."
         )
 
@@ -282,7 +282,7 @@ def _check_save_folder(run: RunConfig) -> None:
         raise ConfigError(f"save={run.save} is not empty: name a new folder, nothing in it is overwritten.")
     if os.path.lexists(folder) and not folder.is_dir():
         raise ConfigError(f"save={run.save} is a file: name a new folder.")
-    require_writable(folder, "save")
+    require_writable(folder, "save=<folder>")
 
 
 def _check_data_exist(run: RunConfig) -> None:

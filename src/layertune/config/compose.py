@@ -12,7 +12,7 @@ from layertune.config.grids import register_resolvers
 from layertune.config.groups import CONFIG_DIR, GROUPS, group_file, group_names
 from layertune.config.hydra_errors import check_overrides, request_error
 from layertune.config.run import RunConfig, base_tree, run_from_hydra
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, did_you_mean
 
 
 def register_schema() -> None:
@@ -139,7 +139,10 @@ def group_choice(group: str, name: str) -> Mapping[str, Any]:
     """Return the content of a group's file, with the files of its `defaults` list below it."""
     content = group_file(group, name)
     if content is None:
-        raise ConfigError(f"{group}={name} does not exist; known: {', '.join(group_names(group))}.")
+        names = group_names(group)
+        raise ConfigError(
+            f"{group}={name} does not exist; known: {', '.join(names)}.{did_you_mean(name, names)}"
+        )
     own = {key: value for key, value in content.items() if key != "defaults"}
     result: dict[str, Any] = {}
     for entry in content.get("defaults", ["_self_"]):

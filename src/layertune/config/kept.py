@@ -29,7 +29,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     file = folder / ABOUT
     if not file.is_file():
         what = "holds no model of layertune" if folder.is_dir() else "is not a folder"
-        raise ConfigError(f"{folder} {what}: name one that was written with save=<folder>.")
+        raise ConfigError(f"{folder} {what}: name one that `layertune fit --out` or save=<folder> wrote.")
     try:
         about = json.loads(file.read_bytes())
         known = isinstance(about, dict) and about.get("format") == FORMAT

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TypeVar
 
-from layertune.errors import ConfigError, in_words
+from layertune.errors import ConfigError, did_you_mean, in_words
 
 Value = TypeVar("Value")
 
@@ -23,6 +23,7 @@ def resolve_name(name: str, known: Mapping[str, Value], what: str) -> Value:
     if not module:
         raise ConfigError(
             f"{what}={name} does not exist; known: {', '.join(sorted(known))}, or a dotted path to your own."
+            + did_you_mean(name, known)
         )
     try:
         value: Value = getattr(importlib.import_module(module), attribute)

@@ -115,7 +115,7 @@ def _save_failure(draft: RecordDraft, store: Store) -> str:
         if finished:
             log.warning("%s: the finished record stays as it is", store.path(draft.run))
         else:
-            log.info("record: %s", store.save(draft.record, draft.run))
+            log.info("record (%s): %s", draft.record.status, store.save(draft.record, draft.run))
     except Exception as hindrance:  # whatever it is, it must not hide why the run failed
         log.error("%s", draft.record.error)
         return f"; and its record could not be written: {in_words(hindrance)}"

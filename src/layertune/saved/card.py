@@ -61,15 +61,17 @@ def model_card(run: RunConfig, record: Record, epoch: int, form: str) -> str:
     if model.source not in ("local", "random") and not model.source.startswith("package:"):
         front["base_model"] = model.source
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
-    lines += [f"# {run.model.title or run.model.name}, {run.task.title or run.task.name}", ""]
+    base, rows_from = _base(run), _data(run)
+    method = run.method.title or run.method.name
+    lines += [f"# {base}, {rows_from}", ""]
     counts = ", ".join(f"{name} {count:,}" for name, count in data.counts.items())
     origin = f"`{model.source}`" + (f" at `{model.revision}`" if model.revision else "")
     rows = [
-        ("base", f"{run.model.title or run.model.name} ({origin})"),
+        ("base", f"{base} ({origin})"),
         ("licence of the base", licence or "not known: see where it came from"),
-        ("data", f"{data.source}, {data.status}; rows: {counts}"),
+        ("data", f"{rows_from} ({data.source}, {data.status}); rows: {counts}"),
         ("labels", ", ".join(data.labels) or "numbers" if not generated else "—"),
-        ("method", f"{run.method.title or run.method.name} (`{run.method.name}`), train={run.train.mode}"),
+        ("method", f"{method} (`{run.method.name}`), train={run.train.mode}"),
     ]
     if record.selection is not None and record.selection.layers is not None:
         chosen = ", ".join(map(str, record.selection.layers))
@@ -103,6 +105,20 @@ def model_card(run: RunConfig, record: Record, epoch: int, form: str) -> str:
     classes = "" if generated else f", num_labels={max(1, len(data.labels))}"
     lines += ["", "## Use", "", code.replace("{auto}", auto).replace("{classes}", classes), ""]
     return "\n".join(lines)
+
+
+def _base(run: RunConfig) -> str:
+    """Return the name of the base; of one of one's own its folder's, without where that lies, or its id."""
+    model = run.model
+    if model.name != "own":
+        return model.title or model.name
+    return Path(model.path).name if model.path else model.source
+
+
+def _data(run: RunConfig) -> str:
+    """Return the name of the data; of one's own those of the files, without where they lie."""
+    files = [Path(name).name for name in (run.own.train, run.own.eval) if name is not None]
+    return " and ".join(files) if run.task.source == "own" else run.task.title or run.task.name
 
 
 def _cost(record: Record) -> str:

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from layertune.config import TaskSpec
 from layertune.config.files import own_files
 from layertune.config.schema_task import OwnSpec
-from layertune.errors import DataError
+from layertune.errors import DataError, did_you_mean
 from layertune.tasks.formats import Table, read_table
 from layertune.tasks.labels import canonical_labels, number_of, text_column
 from layertune.tasks.rows import Place, Rows, split_off
@@ -101,11 +100,9 @@ def _texts_and_labels(
     """Return the columns that are read, without the rows that have no text."""
     for key, column in (("text", own.text), ("text2", own.text2), ("label", own.label)):
         if column is not None and column not in table.names:
-            near = get_close_matches(column, table.names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(
                 f"{name} has no column {column!r} (own.{key}); its columns are {', '.join(table.names)}."
-                + hint
+                + did_you_mean(column, table.names)
             )
     columns = [table.columns[column] for column in task.columns]
     kept = [
@@ -157,7 +154,8 @@ def _names_of(values: Sequence[str], own: OwnSpec, where: Place) -> tuple[str, .
         )
     names = sorted(counts, key=float) if len(numbers) == len(counts) else sorted(counts)
     shown = ", ".join(f"{name} ({counts[name]:,})" for name in names[:_LISTED])
-    log.info("labels: %s%s", shown, f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    log.info("labels%s: %s%s", "" if own.eval is None else ", of both files", shown, more)
     return tuple(names)
 
 
