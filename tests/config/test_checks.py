@@ -35,7 +35,7 @@ def test_k_lies_between_one_and_the_number_of_layers_less_one(build: Build, k: i
     refused(
         build,
         {"method.k": k},
-        f"method.k={k} is out of range: tiny_bert has 4 layers, so k is between 1 and 3.",
+        f"method.k={k} is out of range: model=tiny_bert has 4 layers, so k is between 1 and 3.",
     )
 
 
