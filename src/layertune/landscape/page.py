@@ -22,7 +22,6 @@ from layertune.landscape.figure import landscape_figure
 from layertune.landscape.questions import RESAMPLED, Array, Scores, additive, bootstrap, gain
 from layertune.landscape.rows import FOLDER, Ground, read_rows
 from layertune.landscape.rules import Rule, lacking_scorers, rules
-from layertune.report.aggregate import State
 from layertune.report.figures import style
 from layertune.report.figures.ranks import rank_correlations
 from layertune.report.index import RecordIndex
@@ -30,6 +29,7 @@ from layertune.report.render.formats import to_html, to_markdown
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
+from layertune.report.values import State
 
 COLUMNS = ("Layers", "Score", "Percentile", "95 % interval", "Regret")
 LEGEND = (
