@@ -55,7 +55,8 @@ def test_dropout_draws_anew_in_every_replay(prepared, graphs):
     assert len(losses) == 4
 
 
-def test_a_captured_run_resumes_exactly(prepared, monkeypatch):
+@pytest.mark.parametrize("mode", ["published", "fast"])
+def test_a_captured_run_resumes_exactly(prepared, monkeypatch, mode):
     """With dropout: shapes are captured anew after the resume, and a capture draws nothing."""
-    deterministic = ("train.deterministic=true", "train.batch_size=16", "train=fast")
+    deterministic = ("train.deterministic=true", "train.batch_size=16", f"train={mode}")
     assert_resumes_exactly(prepared, monkeypatch, *OPTIONS[:-1], *deterministic)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from layertune.fast import stepper
-from layertune.fast.frozen import hold_frozen, release_frozen
+from layertune.fast.frozen import copies_bytes, hold_frozen, release_frozen
 from layertune.fast.last_layer import OneToken, why_not_one_token
 from layertune.training import train
 
@@ -72,6 +72,7 @@ def test_only_linear_maps_frozen_in_full_are_held_and_no_tensor_of_the_model_cha
     maps = frozen_but(model, 1)
     (partly := maps.pop()).bias.requires_grad_(True)
     before = weights(model)
+    assert copies_bytes(model) == sum(2 * p.numel() for m in maps for p in m.parameters())
     hold_frozen(model)
     assert {m for m in model.modules() if "forward" in vars(m)} == set(maps) and partly not in maps
     assert_same(before, weights(model))
@@ -104,7 +105,7 @@ def test_a_run_that_holds_its_frozen_weights_ends_as_one_that_casts_them(
     """On a CPU, where none is held else: losses, metrics and weights, with dropout, evaluation between."""
     ends = []
     for held in (False, True):
-        monkeypatch.setattr(stepper, "holds_frozen", lambda runtime, held=held: held)
+        monkeypatch.setattr(stepper, "holds_frozen", lambda *_, held=held: held)
         case = prepared(*options_of(method, model), f"train={mode}", "train.precision=bf16", "train.epochs=2")
         outcome = train(*case.parts)
         assert not any("forward" in vars(module) for module in case.model.modules())

@@ -28,6 +28,11 @@ def hold_frozen(model: nn.Module) -> None:
         module.forward = partial(_forward, module, halves)  # an attribute in front of the class's
 
 
+def copies_bytes(model: nn.Module) -> int:
+    """Return the bytes that the copies of `hold_frozen` take."""
+    return sum(2 * own.numel() for module in _frozen_maps(model) for own in module.parameters(recurse=False))
+
+
 def release_frozen(model: nn.Module) -> None:
     """Undo `hold_frozen`; the copies are let go."""
     for module in model.modules():

@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from layertune.config import RunConfig
-from layertune.fast.cache import PrefixSource
-from layertune.fast.frozen import hold_frozen, release_frozen
+from layertune.fast.cache import PrefixSource, choose_place
+from layertune.fast.frozen import copies_bytes, hold_frozen, release_frozen
 from layertune.fast.graphs import CudaRecorder, StepGraphs, why_no_graphs
 from layertune.fast.last_layer import OneToken, why_not_one_token
 from layertune.fast.masks import use_byte_masks, use_own_masks
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 class PlainStepper:
     """The whole model, forward and backward, on the tokens of a batch.
 
-    On a CUDA device steps are captured, and frozen weights held in bf16 where it computes in it; only where a
-    method leaves the steps alone. Neither changes what is computed.
+    On a CUDA device, where a method leaves the steps alone, they are captured, and under bf16 frozen weights
+    are held in it. Neither changes what is computed.
 
     Args:
         run: how to train.
@@ -62,7 +62,7 @@ class PlainStepper:
         if self._phase == phases.index:
             return
         self._phase, self._model = phases.index, phases.trained
-        if _is_steady(phases) and holds_frozen(self.runtime):
+        if _is_steady(phases) and holds_frozen(self._model, self.runtime):
             hold_frozen(self._model)
         self._graphs = self._capturing(phases)
 
@@ -166,9 +166,11 @@ def _shorten(model: TaskModel, lowest: int) -> None:
     model.backbone.last_block = OneToken if reason is None else None
 
 
-def holds_frozen(runtime: Runtime) -> bool:
-    """Whether frozen weights are held in bf16: on a CUDA device, where each cast is a launch."""
-    return runtime.precision == "bf16" and runtime.device.type == "cuda"
+def holds_frozen(model: TaskModel, runtime: Runtime) -> bool:
+    """Whether frozen weights are held in bf16: on a CUDA device, where a cast is a launch, that has room."""
+    if runtime.precision != "bf16" or runtime.device.type != "cuda":
+        return False
+    return choose_place(copies_bytes(model), runtime.device)[0] == "device"
 
 
 def _is_steady(phases: Phases) -> bool:
