@@ -235,7 +235,7 @@ BASE = ("model=tiny_bert", "task=cr", "method=low_k")
         ((*BASE, "train.epochs=true"), r"train\.epochs=True is not allowed"),
         (
             (*BASE, "method.k=4"),
-            r"method\.k=4 is out of range: tiny_bert has 4 layers, so k is between 1 and 3",
+            r"method\.k=4 is out of range: model=tiny_bert has 4 layers, so k is between 1 and 3",
         ),
         ((*BASE, "method.k=[1"), r"method\.k=\[1.*two quotes"),
         ((*BASE, "data_dir=/a=b"), r"data_dir=/a=b.*'data_dir=\"/a=b\"'"),
