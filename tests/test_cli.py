@@ -151,7 +151,7 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(type_in, base, tmp_p
     )
 
 
-WORDS_OF_RUN_PY = re.compile(r"save=|method[.=]|own\b|task=|model=")
+WORDS_OF_RUN_PY = re.compile(r"save=|method[.=]|\bown\.\w|task=|model=")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,10 @@ WORDS_OF_RUN_PY = re.compile(r"save=|method[.=]|own\b|task=|model=")
             ("fit", "{base}", "names.csv", "--text", "stars", "--label", "the review", *FIT[4:]),
             "--regression",
         ),
+        (("score", "{base}", "reviews.csv", "--k", "4"), "--k 4"),
+        (("score", "{base}", "reviews.csv", "--k", "2", "--strategy", "lowk"), "--strategy lowk"),
+        (("score", "{base}", "blank.csv", "--k", "2"), "blank.csv"),
+        (("score", "nowhere/at-all", "reviews.csv", "--k", "2"), "nowhere/at-all"),
         (("predict", "nowhere", "reviews.csv"), "layertune fit"),
     ],
 )
@@ -179,6 +183,7 @@ def test_what_is_wrong_is_said_in_the_words_that_were_typed(type_in, base, tmp_p
     rows = [(index, f"text {index}") for index in range(40)]
     with (tmp_path / "names.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("the review", "stars"), *rows])
+    (tmp_path / "blank.csv").write_text("\n\n")
     code, _, err = type_in(*(word.format(base=base) for word in words))
     sentence = err.partition("error: ")[2].replace(str(base), "")
     assert code == 2 and said in sentence

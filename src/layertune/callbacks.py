@@ -13,10 +13,9 @@ from transformers import TrainerCallback
 from layertune.api import freeze_all_but, score_layers, select_layers
 from layertune.errors import ConfigError
 from layertune.scoring import LayerScores
+from layertune.tasks.given import READ
 
 log = logging.getLogger(__name__)
-
-_READ = ("input_ids", "attention_mask", "token_type_ids", "labels")
 
 
 class LayerSelection(TrainerCallback):
@@ -71,4 +70,4 @@ class LayerSelection(TrainerCallback):
 
     def _batches(self, loader: Any) -> Iterator[Mapping[str, Any]]:
         for batch in islice(loader, self.batches):
-            yield {key: batch[key] for key in _READ if key in batch}
+            yield {key: batch[key] for key in READ if key in batch}

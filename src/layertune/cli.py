@@ -44,10 +44,12 @@ OPTIONS = {f"own.{key}": f"--{key}" for key in ("eval", "text", "text2", "label"
 }
 WORDS = {f"{key}=": f"{option} " for key, option in OPTIONS.items()} | {
     **{key: option for key, option in OPTIONS.items() if "." in key},
-    **dict.fromkeys(("own.train=", "model.path=", "model.source="), ""),
+    **dict.fromkeys(("own.train=", "model=", "model.path=", "model.source="), ""),
     "own.regression=true": "--regression",
     "save_epoch=best": "--best",
-}  # of `run.py`, and what is typed for them here
+    "k=": "--k ",
+    "strategy=": "--strategy ",
+}  # of `run.py` and of the functions, and what is typed for them here
 LAYERS = 3  # that are trained where nothing else is said, as in the paper
 
 
@@ -454,6 +456,8 @@ def score_command(given: argparse.Namespace) -> None:
     from layertune.tasks.formats import text_of
 
     texts = [line.strip() for line in text_of(given.texts).split("\n") if line.strip()]
+    if not texts:
+        raise ConfigError(f"{given.texts} holds no text: name a file with one text per line.")
     path = str(folder) if folder.is_dir() else None
     spec = ModelSpec(name=folder.name, source=given.model, path=path)
     model = load_model(spec)

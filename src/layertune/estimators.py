@@ -10,9 +10,11 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from layertune.fine_tuning import Text, fine_tune
+from layertune.fine_tuning import fine_tune
 from layertune.models.loading import load_tokenizer, model_at, read_part
+from layertune.models.standard_head import name_labels
 from layertune.saved.load import SavedModel, probabilities
+from layertune.tasks.given import Text
 
 
 class LayerTuneClassifier(ClassifierMixin, BaseEstimator):
@@ -67,8 +69,7 @@ class LayerTuneClassifier(ClassifierMixin, BaseEstimator):
             dtype=torch.float32,
         )
         torch.random.set_rng_state(torch_state)
-        self.model_.config.id2label = {index: str(name) for index, name in enumerate(self.classes_)}
-        self.model_.config.label2id = {str(name): index for index, name in enumerate(self.classes_)}
+        name_labels(self.model_.config, [str(name) for name in self.classes_])
         self.result_ = fine_tune(
             self.model_,
             self.tokenizer_,
@@ -97,8 +98,7 @@ class LayerTuneClassifier(ClassifierMixin, BaseEstimator):
             "max_length": self.max_length,
             "segment_ids": "standard",
         }
-        device = "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
-        return probabilities(SavedModel(self.model_, self.tokenizer_, about, device).logits(texts))
+        return probabilities(SavedModel(self.model_, self.tokenizer_, about, self.device).logits(texts))
 
     def predict(self, X: Iterable[Text]) -> np.ndarray:  # noqa: N803
         """Return the class of each text."""

@@ -28,20 +28,19 @@ from layertune.models.backbone import full_precision
 from layertune.models.limits import refuse_what_does_not_fit, usable_positions
 from layertune.models.loading import known_tokens, refuse_half_a_tokenizer
 from layertune.models.probe import probe
-from layertune.models.standard_head import standard_head_of
+from layertune.models.standard_head import name_labels, standard_head_of
 from layertune.records.record import DataRecord
 from layertune.records.tracking import Tracker
 from layertune.runtime import prepare_runtime
 from layertune.tasks import Split, TaskData
 from layertune.tasks.encode import encode, is_decoder
-from layertune.tasks.labels import text_column
-from layertune.tasks.rows import Place, Rows, split_off
+from layertune.tasks.given import Text, text_columns
+from layertune.tasks.rows import Rows, split_off
 from layertune.training import train as train_loop
 
 if TYPE_CHECKING:
     from layertune.scoring import LayerScores
 
-Text = str | tuple[str, str]
 WORDS = {f"train.{key}=": f"{key}=" for key in ("epochs", "learning_rate", "batch_size", "device")} | {
     "task.max_length=": "max_length=",
     "method.layers": "layers",
@@ -233,11 +232,7 @@ def _rows(given: Labelled, model: Any, regression: bool) -> Rows:
     texts, labels = ([*part] for part in given)
     if not texts or len(texts) != len(labels):
         raise DataError(f"{len(texts)} texts and {len(labels)} labels are given: two lists of one length.")
-    pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
-    width = len(pairs[0])
-    if any(len(pair) != width for pair in pairs) or width > 2:
-        raise DataError("a text is a string, or all are pairs (tuples of two strings).")
-    columns = tuple(text_column(list(column), "text", Place("texts")) for column in zip(*pairs, strict=True))
+    columns = text_columns(texts)
     if regression:
         return Rows(columns, np.asarray(labels, dtype=np.float32))
     return Rows(columns, np.array(label_ids(labels, model.config), dtype=np.int64))
@@ -257,8 +252,7 @@ def label_ids(labels: Sequence[Any], config: Any) -> list[int]:
     unnamed = set(config.label2id) == {f"LABEL_{i}" for i in range(number)}
     found = sorted(set(names))
     if unnamed and len(found) == number:
-        config.id2label = dict(enumerate(found))
-        config.label2id = {name: index for index, name in enumerate(found)}
+        name_labels(config, found)
     if unknown := [name for name in found if name not in config.label2id]:
         raise DataError(
             f"the label {unknown[0]!r} is none of the model's {number} ({', '.join(config.label2id)}): load "

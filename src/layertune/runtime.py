@@ -75,7 +75,7 @@ def prepare_runtime(run: RunConfig) -> Runtime:
         ConfigError: CUDA was asked for and is not there, or more than one process was started.
     """
     set_determinism(run.train.deterministic)  # before CUDA starts
-    device, reason = _choose_device(run.train.device)
+    device, reason = choose_device(run.train.device)
     torch.set_num_threads(run.train.num_threads or _default_threads())
     seed_everything(run.seed)
 
@@ -135,7 +135,12 @@ def _default_threads() -> int:
     return torch.get_num_threads()
 
 
-def _choose_device(asked: str) -> tuple[torch.device, str]:
+def choose_device(asked: str) -> tuple[torch.device, str]:
+    """Return the device that `cpu`, `cuda` or `auto` stands for here, and why.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if asked == "cpu":
         return torch.device("cpu"), "asked for"
     if torch.cuda.is_available():

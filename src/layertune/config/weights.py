@@ -59,7 +59,7 @@ def weights_folder(model: ModelSpec) -> Path | None:
     return folder
 
 
-_ADVICE = "set model.path=<folder> to a local copy of the weights"
+_ADVICE = "name a local copy of the weights with model.path=<folder>"
 
 
 def _package_folder(model: ModelSpec) -> Path:

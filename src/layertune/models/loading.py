@@ -237,8 +237,8 @@ def _folder(model: ModelSpec, what: str) -> Path:
         )
     except HubError as error:
         raise ModelError(
-            f"model={model.name}: {error}. Go online once or fill HF_HOME, set model.path=<folder> to a "
-            "local copy, or take model=minilm_l6, which comes from the package index "
+            f"model={model.name}: {error}. Go online once or fill HF_HOME, name a local copy with "
+            "model.path=<folder>, or take model=minilm_l6, which comes from the package index "
             "(pip install 'layertune[demo]')."
         ) from error
 

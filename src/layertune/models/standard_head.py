@@ -9,6 +9,7 @@ model that is saved and loaded again gives the same numbers bit for bit.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,9 +111,14 @@ class StandardHead(nn.Module):
             config.problem_type = "regression"
         else:
             config.problem_type = "single_label_classification"
-            config.id2label = dict(enumerate(label_names))
-            config.label2id = {name: number for number, name in enumerate(label_names)}
+            name_labels(config, label_names)
         return model
+
+
+def name_labels(config: Any, names: Sequence[str]) -> None:
+    """Write the names of the labels, by id, into a configuration of the library."""
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def standard_head_of(whole: Any, backbone: Backbone) -> StandardHead:

@@ -12,7 +12,6 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -43,24 +42,21 @@ def write_form(
     put(model, evaluated.weights)
     names = None if data.kind == "regression" else list(data.provenance.labels)
     about: dict[str, Any] = {"attention": model.backbone.model.config._attn_implementation}
-    adapter = _adapter(run, model, method)
-    if evaluated.structure is not None or not _is_of_the_library(model):
-        about |= {"form": "layertune"}
-    elif not isinstance(method, AddedParameters) or run.merge:
-        about |= {"form": "transformers"}
+    is_plain = run.merge or not isinstance(method, AddedParameters)
+    adapter = None if is_plain else _adapter(run, model, method)
+    if evaluated.structure is None and _is_of_the_library(model) and (is_plain or adapter is not None):
         whole = _whole(model, names)
         _fit_padding(whole.config, data.tokenizer)
-        with quiet(), merged(model.backbone.model):
-            whole.save_pretrained(folder, state_dict=_without_added(whole))
-    elif adapter is not None:
-        about |= {"form": "peft"}
-        whole = _whole(model, names)
-        _fit_padding(whole.config, data.tokenizer)
-        _write_adapter(folder, adapter, whole, model)
+        if adapter is not None:
+            about |= {"form": "peft"}
+            _write_adapter(folder, adapter, whole, model)
+        else:
+            about |= {"form": "transformers"}
+            with quiet(), merged(model.backbone.model):
+                whole.save_pretrained(folder, state_dict=_without_added(whole))
     else:
-        about |= {"form": "layertune"}
-    if about["form"] == "layertune":
         about |= {
+            "form": "layertune",
             "base": model.backbone.model.config.to_dict(),
             "structure": evaluated.structure,
             "one_token_last": evaluated.one_token_last,
@@ -155,16 +151,12 @@ def _write_tokenizer(folder: Path, run: RunConfig, data: TaskData, model: TaskMo
     tokenizer.save_pretrained(folder)
 
 
-@torch.no_grad()
-def put_all(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def put_all(model: TaskModel, tensors: dict[str, Tensor]) -> None:
     """Put tensors into a model that has a parameter for each of them, and none besides.
 
     Raises:
         ValueError: they are not those of this model.
     """
-    parameters = dict(model.named_parameters())
-    if parameters.keys() != tensors.keys():
-        odd = sorted(parameters.keys() ^ tensors.keys())
+    if odd := sorted(dict(model.named_parameters()).keys() ^ tensors.keys()):
         raise ValueError(f"it is not the model's: {', '.join(odd[:3])}")
-    for name, value in tensors.items():
-        parameters[name].copy_(value)
+    put(model, tensors)

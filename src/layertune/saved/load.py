@@ -28,13 +28,12 @@ from layertune.models.loading import (
     refuse_half_a_tokenizer,
 )
 from layertune.models.task_model import TaskModel, build_model
+from layertune.runtime import choose_device
 from layertune.saved.forms import TENSORS, put_all
 from layertune.tasks import Batch, sorted_batches
 from layertune.tasks.encode import encode
-from layertune.tasks.labels import text_column
-from layertune.tasks.rows import Place, unlabelled
-
-Text = str | tuple[str, str]
+from layertune.tasks.given import Text, text_columns
+from layertune.tasks.rows import unlabelled
 
 
 class SavedModel:
@@ -49,11 +48,11 @@ class SavedModel:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, about: dict[str, Any], device: str) -> None:
-        self.model, self.tokenizer = model.to(device).eval(), tokenizer
+        self._device, _ = choose_device(device)
+        self.model, self.tokenizer = model.to(self._device).eval(), tokenizer
         self.labels: tuple[str, ...] = tuple(about["labels"])
         self.kind: str = about["kind"]
         self.columns: tuple[str, ...] = tuple(about["columns"])
-        self._device = torch.device(device)
         self._task = TaskSpec(
             max_length=about["max_length"], segment_ids=about["segment_ids"], columns=self.columns
         )
@@ -67,21 +66,13 @@ class SavedModel:
             batch_size: texts per forward pass; an evaluation's own is 64.
 
         Raises:
-            ConfigError: there is none, or they are not what the model reads.
+            DataError: there is none, or they are not what the model reads.
+            ConfigError: the model generates text.
         """
         if self.kind == "generation":
             raise ConfigError("this model generates text: take .model.generate and .tokenizer.")
-        rows = list(texts)
-        width = len(self.columns)
-        pairs = [row if isinstance(row, tuple) else (row,) for row in rows]
-        if not rows or any(len(pair) != width for pair in pairs):
-            one = "a string" if width == 1 else "a pair of strings (tuple)"
-            raise ConfigError(f"this model reads texts, each {one}, at least one of them.")
-        columns = tuple(
-            text_column(list(column), name, Place("texts"))
-            for column, name in zip(zip(*pairs, strict=True), self.columns, strict=True)
-        )
-        store = encode(unlabelled(columns), self.tokenizer, self._task)
+        rows = unlabelled(text_columns(texts, self.columns))
+        store = encode(rows, self.tokenizer, self._task)
         found: np.ndarray | None = None
         for indices in sorted_batches(store.lengths, batch_size):
             answers = self._run(store.batch(indices).to(self._device)).float().cpu().numpy()
@@ -124,12 +115,12 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).softmax(-1).numpy()
 
 
-def load(folder: str | Path, device: str | None = None) -> SavedModel:
+def load(folder: str | Path, device: str = "auto") -> SavedModel:
     """Load a model that a run has kept (`save=<folder>`), whatever its form.
 
     Args:
         folder: that was written.
-        device: cpu or cuda; None takes a GPU where there is one.
+        device: cpu, cuda, or auto: a GPU where there is one.
 
     Raises:
         ConfigError: it holds no such model, or one that cannot be read.
@@ -138,7 +129,6 @@ def load(folder: str | Path, device: str | None = None) -> SavedModel:
 
     path = expanded(folder)
     about = read_about(path)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     form = {"transformers": _library, "peft": _adapted, "layertune": _built}[about["form"]]
     try:
         tokenizer, model = from_folder(AutoTokenizer, path), form(path, about)

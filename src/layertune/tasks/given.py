@@ -6,7 +6,7 @@ enters, or is refused in the same sentence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,12 +21,48 @@ from layertune.tasks.encode import Batch, TokenStore, encode
 from layertune.tasks.labels import text_column
 from layertune.tasks.rows import Place, unlabelled
 
-_BESIDE = ("input_ids", "attention_mask", "token_type_ids", "labels")
+Text = str | tuple[str, str]
+READ = ("input_ids", "attention_mask", "token_type_ids", "labels")  # of a batch of transformers
+
+
+def text_columns(texts: Iterable[Text], names: Sequence[str] = ()) -> tuple[Sequence[str], ...]:
+    """Return texts as one column, or pairs of texts as two.
+
+    Args:
+        texts: strings, or pairs (tuples) of strings; a single string is one text.
+        names: of the columns, where it is known how many there are.
+
+    Raises:
+        DataError: there is none, or one that is not like the others or like the names.
+    """
+    is_table = hasattr(texts, "keys") and not hasattr(texts, "tolist")  # a mapping, a data frame
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes) or is_table:
+        raise DataError(
+            f"the texts are a {type(texts).__name__}: give a list of strings, or of pairs of strings."
+        )
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    if not rows:
+        raise DataError("no text is given: the list of texts is empty.")
+    pairs = [row if isinstance(row, tuple) else (row,) for row in rows]
+    width = len(names) or len(pairs[0])
+    odd = next((i for i, row in enumerate(pairs) if len(row) != width or len(row) > 2 or not row), None)
+    odd = next((i for i, row in enumerate(rows) if isinstance(row, list)), odd)
+    if odd is not None:
+        known = {0: "a string, or all are pairs (tuples of two strings)", 1: "a string", 2: "a pair (tuple)"}
+        raise DataError(
+            f"text {odd + 1} is {rows[odd]!r:.80}: a text is {known[len(names)]}; join a list of words first "
+            '(" ".join(words)).'
+        )
+    titles = names or (("text",) if width == 1 else ("first text", "second text"))
+    return tuple(
+        text_column(column, title, Place("texts"))
+        for column, title in zip(zip(*pairs, strict=True), titles, strict=True)
+    )
 
 
 def encode_texts(
     tokenizer: Any,
-    texts: Iterable[str | tuple[str, str]],
+    texts: Iterable[Text],
     max_length: int,
     positions: int | None,
     segment_ids: Literal["standard", "zeros"] = "standard",
@@ -47,29 +83,9 @@ def encode_texts(
         raise DataError(
             f"(tokenizer, texts) begins with a tokenizer of transformers; given: {type(tokenizer).__name__}."
         )
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes) or hasattr(texts, "keys"):
-        raise DataError(
-            f"the texts are a {type(texts).__name__}: give a list of strings, or of pairs of strings."
-        )
     if not isinstance(max_length, int):
         raise DataError(f"max_length={max_length} is not allowed: a number of tokens.")
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    if not rows:
-        raise DataError("no example to score the layers on: the list of texts is empty.")
-    pairs = [row if isinstance(row, tuple) else (row,) for row in rows]
-    width = len(pairs[0])
-    odd = next((i for i, row in enumerate(pairs) if len(row) != width or len(row) > 2 or not row), None)
-    odd = next((i for i, row in enumerate(rows) if isinstance(row, list)), odd)
-    if odd is not None:
-        raise DataError(
-            f"text {odd + 1} is {rows[odd]!r:.80}: a text is a string, or all are pairs (tuples of two "
-            'strings); join a list of words first (" ".join(words)).'
-        )
-    names = ("text",) if width == 1 else ("first text", "second text")
-    columns = tuple(
-        text_column(column, name, Place("texts"))
-        for column, name in zip(zip(*pairs, strict=True), names, strict=True)
-    )
+    columns = text_columns(texts)
     length = max_length if positions is None else min(max_length, positions)
     return encode(unlabelled(columns), tokenizer, TaskSpec(max_length=length, segment_ids=segment_ids))
 
@@ -107,7 +123,7 @@ def batch_of_mapping(given: Any, accepted: Collection[str], known: int | None, p
             f"score_layers needs dictionaries with input_ids and got {type(given).__name__}: "
             "use a DataLoader with a collator of transformers, or give (tokenizer, texts)."
         )
-    more = [key for key in given if key in accepted and key not in _BESIDE and given[key] is not None]
+    more = [key for key in given if key in accepted and key not in READ and given[key] is not None]
     if more:
         raise ConfigError(
             f"a batch holds {', '.join(more)}, which score_layers does not hand on: leave it out."
