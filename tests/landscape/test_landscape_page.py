@@ -120,7 +120,7 @@ def test_scores_of_other_weights_or_texts_choose_nothing(results, scored):
 
 def test_the_page_says_what_there_is_to_gain_and_how_tasks_agree(written):
     page = (written / "landscapes" / "index.html").read_text()
-    assert "order 6 sets alike by -1.00 (Spearman); the best of cr is number 6 on demo." in page
+    assert "order 6 sets alike by -1.00 (Spearman); the best of CR is number 6 on Demo." in page
     text = (written / "landscapes" / "tiny_bert-demo-00000000-k2.md").read_text()
     assert "6 of 6 sets, seeds 0, 1; " in text and "accuracy of 35.0 to 75.0; highest: layers 3, 4." in text
     # means 0.35 0.45 0.55 0.55 0.65 0.75: variance 0.02; the seeds of a set differ by 0.1: variance 0.005

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,26 +15,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from layertune.landscape.page import Page
+    from layertune.landscape.questions import Array
 
 _WIDTH = 0.35  # half of what the sets of one lowest layer take, in layers
-_NAMED = 3  # rules of one set that are named
 
 
 def landscape_figure(page: Page) -> Figure:
-    """Return the figure of one landscape."""
+    """Return the figure of one landscape: a letter beside each set that a rule takes, explained below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = style.new_figure(style.WIDTH, 4.4)
-    FigureCanvasAgg(figure)  # which measures the names
-    axes = figure.subplots()
     sets, means, seeds = page.scores.sets, 100 * page.scores.means, page.scores.seeds
-    places = _places(sets)
     names: dict[tuple[int, ...], list[str]] = {}
     for rule, at in page.rules:
         if at is not None and at.layers:
             names.setdefault(at.layers, []).append(rule.name)
-    marked = [layers in names for layers in sets]
-    axes.scatter(places, means, s=12, color=style.GREY, linewidths=0, zorder=2)
+    letters = dict(zip(names, ascii_uppercase + ascii_lowercase, strict=False))
+    figure = style.new_figure(style.WIDTH, 3.4 + 0.17 * len(letters))
+    FigureCanvasAgg(figure)  # which measures the letters
+    axes = figure.subplots()
+    places = _places(sets)
+    marked = np.array([layers in letters for layers in sets])
+    axes.scatter(places[~marked], means[~marked], s=12, color=style.GREY, linewidths=0, zorder=2)
     axes.scatter(places[marked], means[marked], s=26, color=style.VERMILION, zorder=3)
     style.bare(axes)
     axes.set(
@@ -42,23 +44,23 @@ def landscape_figure(page: Page) -> Figure:
         title=page.title,
         xticks=sorted({layers[0] for layers in sets}),
     )
-    axes.margins(0.08)
-    labels = [
-        Label(float(place), float(mean), _words(names[layers]), style.VERMILION)
-        for layers, place, mean in zip(sets, places, means, strict=True)
-        if layers in names
-    ]
+    axes.margins(0.06)
+    style.caption(
+        figure,
+        [f"{letters[one]}  {' '.join(map(str, one))}: {', '.join(names[one])}" for one in letters],
+    )
     style.settle(figure)
-    label_points(figure, axes, labels)
+    at_place = list(zip(places.tolist(), means.tolist(), strict=True))
+    labels = [
+        Label(*place, letters[layers], style.VERMILION)
+        for layers, place in zip(sets, at_place, strict=True)
+        if layers in letters
+    ]
+    label_points(figure, axes, labels, others=at_place)
     return figure
 
 
-def _words(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return "\n".join([*names[:_NAMED], *([f"and {more} more"] if more > 0 else [])])
-
-
-def _places(sets: tuple[tuple[int, ...], ...]) -> np.ndarray:
+def _places(sets: tuple[tuple[int, ...], ...]) -> Array:
     """Spread the sets of one lowest layer side by side, in the order of their other layers."""
     groups = [(lowest, len(list(of))) for lowest, of in groupby(sets, key=lambda layers: layers[0])]
     spread = [lowest + (np.linspace(-_WIDTH, _WIDTH, n) if n > 1 else np.zeros(1)) for lowest, n in groups]

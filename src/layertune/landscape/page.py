@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb, isnan
 from pathlib import Path
@@ -28,8 +28,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.render.formats import to_html, to_markdown
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.rounding import printed
-from layertune.report.spec import model_title
-from layertune.report.values import State
+from layertune.report.spec import choice_title, model_title
 
 COLUMNS = ("Layers", "Score", "Percentile", "95 % interval", "Regret")
 LEGEND = (
@@ -60,7 +59,8 @@ class Page:
     def title(self) -> str:
         """What it shows."""
         ground = self.ground
-        return f"{model_title(ground.model)} on {ground.task}: {self.k} of {ground.num_layers} layers"
+        where = f"{model_title(ground.model)} on {choice_title('task', ground.task)}"
+        return f"{where}: {self.k} of {ground.num_layers} layers"
 
 
 def write_landscapes(results: Path) -> list[Path]:
@@ -87,7 +87,7 @@ def write_landscapes(results: Path) -> list[Path]:
     files = []
     for page, sheet in zip(pages, sheets, strict=True):
         files.append(write_atomic(folder / f"{page.name}.csv", _csv(page).encode()))
-        text = f"![{page.title}]({page.name}.png)\n\n{to_markdown(sheet, '..')}"
+        text = f"{to_markdown(sheet, '..')}\n![{page.title}]({page.name}.png)\n"
         files.append(write_atomic(folder / f"{page.name}.md", text.encode()))
         with style.print_style():
             files += style.save_both(landscape_figure(page), folder, page.name)
@@ -95,7 +95,7 @@ def write_landscapes(results: Path) -> list[Path]:
         "landscape",
         title="layertune: landscapes",
         sentences=correlations(pages),
-        sheets=sheets,
+        pages=[(replace(sheet, legend=(), notes=LEGEND, footers=()), sheet) for sheet in sheets],
         runs="..",
         damaged=index.damaged,
     )
@@ -152,11 +152,10 @@ def _sheet(page: Page, records: Mapping[str, str]) -> Sheet:
             lost = "—" if at.regret is None else _points(at.regret, 2)
             spread = f"{printed(at.low, 1)} to {printed(at.high, 1)}"
             numbers = [_points(at.score, 2), printed(at.percentile, 1), spread, lost]
-        state: State = "missing" if at is None else "done"
-        cells = [(Line(text, state=state),) for text in numbers]
-        rows.append(
-            SheetRow(f"{rule.title} ({rule.name})", "", ((Line(shown, state=state, runs=run),), *cells))
-        )
+        lines = [Line(shown, runs=run), *map(Line, numbers)]
+        if at is None:
+            lines = [replace(line, state="missing") for line in lines]
+        rows.append(SheetRow(f"{rule.title} ({rule.name})", "", tuple((line,) for line in lines)))
     return Sheet(
         name=page.name,
         title=page.title,
@@ -223,10 +222,11 @@ def correlations(pages: Sequence[Page]) -> list[str]:
         here, there = ([float(side[layers]) for layers in shared] for side in sides)
         if len(shared) > 2 and not isnan(found := rank_correlations(here, there)[0]):
             rank = 1 + sum(value > there[here.index(max(here))] for value in there)
+            tasks = [choice_title("task", page.ground.task) for page in (one, other)]
             said.append(
-                f"{model_title(one.ground.model)}, k = {one.k}: {one.ground.task} and {other.ground.task} "
-                f"order {len(shared)} sets alike by {printed(found, 2)} (Spearman); the best of "
-                f"{one.ground.task} is number {rank} on {other.ground.task}."
+                f"{model_title(one.ground.model)}, k = {one.k}: {' and '.join(tasks)} order {len(shared)} "
+                f"sets alike by {printed(found, 2)} (Spearman); the best of {tasks[0]} is number {rank} on "
+                f"{tasks[1]}."
             )
     return said
 

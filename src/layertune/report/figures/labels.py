@@ -107,10 +107,18 @@ def best_place(
     return float(cost[least]), *places[least]
 
 
-def label_points(figure: Figure, axes: Axes, labels: Sequence[Label]) -> list[tuple[str, Box]]:
+def label_points(
+    figure: Figure, axes: Axes, labels: Sequence[Label], others: Iterable[tuple[float, float]] = ()
+) -> list[tuple[str, Box]]:
     """Write a label beside each point, joined to it by a line where it lies far away.
 
     The figure's layout must be final: the layout decides where pixels are.
+
+    Args:
+        figure: of the panel.
+        axes: the panel.
+        labels: what is written, and beside what.
+        others: points without a label, in data coordinates, which no label may cover.
 
     Returns:
         the labels with the boxes they take, in pixels.
@@ -119,8 +127,9 @@ def label_points(figure: Figure, axes: Axes, labels: Sequence[Label]) -> list[tu
     window = axes.get_window_extent()
     panel: Box = (window.x0, window.y0, window.x1, window.y1)
     at = [_pixel(axes, label.x, label.y) for label in labels]
-    taken: list[Box] = []
     half = _POINT * scale
+    bare = (_pixel(axes, *place) for place in others)
+    taken: list[Box] = [(x - half / 2, y - half / 2, x + half / 2, y + half / 2) for x, y in bare]
     for label, (x, y) in zip(labels, at, strict=True):
         taken.append((x - half, y - half, x + half, y + half))
         if label.spread:
