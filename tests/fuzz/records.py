@@ -29,13 +29,11 @@ from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
 from layertune.report.figures.choices import choices_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
-from layertune.report.figures.heat_maps import heat_maps
-from layertune.report.figures.ranks import between_tasks, within_tasks
-from layertune.report.figures.scores import model_scores
-from layertune.report.figures.similarity import kept_scores, plot_record
+from layertune.report.figures.similarity import heat_maps, plot_record
 from layertune.report.figures.style import save
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
+from layertune.report.layer_scores import between_tasks, kept_scores, model_scores, within_tasks
 from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import Question, lines, make_plan

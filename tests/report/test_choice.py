@@ -11,9 +11,9 @@ from test_figures_scores import scored
 from layertune.report.choice import ChoiceJudged, judge_choice, told
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_text
-from layertune.report.figures.controls import controls_figure
-from layertune.report.figures.scores import model_scores
+from layertune.report.figures.choices import controls_figure
 from layertune.report.index import RecordIndex
+from layertune.report.layer_scores import model_scores
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import load_claims
 from layertune.report.request import Request

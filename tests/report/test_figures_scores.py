@@ -10,10 +10,16 @@ from made_records import made, write
 
 from layertune.config.compose import plain_run
 from layertune.report.figures.choices import choices_figure
-from layertune.report.figures.heat_maps import chosen_layers, heat_maps
-from layertune.report.figures.ranks import between_tasks, rank_correlations, within_tasks
-from layertune.report.figures.scores import model_scores, scored_tasks
+from layertune.report.figures.similarity import heat_maps
 from layertune.report.index import RecordIndex
+from layertune.report.layer_scores import (
+    between_tasks,
+    chosen_layers,
+    model_scores,
+    rank_correlations,
+    scored_tasks,
+    within_tasks,
+)
 from layertune.report.spec import TableSpec, load_table
 
 UP = (0.1, 0.2, 0.3, 0.4)  # tiny_bert has four layers

@@ -6,8 +6,14 @@ import math
 
 import pytest
 
-from layertune.report.figures.methods import improvement_figure, ranks_figure
-from layertune.report.ranking import Improvement, Ranks, improvement, ranks
+from layertune.report.figures.methods import (
+    Improvement,
+    Ranks,
+    improvement,
+    improvement_figure,
+    ranks,
+    ranks_figure,
+)
 
 ORDERS = {  # task -> methods from the best
     "one": "abc",

@@ -23,8 +23,8 @@ from layertune.landscape.questions import RESAMPLED, Array, Scores, additive, bo
 from layertune.landscape.rows import FOLDER, Ground, read_rows
 from layertune.landscape.rules import Rule, lacking_scorers, rules
 from layertune.report.figures import style
-from layertune.report.figures.ranks import rank_correlations
 from layertune.report.index import RecordIndex
+from layertune.report.layer_scores import rank_correlations
 from layertune.report.render.formats import to_html, to_markdown
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.rounding import printed

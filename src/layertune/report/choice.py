@@ -11,10 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from layertune.report.figures.heat_maps import chosen_layers
-from layertune.report.figures.ranks import rank_correlations
-from layertune.report.figures.scores import ModelScores, TaskScores, model_scores, scored_tasks
 from layertune.report.index import RecordIndex
+from layertune.report.layer_scores import (
+    ModelScores,
+    TaskScores,
+    chosen_layers,
+    model_scores,
+    rank_correlations,
+    scored_tasks,
+)
 from layertune.report.paper_claims import STRATEGIES, Status, Verdict
 from layertune.report.rounding import printed
 

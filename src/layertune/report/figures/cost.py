@@ -17,7 +17,7 @@ from layertune.report.figures.similarity import Mark
 from layertune.report.index import RecordIndex
 from layertune.report.rounding import printed
 from layertune.report.spec import load_table, model_title
-from layertune.report.values import CellValue, TableValues, run_seconds
+from layertune.report.values import TableValues, run_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +107,7 @@ def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list
     found: dict[str, dict[str, tuple[float, float]]] = {}  # row -> task -> score, seconds
     titles = {row.key: row for table in tables for row in table.spec.rows if not row.of}
     devices = Counter(record.device for table in tables for record in table.records)
+    device = max(devices, key=lambda name: (devices[name], name), default="")
     for table in tables:
         for column in (column for column in table.spec.columns if not column.mean_of):
             for row in (row for row in table.spec.rows if not row.of):
@@ -114,13 +115,8 @@ def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list
                 records = [index.by_id[run_id] for run_id in value.run_ids]
                 seconds = [run_seconds(one) for one in records]
                 known = [one for one in seconds if one is not None]
-                if (
-                    value.mean is None
-                    or not known
-                    or {r.device for r in records} != {max(devices, key=lambda n: (devices[n], n))}
-                ):
-                    continue
-                found.setdefault(row.key, {})[column.task] = (value.mean, statistics.fmean(known))
+                if value.mean is not None and known and {one.device for one in records} == {device}:
+                    found.setdefault(row.key, {})[column.task] = (value.mean, statistics.fmean(known))
     counts = Counter(task for tasks in found.values() for task in tasks)
     tasks = [task for task, count in counts.items() if 2 * count >= max(counts.values())]
     whole = {key: own for key, own in found.items() if set(tasks) <= set(own)}
@@ -141,68 +137,70 @@ def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list
 
 def mean_cost_figure(points: list[Point], tasks: Sequence[str], model: str) -> Figure:
     """Return the figure of `mean_points`: one panel."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with style.print_style():
-        figure = style.new_figure(style.WIDTH, 4.4)
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        _panel(axes, points, "mean score")
-        axes.set_xlabel(
-            "seconds of a run: training, scoring the layers, caching frozen ones (CPU seconds on a CPU)"
-        )
-        _legend(
-            figure,
-            {point.group for point in points},
-            f"Score against cost: {model}, {len(tasks)} task{'s' * (len(tasks) > 1)}",
-        )
-        style.caption(
-            figure,
-            [f"Means over seeds and {', '.join(tasks)}. One run at a time was not assured."],
-        )
-        style.settle(figure)
-        shown = [Label(p.cost, _shown(axes, p), _text(axes, p), GROUPS[p.group].colour, 0.0) for p in points]
-        label_points(figure, axes, shown)
-    return figure
+    seconds = "seconds of a run: training, scoring the layers, caching frozen ones (CPU seconds on a CPU)"
+    return _figure(
+        {seconds: points},
+        "mean score",
+        f"Score against cost: {model}, {len(tasks)} task{'s' * (len(tasks) > 1)}",
+        [f"Means over seeds and {', '.join(tasks)}. One run at a time was not assured."],
+        height=4.4,
+    )
 
 
 def cost_figure(values: TableValues) -> Figure:
-    """Return the figure: a panel for the seconds, one for the trained parameters."""
+    """Return the figure of one task: a panel for the seconds, one for the trained parameters."""
+    column = values.spec.columns[0]
+    kind = "CPU seconds" if all(record.is_on_cpu for record in values.records) else "seconds"
+    labels = {
+        f"{kind} of training, with those of scoring the layers and of caching frozen ones (s)": "seconds",
+        "parameters trained at once, head included (million)": "parameters",
+    }
+    mark = " ‡" if any("data" in value.marks for value in values.cells.values()) else ""
+    task = column.title.rpartition(" (")[0] + mark
+    return _figure(
+        {label: points_of(values, key) for label, key in labels.items()},
+        column.metric.replace("_", " "),
+        f"{column.metric.capitalize()} against cost: {model_title(values.spec.model)} on {task}",
+        _sentences(values),
+        height=7.6,
+    )
+
+
+def _figure(
+    panels: dict[str, list[Point]], score: str, title: str, lines: Sequence[str], height: float
+) -> Figure:
+    """Return a figure with a panel for each cost, by what its axis says."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    spec = values.spec
-    column = spec.columns[0]
-    seconds = values.cell("full@paper", "seconds")
     with style.print_style():
-        figure = style.new_figure(style.WIDTH, 7.6)
-        FigureCanvasAgg(figure)
-        panels = list(figure.subplots(2, 1))
-        drawn = [
-            _panel(axes, points_of(values, key), column.metric.replace("_", " "))
-            for axes, key in zip(panels, ("seconds", "parameters"), strict=True)
-        ]
-        panels[0].set_xlabel(_seconds_label(values))
-        panels[1].set_xlabel("parameters trained at once, head included (million)")
-        mark = " ‡" if any("data" in value.marks for value in values.cells.values()) else ""
-        task = column.title.rpartition(" (")[0] + mark
-        title = f"{column.metric.capitalize()} against cost: {model_title(spec.model)} on {task}"
-        _legend(figure, {point.group for points in drawn for point in points}, title)
-        style.caption(figure, _sentences(values, seconds))
+        figure = style.new_figure(style.WIDTH, height)
+        FigureCanvasAgg(figure)  # which measures the labels
+        drawn = list(zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True))
+        for axes, (cost, points) in drawn:
+            _panel(axes, points, score)
+            axes.set_xlabel(cost)
+        _legend(figure, {point.group for points in panels.values() for point in points}, title)
+        style.caption(figure, lines)
         style.settle(figure)  # the labels are placed where the panels now are
-        for axes, points in zip(panels, drawn, strict=True):
-            shown = [
-                Label(p.cost, _shown(axes, p), _text(axes, p), GROUPS[p.group].colour, p.std or 0.0)
-                for p in points
-            ]
-            label_points(figure, axes, shown)
+        for axes, (_, points) in drawn:
+            label_points(
+                figure,
+                axes,
+                [
+                    Label(p.cost, _shown(axes, p), _text(axes, p), GROUPS[p.group].colour, p.std or 0.0)
+                    for p in points
+                ],
+            )
     return figure
 
 
-def _panel(axes: Axes, points: list[Point], title: str) -> list[Point]:
+def _panel(axes: Axes, points: list[Point], title: str) -> None:
     """Draw the points; one far below the others stands on the lower edge with its number."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     if not points:
         style.say(axes, "no finished run holds both numbers")
-        return points
+        return
     axes.set_xscale("log")
     low, high = _range([point.score for point in points])
     margin = 0.12 * max(high - low, 0.5)
@@ -222,8 +220,6 @@ def _panel(axes: Axes, points: list[Point], title: str) -> list[Point]:
             elinewidth=0.8,
             capsize=2,
         )
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -231,7 +227,6 @@ def _panel(axes: Axes, points: list[Point], title: str) -> list[Point]:
     axes.set_xlim(min(costs) / 1.18, max(costs) * 1.18)
     axes.set_ylabel(f"{title} (%)")
     style.bare(axes, "both")
-    return points
 
 
 def _range(scores: Sequence[float]) -> tuple[float, float]:
@@ -255,15 +250,6 @@ def _text(axes: Axes, point: Point) -> str:
     return f"{point.label}: {printed(point.score, 1)}" if below else point.label
 
 
-def _on_cpu(values: TableValues) -> bool:
-    return all(record.is_on_cpu for record in values.records)
-
-
-def _seconds_label(values: TableValues) -> str:
-    kind = "CPU seconds" if _on_cpu(values) else "seconds"
-    return f"{kind} of training, with those of scoring the layers and of caching frozen ones (s)"
-
-
 def _legend(figure: Figure, groups: set[str], title: str) -> None:
     from matplotlib.lines import Line2D
 
@@ -282,40 +268,28 @@ def _legend(figure: Figure, groups: set[str], title: str) -> None:
     )
 
 
-def _sentences(values: TableValues, full: CellValue) -> list[str]:
+def _sentences(values: TableValues) -> list[str]:
     spec = values.spec
-    column = spec.columns[0]
-    done, wanted = 0, 0
-    for row in spec.rows:
-        value = values.cell(row.key, column.key)
-        done, wanted = done + value.n, wanted + value.wanted
+    cells = {row.key: values.cell(row.key, spec.columns[0].key) for row in spec.rows}
+
+    def of_state(state: str) -> list[str]:
+        return [row.title for row in spec.rows if cells[row.key].state == state]
+
+    done, wanted = sum(cell.n for cell in cells.values()), sum(cell.wanted for cell in cells.values())
     lines = [
         f"{done} of {wanted} runs recorded; mean ± sample "
         "standard deviation over seeds, n/m where n of m seeds are recorded. “fair”: learning "
         f"rates of grid=fair. Train {spec.train}, protocol {spec.protocol}"
         + (f", {', '.join(spec.extra)}." if spec.extra else "."),
     ]
-    missing = {state: _methods(values, state) for state in ("failed", "oom", "stale", "absent", "refused")}
-    lines += [f"{state.capitalize()}: {', '.join(names)}." for state, names in missing.items() if names]
-    without = [name for name in _methods(values, "missing") if name not in _with_points(values)]
+    lacking = {state: of_state(state) for state in ("failed", "oom", "stale", "absent", "refused")}
+    lines += [f"{state.capitalize()}: {', '.join(names)}." for state, names in lacking.items() if names]
+    there = {key.partition("@")[0] for key, cell in cells.items() if cell.mean is not None}
+    # A method with a point under one grid is no gap, and it is named once, by its title under grid=paper.
+    told = {r.title for r in spec.rows if r.key.partition("@")[0] in there or not r.key.endswith("@paper")}
+    without = [name for name in of_state("missing") if name not in told]
     lines.append(f"No run yet: {', '.join(without)}." if without else "")
     if any("data" in value.marks for value in values.cells.values()):
         lines.append(f"‡ rows other than the official data: {', '.join(values.data_statuses)}.")
     lines.append(f"Device: {'; '.join(values.devices)}. One run at a time was not assured: an orientation.")
     return lines
-
-
-def _methods(values: TableValues, state: str) -> list[str]:
-    key = values.spec.columns[0].key
-    return [row.title for row in values.spec.rows if values.cell(row.key, key).state == state]
-
-
-def _with_points(values: TableValues) -> set[str]:
-    """Return all titles of methods with a point under one grid, and the second titles: no gaps to name."""
-    key = values.spec.columns[0].key
-    there = {
-        row.key.partition("@")[0] for row in values.spec.rows if values.cell(row.key, key).mean is not None
-    }
-    return {row.title for row in values.spec.rows if row.key.partition("@")[0] in there} | {
-        row.title for row in values.spec.rows if not row.key.endswith("@paper")
-    }

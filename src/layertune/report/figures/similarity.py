@@ -1,15 +1,20 @@
-"""The similarity of every two layers beside the score of each (the form of Figs. 2 and 3)."""
+"""The similarity of every two layers beside the score of each: of one record, and Figures 2 and 3 (§5.5)."""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from layertune.config.compose import group_choice
 from layertune.errors import ConfigError
-from layertune.records.record import Record
+from layertune.records.record import OFFICIAL, Record
 from layertune.report.figures import style
+from layertune.report.layer_scores import ModelScores, TaskScores, chosen_layers, kept_scores
+from layertune.report.spec import Cell, Row, TableSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,15 +38,6 @@ class Scores(Protocol):
     @property
     def matrix(self) -> Sequence[Sequence[float]] | None:
         """Similarity of each pair of layers, [L][L]."""
-
-
-@dataclass(frozen=True)
-class KeptScores:
-    """Layer scores as a record keeps them."""
-
-    values: Sequence[float]
-    std: Sequence[float]
-    matrix: Sequence[Sequence[float]] | None
 
 
 @dataclass(frozen=True)
@@ -100,27 +96,9 @@ def plot_record(record: Record, path: Path) -> None:
     plot_similarity(kept, selection.layers or (), path, f"{selection.scorer} similarity", title)
 
 
-def kept_scores(record: Record) -> KeptScores | None:
-    """Return the scores of a record, what was not finite as nan; None where its method scored no layers."""
-    selection = record.selection
-    if selection is None or selection.scores is None or selection.std is None:
-        return None
-    matrix = None if selection.matrix is None else [_numbers(row) for row in selection.matrix]
-    return KeptScores(_numbers(selection.scores), _numbers(selection.std), matrix)
-
-
-def _numbers(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
-
-
 def off_diagonal(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return a matrix with nan on its diagonal.
-
-    It is one (or zero) by definition: leaving it out keeps the colours for what was measured.
-    """
-    return [
-        [float("nan") if i == j else value for j, value in enumerate(row)] for i, row in enumerate(matrix)
-    ]
+    """Return a matrix with nan on its diagonal, which is one (or zero) by definition and needs no colour."""
+    return [[math.nan if i == j else value for j, value in enumerate(row)] for i, row in enumerate(matrix)]
 
 
 def draw_matrix(
@@ -160,3 +138,84 @@ def mark_layers(axes: Axes, layers: Sequence[int], xaxis: bool = False) -> None:
     for label in labels:
         if label.get_text() in {str(layer) for layer in layers}:
             label.set(color=style.ink(_CHOSEN), fontweight="bold")
+
+
+CHOSEN_BY = {"high_k": Mark(style.BLUE, "^"), "low_k": Mark(style.VERMILION, "v")}
+
+
+def heat_maps(spec: TableSpec, known: Mapping[str, ModelScores]) -> Figure:
+    """Return Figure 2 or 3, given the scores of each model that it names: a row per task, gaps named.
+
+    Colours and score axes are shared, so that tasks compare.
+    """
+    cells = [spec.cell(row.key, spec.columns[0].key) for row in spec.rows]
+    found = [next(iter(known[cell.row.model].by_task.get(task_of(cell.row), ())), None) for cell in cells]
+    there = [one for one in found if one is not None]
+    similar = [
+        value
+        for one in there
+        for row in off_diagonal(one.read().matrix or ())
+        for value in row
+        if math.isfinite(value)
+    ]
+    limits = (min(similar), max(similar)) if similar else None
+    with style.print_style():
+        heights = [2.5 if one else 0.8 for one in found]
+        figure = style.new_figure(style.WIDTH, 0.5 + sum(heights))
+        panels = figure.subplots(len(cells), 2, height_ratios=heights, width_ratios=[1, 1.1], squeeze=False)
+        for cell, one, (grid, points) in zip(cells, found, panels, strict=True):
+            if one is not None:
+                _row(figure, grid, points, one, cell, limits)
+                continue
+            style.say(grid, f"{cell.row.title}, {cell.row.model}: no record holds\nthe scores of its layers")
+            style.say(points, "to fill:\n" + textwrap.fill(_command(cell), 44))
+        drawn = [points for one, (_, points) in zip(found, panels, strict=True) if one is not None]
+        low = min((axes.get_xlim()[0] for axes in drawn), default=0.0)
+        high = max((axes.get_xlim()[1] for axes in drawn), default=1.0)
+        for axes in drawn:
+            axes.set_xlim(low, high)
+        figure.suptitle(f"{spec.title}: {spec.caption}", wrap=True)
+        lines = [f"Scores of {len(there)} of {len(found)} tasks recorded."]
+        if there:
+            lines[0] += (
+                " Blue ▲: the layers of high_k, vermilion ▼: of low_k; the diagonal is 1 by definition."
+            )
+        if any(one.examples < one.total for one in there):
+            lines.append("The texts scored were drawn once from the training texts, with seed 0.")
+        others = [
+            f"{one.title.removesuffix(' ‡')} {one.data_status}"
+            for one in there
+            if one.data_status != OFFICIAL
+        ]
+        if others:
+            lines.append(f"‡ not the official rows: {', '.join(others)}.")
+        style.caption(figure, [*lines, *(note for model in known.values() for note in model.left_out)])
+    return figure
+
+
+def task_of(row: Row) -> str:
+    """Return the task that a row names."""
+    return next(item.removeprefix("task=") for item in row.overrides if item.startswith("task="))
+
+
+def _row(
+    figure: Figure, grid: Axes, points: Axes, one: TaskScores, cell: Cell, limits: tuple[float, float] | None
+) -> None:
+    scores = one.read()
+    if scores.matrix is None:
+        style.say(grid, "the record holds no matrix")
+    else:
+        image = draw_matrix(grid, scores.matrix, limits)
+        grid.set_xticks(style.layer_ticks(len(scores.matrix), most=8))
+        figure.colorbar(image, ax=grid, label="mean cosine similarity", fraction=0.046, pad=0.03)
+    grid.set_title(f"{one.title}, {group_choice('model', cell.row.model)['title']}", loc="left")
+    marks = {layer: mark for name, mark in CHOSEN_BY.items() for layer in chosen_layers(name, one.values)}
+    draw_scores(points, scores, marks)
+    points.set_xlabel("score: mean cosine similarity to the other layers")
+    points.set_title(f"{one.sample}; mean ± std", loc="left")
+
+
+def _command(cell: Cell) -> str:
+    """Return the command that scores the layers; what training alone needs is left out."""
+    words = [w for w in cell.overrides[0] if not w.startswith(("train", "protocol=paper"))]
+    return " ".join(["python run.py", *words])

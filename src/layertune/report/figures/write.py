@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 from layertune.config.files import write_atomic
 from layertune.report.choice import judge_choice
 from layertune.report.figures import style
-from layertune.report.figures.choices import STRATEGIES, choices_figure
-from layertune.report.figures.controls import controls_figure
+from layertune.report.figures.choices import choices_figure, controls_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
-from layertune.report.figures.heat_maps import chosen_layers, heat_maps, task_of
-from layertune.report.figures.methods import improvement_figure, ranks_figure
-from layertune.report.figures.scores import ModelScores, model_scores, scored_tasks
+from layertune.report.figures.methods import improvement, improvement_figure, ranks, ranks_figure, runs_of
+from layertune.report.figures.similarity import heat_maps, task_of
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
-from layertune.report.ranking import improvement, ranks, runs_of
+from layertune.report.layer_scores import ModelScores, chosen_layers, model_scores, scored_tasks
+from layertune.report.paper_claims import STRATEGIES
 from layertune.report.render.footers import fill_command
 from layertune.report.request import COMPARED, Request
 from layertune.report.spec import TableSpec, model_title
@@ -95,8 +94,7 @@ def _saved(figure: Figure | None, folder: Path, name: str, coverage: str) -> Dra
         for path in folder.glob(f"{name}.*g"):
             path.unlink()
         return Drawn(name, (), f"{coverage}: not drawn")
-    with style.print_style():
-        return Drawn(name, tuple(style.save_both(figure, folder, name)), coverage)
+    return Drawn(name, tuple(style.save_both(figure, folder, name)), coverage)
 
 
 def _methods(request: Request, index: RecordIndex, folder: Path) -> list[Drawn]:
