@@ -46,21 +46,23 @@ RUNS  = $(foreach key,MODEL LM TRAIN GRID PROTOCOL,$(if $($(key)),$(call lower,$
 SHOWN = $(RUNS) $(if $(READOUT),readout='$(READOUT)') $(if $(COMPARE),compare='$(COMPARE)')
 lower = $(shell echo $(1) | tr A-Z a-z)
 REPORT = @set -f; $(BIN)/python scripts/report.py
+OWN    = $(if $(CONFIG_DIR),--config-dir '$(CONFIG_DIR)')
 
 # make tables MODEL=gte_small SET=train.epochs=3; COMPARE=roberta or READOUT=last,best: side by side; STRICT=1: fail on a gap
+# CONFIG_DIR=mine: methods of your own, here and in plan, claims and figures
 tables: setup  ## Write Tables 1-10 of MODEL (default bert) and results/tables/index.html from the records (seconds)
-	$(REPORT) tables $(SHOWN) $(if $(filter 1,$(STRICT)),--strict)
+	$(REPORT) tables $(OWN) $(SHOWN) $(if $(filter 1,$(STRICT)),--strict)
 
 # DEVICE=EPYC: hours of a recorded device. The output is a shell script
 plan: setup  ## List what is still to be run, of TABLE=1 or of all: commands, hours, memory, longest first (seconds)
-	$(REPORT) plan $(if $(TABLE),table='$(TABLE)') $(RUNS) $(if $(DEVICE),--device '$(DEVICE)')
+	$(REPORT) plan $(OWN) $(if $(TABLE),table='$(TABLE)') $(RUNS) $(if $(DEVICE),--device '$(DEVICE)')
 
 # JSON=1: all numbers, tests and run ids
 claims: setup  ## Judge the paper's claims on its own tables and on the records (seconds)
-	$(REPORT) claims $(SHOWN) $(if $(filter 1,$(JSON)),--json)
+	$(REPORT) claims $(OWN) $(SHOWN) $(if $(filter 1,$(JSON)),--json)
 
 figures: setup  ## Draw the figures of MODEL (default bert) into results/figures/<MODEL> from the records (a minute)
-	$(REPORT) figures $(SHOWN)
+	$(REPORT) figures $(OWN) $(SHOWN)
 
 landscape: setup  ## Place every rule of choice among all sets of layers: results/landscapes/index.html (seconds)
 	$(REPORT) landscape

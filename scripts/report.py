@@ -20,6 +20,7 @@ from pathlib import Path
 
 from layertune.command_line import run_script
 from layertune.config.files import write_atomic
+from layertune.config.groups import look_into
 from layertune.errors import ConfigError
 from layertune.landscape.page import write_landscapes
 from layertune.records.store import read_files
@@ -97,6 +98,13 @@ def compare(args: argparse.Namespace) -> None:
     )
 
 
+def main(args: argparse.Namespace) -> int | None:
+    """Do what was asked, with the methods of a folder of one's own among the others."""
+    look_into(filter(None, [getattr(args, "config_dir", None)]))
+    code: int | None = args.do(args)
+    return code
+
+
 def _name_stale(index: RecordIndex, models: set[str]) -> None:
     """Count the stale records of some models by task, and name the command that marks each of them."""
     stale = [record.spec for record in index.stale() if record.spec.model in models]
@@ -118,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     for do in (tables, claims, figures, plan, landscape):
         one = commands.add_parser(do.__name__, help=(do.__doc__ or "").partition("\n")[0])
         one.set_defaults(do=do)
+        one.add_argument("--config-dir", metavar="FOLDER", help="of methods of your own: rows in every table")
         one.add_argument("words", nargs="*", help="key=value, such as model=gte_small train.epochs=3")
         if do is tables:
             one.add_argument("--strict", action="store_true", help="exit with 1 if a cell is not done")
@@ -137,5 +146,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    asked = _parser().parse_args()
-    run_script(lambda: asked.do(asked))
+    run_script(lambda: main(_parser().parse_args()))

@@ -11,6 +11,7 @@ from itertools import product
 
 import pytest
 import torch
+from report.made_records import made, write
 from tiny_runs import compose_tiny, prepare, weights
 
 from layertune.config.compose import compose_run
@@ -135,7 +136,7 @@ def example(documents, repo, tmp_path, monkeypatch):
     """Write the files of the example where docs/extend.md says, and return that document."""
     section = documents[repo / "docs" / "extend.md"]
     files = dict(re.findall(r"`(mine/[a-z/_.]+)`.*?:\n\n```[a-z]+\n(.+?)```", section, flags=re.S))
-    assert set(files) == {"mine/bitfit.py", "mine/method/bitfit.yaml"}
+    assert set(files) == {"mine/bitfit.py", "mine/method/bitfit.yaml", "mine/table/biases.yaml"}
     assert all(content.count("\n") < 60 for content in files.values())
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,8 @@ def test_the_method_of_the_readme_trains_biases_and_head_alone(example, tmp_path
 
 @pytest.mark.slow
 def test_the_command_of_the_readme_runs_the_method(example, repo, tmp_path):
-    (command, *others) = re.findall(r"^python run\.py (.+)$", example, flags=re.M)[-2:]
+    commands = re.findall(r"^python run\.py (.+)$", example, flags=re.M)
+    command, *others = [one for one in commands if " -m " not in one]
     assert all("--config-dir=mine" in one and "method=bitfit" in one for one in (command, *others))
     assert "export PYTHONPATH=mine" in example
     path = os.pathsep.join(["mine", *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -200,3 +202,48 @@ def test_the_command_of_the_readme_runs_the_method(example, repo, tmp_path):
     assert read_record(record).status == "done"
     refused = call("+method.term=x")  # options are those of the YAML, wherever it lies
     assert refused.returncode == 2 and "method.term does not exist" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_method_of_the_readme_has_its_row_in_every_table_from_a_folder_of_its_own(
+    example, repo, tmp_path
+):
+    """One record of it, one of a table of one's own: the commands of the document find and print both."""
+    path = os.pathsep.join(["mine", *filter(None, [os.environ.get("PYTHONPATH")])])
+    # what follows `python scripts/report.py` in the document
+    plan, tables = re.findall(r"^python scripts/report\.py (.+)$", example, flags=re.M)
+    (sweep,) = re.findall(r"^python run\.py (.+ table=table1 .+)$", example, flags=re.M)
+
+    def call(script, command, *extra):
+        return subprocess.run(
+            [sys.executable, str(repo / script), *shlex.split(command, comments=True), *extra],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    planned = call("scripts/report.py", plan, "task=trec", "seed=0")
+    assert planned.returncode == 0, planned.stderr
+    (line,) = [line for line in planned.stdout.splitlines() if "method=bitfit" in line and line[0] != "#"]
+    words = shlex.split(line, comments=True)[2:]
+    assert words[0] == "--config-dir=mine" and "task=trec" in words
+    # the run that Hydra composes from that line is the one that the table looks for
+    run = compose_run(f"hydra.searchpath=[file://{tmp_path / 'mine'}]", *words[1:])
+    write(tmp_path / "results" / "runs", made(run, 0.875))
+    again = call("scripts/report.py", plan, "task=trec", "seed=0")
+    assert "nothing" in again.stdout or "method=bitfit" not in again.stdout.replace("# ", "")
+    swept = call("run.py", sweep, "task=trec", "seed=0")
+    assert swept.returncode == 0 and "nothing to run" in swept.stdout + swept.stderr, swept.stderr
+
+    printed = call("scripts/report.py", tables)
+    assert printed.returncode == 0, printed.stderr
+    folder = tmp_path / "results" / "tables" / "bert"
+    for number in range(1, 11):
+        assert "| BitFit" in (folder / f"table{number}.md").read_text(), number
+    assert "87.5" in (folder / "table1.md").read_text()
+    own = (folder / "biases.md").read_text()
+    assert "87.5" in own and "BitFit, queries" in own
+    assert "Added" not in own  # it names its rows itself
+    refused = call("scripts/report.py", "tables --config-dir=nowhere model=bert")
+    assert refused.returncode == 2 and "nowhere" in refused.stderr

@@ -61,10 +61,13 @@ class _PlannedSweeper(Sweeper):
         from hydra.core.utils import configure_log
         from hydra.errors import HydraException
 
+        from layertune.config.groups import look_into
         from layertune.errors import ConfigError
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        sources = self.config.hydra.runtime.config_sources
         try:
+            look_into(one.path for one in sources if one.schema == "file" and one.provider != "main")
             runs, lines = self.planned(arguments)
         except ConfigError as error:
             raise HydraException(str(error)) from error

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from layertune.config.schema_base import NAME
+from layertune.errors import ConfigError
 
 # In a checkout a link to the configs/ beside run.py, in an installed package a folder of its own.
 CONFIG_DIR = (Path(__file__).parents[1] / "configs").resolve()
+_own_folders: list[Path] = []  # with groups of one's own, as `--config-dir` names them
 GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe")
+
+
+def look_into(folders: Iterable[str | Path]) -> None:
+    """Find groups in further folders (`--config-dir`) from now on, behind `configs/`: at a program's start.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir={folder} is no folder: name one that holds method/<name>.yaml.")
+        if folder.resolve() not in (CONFIG_DIR, *(own.resolve() for own in _own_folders)):
+            _own_folders.append(folder)
+    group_file.cache_clear()
+
+
+def own_folders() -> tuple[Path, ...]:
+    """Return the folders besides `configs/` in which groups are found."""
+    return tuple(_own_folders)
+
+
+def own_names(group: str) -> list[str]:
+    """List the choices of a group that are one's own: not in `configs/`."""
+    found = {path.stem for folder in _own_folders for path in (folder / group).glob("*.yaml")}
+    return sorted(found - {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")})
 
 
 @cache
 def group_file(group: str, name: str, folder: Path | None = None) -> Mapping[str, Any] | None:
-    """Return the content of `<folder or configs>/<group>/<name>.yaml`, or None where it does not exist.
+    """Return the content of `<group>/<name>.yaml` in a folder, or None where it does not exist.
 
-    What has not the form of a name is none of a file: `../x`, or one longer than a file system takes.
+    Without a folder: in `configs/`, else in those of one's own. What has not the form of a name is none of a
+    file: `../x`, or one longer than a file system takes.
     """
     from omegaconf import OmegaConf
 
-    path = (folder or CONFIG_DIR) / group / f"{name}.yaml"
-    if not NAME.holds(name) or not path.is_file():
+    if not NAME.holds(name):
+        return None
+    paths = [
+        place / group / f"{name}.yaml" for place in ([folder] if folder else [CONFIG_DIR, *_own_folders])
+    ]
+    if (path := next((path for path in paths if path.is_file()), None)) is None:
         return None
     content = OmegaConf.to_container(OmegaConf.load(path))  # reads 1e-5 as a number; plain YAML reads text
     assert isinstance(content, dict), f"{path} is not a mapping"
@@ -32,4 +64,4 @@ def group_file(group: str, name: str, folder: Path | None = None) -> Mapping[str
 
 def group_names(group: str) -> list[str]:
     """List the choices of a configuration group."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    return sorted([*(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")), *own_names(group)])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layertune.config import RunConfig
+from layertune.config.groups import own_folders
 from layertune.errors import ConfigError
 from layertune.records.store import Store
 from layertune.report.estimate import Estimate, Estimator
@@ -34,7 +35,8 @@ class PlannedRun:
     @property
     def command(self) -> str:
         """The command that makes its record."""
-        return shlex.join(["python", "run.py", *self.run.overrides])
+        folders = [f"--config-dir={folder}" for folder in own_folders()]
+        return shlex.join(["python", "run.py", *folders, *self.run.overrides])
 
     @property
     def overrides(self) -> list[str]:

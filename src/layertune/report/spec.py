@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from layertune.config import RunConfig
 from layertune.config.build import build_dataclass, unknown_key
 from layertune.config.compose import group_choice, plain_run, split_overrides
-from layertune.config.groups import group_names
+from layertune.config.groups import group_names, own_names
 from layertune.errors import ConfigError, one_line
 from layertune.report.paper import the_paper
 
@@ -332,15 +332,26 @@ class _Files:
     def rows(self) -> Iterator[Row]:
         """Yield the rows, group by group; of a table over several models, model by model."""
         models = self.content.get("models")
+        parts = [*self.content["rows"], *self._added()]
         if models is None:
             main = self.model(self.content.get("paper_model", "bert"))
-            for part in self.content["rows"]:
+            for part in parts:
                 yield from self._group(part.get("group", ""), part["rows"], main, prefix="")
             return
         extra = [self.stand_in["bert"]] if self.stand_in["bert"] not in ("bert", *models) else []
         for model in (*models, *extra):
-            for part in self.content["rows"]:
+            for part in parts:
                 yield from self._group(model_title(model), part["rows"], model, prefix=f"{model}/")
+
+    def _added(self) -> list[dict[str, Any]]:
+        """Return the group of the methods of one's own (`--config-dir`), which stand in every table."""
+        listed = {
+            row if isinstance(row, str) else row["key"]
+            for part in self.content["rows"]
+            for row in part["rows"]
+        }
+        names = [name for name in own_names("method") if name not in listed]
+        return [{"group": "Added", "rows": names}] if names and "paper_table" in self.content else []
 
     def _group(self, group: str, entries: Iterable[Any], model: str, prefix: str) -> Iterator[Row]:
         for entry in entries:

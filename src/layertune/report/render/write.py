@@ -20,8 +20,8 @@ from layertune.report.render.others import other_settings
 from layertune.report.render.page import Backbone, sentences, to_comparison, to_page
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
-from layertune.report.request import COMPARED, FILE, TABLES, Request, read_request
-from layertune.report.spec import model_title
+from layertune.report.request import COMPARED, FILE, Request, read_request
+from layertune.report.spec import model_title, table_names
 from layertune.report.values import TableValues, table_values
 
 PICTURE = "cost.svg"
@@ -117,7 +117,8 @@ def _picture(request: Request, tables: list[TableValues], index: RecordIndex, fo
 
 
 def _values(request: Request, index: RecordIndex) -> list[TableValues]:
-    return [table_values(request.table(name), index, request.readout) for name in TABLES]
+    names = [name for name in table_names() if not name.startswith("figure")]
+    return [table_values(request.table(name), index, request.readout) for name in names]
 
 
 def _write(
