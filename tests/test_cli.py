@@ -172,6 +172,9 @@ WORDS_OF_RUN_PY = re.compile(r"save=|method[.=]|\bown\.\w|task=|model=")
             ("fit", "{base}", "names.csv", "--text", "stars", "--label", "the review", *FIT[4:]),
             "--regression",
         ),
+        (("fit", "{base}", "empty.csv", *FIT), "empty.csv is empty"),
+        (("fit", "{base}", "folder.csv", *FIT), "folder.csv is a folder"),
+        (("predict", "{base}", "folder.csv"), "folder.csv is a folder"),
         (("score", "{base}", "reviews.csv", "--k", "4"), "--k 4"),
         (("score", "{base}", "reviews.csv", "--k", "2", "--strategy", "lowk"), "--strategy lowk"),
         (("score", "{base}", "blank.csv", "--k", "2"), "blank.csv"),
@@ -184,6 +187,8 @@ def test_what_is_wrong_is_said_in_the_words_that_were_typed(type_in, base, tmp_p
     with (tmp_path / "names.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("the review", "stars"), *rows])
     (tmp_path / "blank.csv").write_text("\n\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "folder.csv").mkdir()
     code, _, err = type_in(*(word.format(base=base) for word in words))
     sentence = err.partition("error: ")[2].replace(str(base), "")
     assert code == 2 and said in sentence

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from layertune.command_line import run_script
 from layertune.config import RunConfig
 from layertune.config.compose import compose_run
-from layertune.config.files import SUFFIXES, WRITING, expanded
+from layertune.config.files import SUFFIXES, WRITING, expanded, refuse_no_table
 from layertune.config.groups import group_file, group_names
 from layertune.errors import ConfigError, said_in
 
@@ -193,7 +193,7 @@ def model_words(model: str) -> list[str]:
     """
     from layertune.models.architectures import architecture_of
 
-    names = [name for name in group_names("model") if name != "own"]
+    names = _known_models()
     folder = expanded(model)
     if model in names and not folder.is_dir():
         return [f"model={model}"]
@@ -228,6 +228,10 @@ def model_words(model: str) -> list[str]:
     return ["model=own", where, f"model.num_layers={layers}", f"model.family={family}"]
 
 
+def _known_models() -> list[str]:
+    return [name for name in group_names("model") if name != "own"]
+
+
 def _config_of_hub(model: str) -> Path:
     from layertune.errors import HubError
     from layertune.hub import repository
@@ -238,8 +242,8 @@ def _config_of_hub(model: str) -> Path:
         )
     except HubError as error:
         raise ConfigError(
-            f"{model} is no folder, none of {', '.join(group_names('model'))}, and not to be had from "
-            f"the hub: {error}."
+            f"{model} is no folder, none of {', '.join(_known_models())}, and not to be had from the hub: "
+            f"{error}."
         ) from error
     return folder / "config.json"
 
@@ -360,8 +364,7 @@ def _recommend(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> None:
     """Label a file, some rows at a time."""
     path = expanded(given.data)
-    if path.suffix not in SUFFIXES or not path.is_file():
-        raise ConfigError(f"{given.data} is no file of the formats that are read ({', '.join(SUFFIXES)}).")
+    refuse_no_table(path, given.data)
     if given.batch_size < 1:
         raise ConfigError(f"--batch-size {given.batch_size} is not allowed: at least 1.")
     target = None if given.out is None else expanded(given.out)

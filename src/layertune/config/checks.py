@@ -235,10 +235,10 @@ def _check_own(run: RunConfig) -> None:
         raise ConfigError(
             "task=own needs own.train=<file>, a csv, tsv, jsonl or parquet file, or the id of a data set."
         )
-    if own.text2 == own.text or own.label in (own.text, own.text2):
-        raise ConfigError(
-            f"own.text={own.text}, own.text2={own.text2} and own.label={own.label} name a column twice."
-        )
+    columns = {key: getattr(own, key) for key in ("text", "text2", "label") if getattr(own, key) is not None}
+    if len(set(columns.values())) < len(columns):
+        given = ", ".join(f"own.{key}={column}" for key, column in columns.items())
+        raise ConfigError(f"{given}: a column is named twice.")
 
 
 def _check_own_files_exist(run: RunConfig) -> None:

@@ -74,13 +74,25 @@ def own_files(own: OwnSpec) -> list[Path] | None:
     if own.eval is None and is_id and not paths["train"].exists():
         return None
     for key, path in paths.items():
-        if path.suffix not in SUFFIXES:
-            raise ConfigError(
-                f"own.{key}={names[key]} is none of {', '.join(SUFFIXES)}, and no id of a data set."
-            )
-        if not path.is_file():
-            raise ConfigError(f"own.{key}={names[key]} is not there: name a file ({', '.join(SUFFIXES)}).")
+        refuse_no_table(path, f"own.{key}={names[key]}", "file, or the id of a data set")
     return list(paths.values())
+
+
+def refuse_no_table(path: Path, said: str, what: str = "file") -> None:
+    """Refuse what is no file of the formats that are read.
+
+    Args:
+        path: where it should be.
+        said: what was asked for, and how.
+        what: is wanted.
+
+    Raises:
+        ConfigError: it is a folder, not there, or of another format.
+    """
+    if path.is_file() and path.suffix in SUFFIXES:
+        return
+    found = "a folder" if path.is_dir() else "of another format" if path.is_file() else "not there"
+    raise ConfigError(f"{said} is {found}: name a {what} ({', '.join(SUFFIXES)}).")
 
 
 def splits_needed(task: TaskSpec, protocol: ProtocolSpec) -> list[tuple[str, str]]:

@@ -29,7 +29,9 @@ def read_about(folder: Path) -> dict[str, Any]:
     file = folder / ABOUT
     if not file.is_file():
         what = "holds no model of layertune" if folder.is_dir() else "is not a folder"
-        raise ConfigError(f"{folder} {what}: name one that `layertune fit --out` or save=<folder> wrote.")
+        raise ConfigError(
+            f"{folder} {what}: name one that `layertune fit` wrote, or a run that keeps its model."
+        )
     try:
         about = json.loads(file.read_bytes())
         known = isinstance(about, dict) and about.get("format") == FORMAT

@@ -108,7 +108,10 @@ def _opened(path: Path, size: int | None) -> Iterator[TextIO]:
 def _separated(path: Path, size: int | None, **dialect: Any) -> Iterator[Table]:
     with _opened(path, size) as stream:
         rows = _rows_with_lines(path, stream, dialect)
-        names = _named_once(next(rows, (1, []))[1], path)
+        _, header = next(rows, (1, []))
+        if not header:
+            raise DataError(f"{path} is empty: its first line names the columns.")
+        names = _named_once(header, path)
         for some in _parts(rows, size):
             for line, row in some:
                 if len(row) != len(names):

@@ -98,6 +98,8 @@ def _texts_and_labels(
     name: str, table: Table, own: OwnSpec, task: TaskSpec
 ) -> tuple[tuple[list[str], ...], list[Any], Place]:
     """Return the columns that are read, without the rows that have no text."""
+    if not table.names:
+        raise DataError(f"{name} is empty.")
     for key, column in (("text", own.text), ("text2", own.text2), ("label", own.label)):
         if column is not None and column not in table.names:
             raise DataError(
