@@ -167,3 +167,20 @@ def test_the_rule_of_the_document_is_placed(repo, tmp_path, monkeypatch, capsys)
     assert said[0].startswith("Placed(layers=(2, 4, 6), score=0.6, percentile=")
     # sums below 9: 6, 7, 8, 8 and of 9 two others beside (2, 3, 4): (4 + 2 / 2) / 19
     assert float(said[1]) == pytest.approx(100 * 5 / 19)
+
+
+def test_what_the_documents_quote_of_a_landscape_is_what_its_table_says(repo):
+    tables = "".join(path.read_text() for path in (repo / "results" / "landscapes").glob("*-k*.md"))
+    for document in (repo / "README.md", repo / "results" / "README.md"):
+        quoted = re.findall(r"^> (.+)$", document.read_text(), flags=re.M)
+        assert quoted and all(f"- {sentence}\n" in tables for sentence in quoted)
+
+
+def test_the_landscapes_of_this_repository_are_written_anew_as_they_stand(repo, tmp_path):
+    for name in ("landscapes", "runs", "scores"):
+        (tmp_path / name).mkdir()
+        for path in (repo / "results" / name).glob("minilm_l6*.json*"):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    for path in write_landscapes(tmp_path):
+        if path.suffix in (".csv", ".md"):
+            assert path.read_bytes() == (repo / "results" / "landscapes" / path.name).read_bytes()

@@ -25,6 +25,7 @@ from layertune.landscape.rules import Rule, lacking_scorers, rules
 from layertune.report.figures import style
 from layertune.report.index import RecordIndex
 from layertune.report.layer_scores import rank_correlations
+from layertune.report.paper_claims import STRATEGIES
 from layertune.report.render.formats import to_html, to_markdown
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.rounding import printed
@@ -188,6 +189,15 @@ def _sentences(page: Page) -> Iterator[str]:
         yield f"Incomplete, {missing} sets still to be trained: whatever stands here is of the others alone."
     best = ", ".join(map(str, scores.sets[int(means.argmax())]))
     yield f"{ground.metric} of {_points(means.min())} to {_points(means.max())}; highest: layers {best}."
+    known = [(rule.name, at) for rule, at in page.rules if at is not None]
+    four = [f"{name} {printed(at.percentile, 0)}" for name, at in known if name in STRATEGIES]
+    above = dict.fromkeys(" ".join(map(str, at.layers)) for _, at in known if at.low > 50 and at.layers)
+    below = dict.fromkeys(" ".join(map(str, at.layers)) for _, at in known if at.high < 50 and at.layers)
+    yield (
+        f"Percentiles of the paper's four, where a random set has 50: {', '.join(four) or 'not known'}. Of "
+        f"the sets that rules take, the interval lies above 50 for {', '.join(above) or 'none'}, below it "
+        f"for {', '.join(below) or 'none'}."
+    )
     found = gain(scores)
     spread = f"Standard deviation over sets: {_points(found.sets, 2)}"
     if found.seeds is not None and found.real is not None:
