@@ -22,10 +22,10 @@ demo: setup  ## Train a real 6-layer model in three ways on generated sentences,
 	@$(BIN)/python scripts/demo.py
 
 test: setup  ## Run all tests that need neither a GPU nor a network (under 10 minutes)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## Run the tests of `make test` that take less than five seconds each (a few minutes)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network"
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
