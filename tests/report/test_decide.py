@@ -17,7 +17,6 @@ from layertune.report.paper_claims import Claim, ClaimColumn, load_claims, parts
 CLAIMS = {claim.id: claim for claim in load_claims(CONFIG_DIR.parent / "results" / "paper")}
 BY_CHANCE = [claim for claim in CLAIMS.values() if not {c.metric for c in claim.columns} <= set(COUNTED)]
 SEEDS = (0, 42, 100)
-DRAWN = 60  # random records per claim
 
 
 class Made:
@@ -75,16 +74,16 @@ def random_values(claim: Claim, rng: np.random.Generator) -> Made:
 def test_of_the_claims_on_random_records_no_more_than_one_in_twenty_is_decided() -> None:
     rng = np.random.default_rng(16)
     found = {
-        claim.id: Counter(decide(claim, random_values(claim, rng)).verdict.status for _ in range(DRAWN))
+        claim.id: Counter(decide(claim, random_values(claim, rng)).verdict.status for _ in range(200))
         for claim in BY_CHANCE
     }
     counts = sum(found.values(), Counter())
-    assert counts.total() == DRAWN * len(BY_CHANCE)
+    assert counts.total() == 200 * len(BY_CHANCE)
     assert counts["holds"] + counts["does_not_hold"] <= 0.05 * counts.total()
     assert counts["not_enough_runs"] == 0
-    # of a single claim, 5 % are 3 of 60 with a standard deviation of 1.7
+    # of a single claim, 5 % are 10 of 200 with a standard deviation of 3
     worst = max(found, key=lambda name: found[name]["holds"] + found[name]["does_not_hold"])
-    assert found[worst]["holds"] <= 8 and found[worst]["does_not_hold"] <= 8, (worst, found[worst])
+    assert found[worst]["holds"] <= 20 and found[worst]["does_not_hold"] <= 20, (worst, found[worst])
 
 
 FOUR = ("high_k", "low_k", "block_high", "block_low")
