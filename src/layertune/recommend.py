@@ -4,7 +4,7 @@ All arms start on a share of the rows; the better third goes on with three times
 trained on all. They share batches, layer scores and cached states through one outputs folder, and a repeated
 request trains nothing twice. The evaluation rows are never read.
 
-Choice: not Optuna's SuccessiveHalvingPruner. It is asynchronous: the first arm, which has nothing beside it,
+Optuna's SuccessiveHalvingPruner would not do. It is asynchronous: the first arm, which has nothing beside it,
 would go through all rounds, and a budget would end after few arms on all rows instead of all arms on few.
 """
 
