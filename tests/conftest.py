@@ -21,6 +21,7 @@ import torch
 from loopback_hub import Hub, serving
 
 if TYPE_CHECKING:
+    from programs import Ended
     from tiny_runs import Prepared
 
     from layertune.config import RunConfig
@@ -90,6 +91,20 @@ def prepared(tiny_run: Callable[..., RunConfig]) -> Callable[..., Prepared]:
 def repo() -> Path:
     """The root of the checkout."""
     return REPO
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run a file of the checkout as `python <file> <words>` does, without a second interpreter."""
+    from programs import Ended, own_logging, program
+
+    def call(name: str, *words: str) -> Ended:
+        capsys.readouterr()
+        with own_logging():
+            code = program(REPO / name, words, monkeypatch)
+        return Ended(code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+
+
+class Ended(NamedTuple):
+    """How a program ended and what it printed."""
+
+    returncode: Any
+    stdout: str
+    stderr: str
 
 
 def program(path: Path, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -203,8 +201,7 @@ def test_without_records_nothing_is_drawn_and_what_was_is_removed(tmp_path):
     assert not list(tmp_path.rglob("*.*g"))
 
 
-def test_a_wrong_request_is_one_sentence_and_exit_code_2(repo, tmp_path):
-    script = [sys.executable, str(repo / "scripts" / "report.py"), "figures", f"results_dir={tmp_path}"]
-    done = subprocess.run([*script, "model=bart"], capture_output=True, text=True)
+def test_a_wrong_request_is_one_sentence_and_exit_code_2(called, tmp_path):
+    done = called("scripts/report.py", "figures", f"results_dir={tmp_path}", "model=bart")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "bart" in done.stderr
     assert not list(tmp_path.iterdir())

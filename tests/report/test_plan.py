@@ -6,10 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made_records import PROVEN, made, write
+from programs import Ended
 
 from layertune.config.compose import compose_run
 from layertune.errors import ConfigError
@@ -194,11 +196,10 @@ def test_the_script_reads_its_folders_and_imports_nothing_heavy(repo: Path, tmp_
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split()[:5] == ["#", "table1", "3", "1", "2"]
-    wrong = subprocess.run(
-        [sys.executable, str(repo / "scripts" / "report.py"), "plan", "table=1", "seed=7"],
-        capture_output=True,
-        text=True,
-    )
+
+
+def test_a_plan_that_no_run_fits_is_one_sentence_with_exit_code_2(called: Callable[..., Ended]) -> None:
+    wrong = called("scripts/report.py", "plan", "table=1", "seed=7")
     assert (wrong.returncode, wrong.stderr) == (
         2,
         "error: table1: no run fits seed=7; seed is one of: 0, 42, 100.\n",
