@@ -36,6 +36,8 @@ from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
 from layertune.report.summary import compare_means, compare_modes
 
+FEW = 5  # stale records are named, more are counted
+
 
 def tables(args: argparse.Namespace) -> int:
     """Write the tables and the page; name what is not used."""
@@ -106,13 +108,16 @@ def main(args: argparse.Namespace) -> int | None:
 
 
 def _name_stale(index: RecordIndex, models: set[str]) -> None:
-    """Count the stale records of some models by task, and name the command that marks each of them."""
-    stale = [record.spec for record in index.stale() if record.spec.model in models]
-    for model in sorted({spec.model for spec in stale}):
-        tasks = Counter(spec.task for spec in stale if spec.model == model)
+    """Name the stale records of some models; many are counted by task, with the command that marks each."""
+    stale = [record for record in index.stale() if record.spec.model in models]
+    for model in sorted({record.spec.model for record in stale}):
+        found = [record for record in stale if record.spec.model == model]
+        tasks = Counter(record.spec.task for record in found)
         told = ", ".join(f"{count} of {task}" for task, count in sorted(tasks.items()))
+        if len(found) <= FEW:
+            told = ", ".join(record.run_id for record in found)
         print(
-            f"stale, made at older versions and not used: {tasks.total()} records of {model} ({told}); "
+            f"stale, made at older versions and not used: {len(found)} records of {model} ({told}); "
             f"python scripts/report.py compare results/runs/{model}-*.json marks each",
             file=sys.stderr,
         )

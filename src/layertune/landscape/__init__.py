@@ -73,18 +73,25 @@ def load(model: str, task: str, results: str | Path | None = None, which: str = 
         ConfigError: there is none, or there are several.
         RecordError: its file is damaged.
     """
-    folders = [SHIPPED, Path("results") / FOLDER] if results is None else [Path(results) / FOLDER]
-    files = {path.name: path for folder in folders for path in sorted(folder.glob("*-*-*.jsonl"))}
-    asked, pairs = f"{model}-{task}", sorted({name.rpartition("-")[0] for name in files})
-    found = [name for name in files if name.rpartition("-")[0] == asked and which in name]
+    folders = [Path("results") / FOLDER, SHIPPED] if results is None else [Path(results) / FOLDER]
+    files = [sorted(folder.glob("*-*-*.jsonl")) for folder in folders]
+    asked, pairs = f"{model}-{task}", sorted({_pair(path) for some in files for path in some})
+    wanted = ([path for path in some if _pair(path) == asked and which in path.name] for some in files)
+    found = next(filter(None, wanted), [])  # what lies nearer goes first
     if len(found) == 1:
-        return table_of(*read_rows(files[found[0]]))
+        return table_of(*read_rows(found[0]))
+    there = [path.name for path in found] or pairs
     near = [] if asked in pairs else get_close_matches(asked, pairs, n=1)
     raise ConfigError(
         f"One landscape of {asked} is wanted (which=<part of a name> chooses); there are: "
-        f"{', '.join(found or pairs) or 'none'}.{f' Did you mean {near[0]!r}?' if near else ''} "
+        f"{', '.join(there) or 'none'}.{f' Did you mean {near[0]!r}?' if near else ''} "
         f"python run.py -m hydra/sweeper=landscape model={model} task={task} k=3 makes one."
     )
+
+
+def _pair(path: Path) -> str:
+    """Return `<model>-<task>` of a landscape's file."""
+    return path.name.rpartition("-")[0]
 
 
 def table_of(ground: Ground, rows: Sequence[Row]) -> pandas.DataFrame:

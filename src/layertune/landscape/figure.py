@@ -39,7 +39,7 @@ def landscape_figure(page: Page) -> Figure:
     axes.scatter(places[marked], means[marked], s=26, color=style.VERMILION, zorder=3)
     style.bare(axes)
     axes.set(
-        xlabel="lowest trained layer (the higher, the less a step costs)",
+        xlabel="lowest trained layer, its sets side by side (the higher, the less a step costs)",
         ylabel=f"{page.ground.metric}, %, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
         title=page.title,
         xticks=sorted({layers[0] for layers in sets}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -182,6 +182,11 @@ def _caption(page: Page) -> str:
     )
 
 
+def _named(sets: Iterable[tuple[int, ...]]) -> str:
+    """Return the names of sets of layers in a sentence."""
+    return " and ".join(f"layers {', '.join(map(str, layers))}" for layers in sets) or "none"
+
+
 def _sentences(page: Page) -> Iterator[str]:
     """Say how much there is to gain, whether layers add up, and what does not enter."""
     ground, scores, means = page.ground, page.scores, page.scores.means
@@ -191,12 +196,12 @@ def _sentences(page: Page) -> Iterator[str]:
     yield f"{ground.metric} of {_points(means.min())} to {_points(means.max())}; highest: layers {best}."
     known = [(rule.name, at) for rule, at in page.rules if at is not None]
     four = [f"{name} {printed(at.percentile, 0)}" for name, at in known if name in STRATEGIES]
-    above = dict.fromkeys(" ".join(map(str, at.layers)) for _, at in known if at.low > 50 and at.layers)
-    below = dict.fromkeys(" ".join(map(str, at.layers)) for _, at in known if at.high < 50 and at.layers)
+    above = dict.fromkeys(at.layers for _, at in known if at.low > 50 and at.layers)
+    below = dict.fromkeys(at.layers for _, at in known if at.high < 50 and at.layers)
     yield (
         f"Percentiles of the paper's four, where a random set has 50: {', '.join(four) or 'not known'}. Of "
-        f"the sets that rules take, the interval lies above 50 for {', '.join(above) or 'none'}, below it "
-        f"for {', '.join(below) or 'none'}."
+        f"the sets that rules take, the interval lies above 50 for {_named(above)}, below it for "
+        f"{_named(below)}."
     )
     found = gain(scores)
     spread = f"Standard deviation over sets: {_points(found.sets, 2)}"
