@@ -230,7 +230,7 @@ def test_a_checkpoint_goes_when_its_record_is_there_done_or_failed(request_run, 
     kept = "checkpoint.every_steps=100"
     run = request_run(kept)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(pipeline, "remove_checkpoint", lambda _: sys.exit())  # killed between the two
+        patch.setattr(pipeline, "remove_checkpoint", lambda *_, **__: sys.exit())  # killed between the two
         execute(run, store)
     assert len(checkpoints(run)) == 1 and store.find(run) is not None
     execute(run, store)  # is done
@@ -264,6 +264,22 @@ def test_a_model_that_could_not_be_kept_costs_no_training(request_run, store, mo
     record = execute(run, store)
     assert (record.metrics, record.model) == (first.metrics, first.model)
     assert keeps_model_of(run) and checkpoints(run) == []
+
+
+def test_a_command_without_save_leaves_the_checkpoint_of_one_that_keeps_its_model(
+    request_run, store, monkeypatch, tmp_path
+):
+    every = "checkpoint.every_steps=100"
+    kept, plain = request_run(every, f"save={tmp_path / 'kept'}"), request_run(every)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        fills_up_at_the_record(patch)
+        execute(kept, store)
+    monkeypatch.setattr(loop._Loop, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    for _ in range(2):  # goes on from the checkpoint, then is done
+        execute(plain, store)
+        assert len(checkpoints(plain)) == 1
+    execute(kept, store)
+    assert keeps_model_of(kept) and checkpoints(kept) == []
 
 
 def test_a_model_is_put_in_its_place_as_a_whole(request_run, store, monkeypatch, tmp_path):

@@ -88,6 +88,6 @@ def _train_and_measure(run: RunConfig, draft: RecordDraft) -> None:
         """Keep the model of a run that is done, where it says where; only then the checkpoint may go."""
         if outcome.evaluated is not None and record.status == "done":
             keep_model(run, record, data, method, outcome.evaluated)
-        remove_checkpoint(run)
+        remove_checkpoint(run, done=record.status == "done")
 
     draft.once_written = once_written

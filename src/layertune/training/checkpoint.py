@@ -25,7 +25,7 @@ from layertune.errors import CheckpointError, Interruption, message_of
 from layertune.records.store import versions_of
 from layertune.stopping import on_stop_signals, stopping_at_once
 from layertune.tasks import TaskData
-from layertune.training.saved_state import has_state, read_state, write_state
+from layertune.training.saved_state import facts_of, has_state, read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,14 @@ def checkpoint_folder(run: RunConfig) -> Path:
     return run.cache_dir.parent / "checkpoints" / run.run_id
 
 
-def remove_checkpoint(run: RunConfig) -> None:
-    """Delete the checkpoint of a run that has nothing left to write."""
+def remove_checkpoint(run: RunConfig, done: bool = True) -> None:
+    """Delete the checkpoint of a run that has nothing left to write.
+
+    Where the run is done, but a command with `save=` was interrupted before it and this one keeps no model,
+    the checkpoint stays: that command goes on from it.
+    """
+    if done and run.save is None and facts_of(checkpoint_folder(run)).get("keeps_model"):
+        return
     shutil.rmtree(checkpoint_folder(run), ignore_errors=True)
 
 
@@ -55,6 +61,7 @@ class Checkpoint:
         self.run, self.data, self.device = run, data, device
         self.every = run.checkpoint.every_steps
         self.folder = checkpoint_folder(run)
+        self._keeps_model = run.save is not None
         self._stop_asked = False
 
     def due(self, step: int) -> bool:
@@ -69,6 +76,7 @@ class Checkpoint:
             KeyboardInterrupt: the run was asked to stop, and the state could not be written.
         """
         facts = {"of": self._of, "versions": self._versions, "forced": self.run.force}
+        facts["keeps_model"] = self._keeps_model
         try:
             write_state(self.folder, facts, {"progress": progress, "random": _random_state(self.device)})
         except OSError as error:
@@ -109,6 +117,7 @@ class Checkpoint:
                 raise
             except Exception as error:  # a method may fail in any way on a state that it did not write
                 raise self._unusable(error) from error
+            self._keeps_model |= bool(facts.get("keeps_model"))
             log.info("resuming from %s", self.folder)
 
     @cached_property

@@ -71,6 +71,14 @@ def read_state(folder: Path) -> tuple[dict[str, Any], Any]:
     return content["facts"], _restored(content["state"], safetensors.torch.load(tensors))
 
 
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Return the facts of a folder's state without reading a tensor; none, where it holds no whole state."""
+    try:
+        return dict(json.loads(_main_file(folder).read_bytes())["content"]["facts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
 def _main_file(folder: Path) -> Path:
     return folder / "state.json"
 
