@@ -20,7 +20,7 @@ from pathlib import Path
 
 from layertune.command_line import run_script
 from layertune.config.files import write_atomic
-from layertune.config.groups import look_into
+from layertune.config.groups import looking_into
 from layertune.errors import ConfigError
 from layertune.landscape.page import write_landscapes
 from layertune.records.store import read_files
@@ -102,8 +102,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def main(args: argparse.Namespace) -> int | None:
     """Do what was asked, with the methods of a folder of one's own among the others."""
-    look_into(filter(None, [getattr(args, "config_dir", None)]))
-    code: int | None = args.do(args)
+    with looking_into(filter(None, [getattr(args, "config_dir", None)])):
+        code: int | None = args.do(args)
     return code
 
 

@@ -18,12 +18,14 @@ from layertune.config import checks as checks_module
 from layertune.config.compose import (
     compose_run,
     compose_tree,
+    group_choice,
     plain_run,
 )
 from layertune.config.groups import (
     CONFIG_DIR,
     group_file,
     group_names,
+    looking_into,
 )
 from layertune.config.run import run_from_hydra
 from layertune.errors import ConfigError
@@ -296,6 +298,19 @@ def test_what_is_no_name_is_a_choice_that_does_not_exist_in_tables_too(group: st
 def test_group_names_are_the_files() -> None:
     names = group_names("protocol")
     assert names == sorted(names) == sorted(path.stem for path in (CONFIG_DIR / "protocol").iterdir())
+
+
+def test_a_folder_of_one_s_own_is_looked_into_no_longer_than_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: mine\ntitle: Of one's own\n")
+    with looking_into([tmp_path]):
+        assert "mine" in group_names("method") and group_choice("method", "mine")["title"] == "Of one's own"
+    assert "mine" not in group_names("method")
+    with pytest.raises(ConfigError, match="mine"):
+        group_choice("method", "mine")
+    with pytest.raises(ConfigError, match="nowhere"), looking_into([tmp_path, tmp_path / "nowhere"]):
+        pass
+    assert "mine" not in group_names("method")
 
 
 def test_composing_inside_a_hydra_application_leaves_that_application_alone() -> None:

@@ -61,23 +61,25 @@ class _PlannedSweeper(Sweeper):
         from hydra.core.utils import configure_log
         from hydra.errors import HydraException
 
-        from layertune.config.groups import look_into
+        from layertune.config.groups import looking_into
         from layertune.errors import ConfigError
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         sources = self.config.hydra.runtime.config_sources
-        try:
-            look_into(one.path for one in sources if one.schema == "file" and one.provider != "main")
-            runs, lines = self.planned(arguments)
-        except ConfigError as error:
-            raise HydraException(str(error)) from error
-        for line in [*lines, *([] if runs else ["nothing to run"])]:
-            log.info("%s", line)
-        if not runs:
-            return []
-        results, trouble = self._launch([list(run.overrides) for run in runs], arguments)
-        _conclude(runs, results, trouble)
-        return results
+        own = [one.path for one in sources if one.schema == "file" and one.provider != "main"]
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(looking_into(own))
+                runs, lines = self.planned(arguments)
+            except ConfigError as error:
+                raise HydraException(str(error)) from error
+            for line in [*lines, *([] if runs else ["nothing to run"])]:
+                log.info("%s", line)
+            if not runs:
+                return []
+            results, trouble = self._launch([list(run.overrides) for run in runs], arguments)
+            _conclude(runs, results, trouble)
+            return results
 
     def _launch(self, jobs: list[list[str]], arguments: list[str]) -> tuple[list[JobReturn], str | None]:
         """Launch all jobs; return their results, and what ended the launcher where it broke down."""

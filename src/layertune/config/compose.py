@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layertune.config.grids import register_resolvers
-from layertune.config.groups import CONFIG_DIR, GROUPS, group_file, group_names
+from layertune.config.groups import CONFIG_DIR, GROUPS, cached_by_folders, group_file, group_names
 from layertune.config.hydra_errors import check_overrides, request_error
 from layertune.config.run import RunConfig, base_tree, run_from_hydra
 from layertune.errors import ConfigError, did_you_mean
@@ -134,7 +134,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-@cache
+@cached_by_folders
 def group_choice(group: str, name: str) -> Mapping[str, Any]:
     """Return the content of a group's file, with the files of its `defaults` list below it."""
     content = group_file(group, name)

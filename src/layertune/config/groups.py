@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 from layertune.config.schema_base import NAME
 from layertune.errors import ConfigError
 
 # In a checkout a link to the configs/ beside run.py, in an installed package a folder of its own.
 CONFIG_DIR = (Path(__file__).parents[1] / "configs").resolve()
+P = ParamSpec("P")
+T = TypeVar("T")
+_caches: list[Any] = []  # of functions that read groups
 _own_folders: list[Path] = []  # with groups of one's own, as `--config-dir` names them
 GROUPS = ("model", "task", "method", "protocol", "train", "tracking", "recipe")
 
 
-def look_into(folders: Iterable[str | Path]) -> None:
-    """Find groups in further folders (`--config-dir`) from now on, behind `configs/`: at a program's start.
+def cached_by_folders(function: Callable[P, T]) -> Callable[P, T]:
+    """Remember what a function made of the groups' files, as long as the same folders are looked into."""
+    remembered = cache(function)
+    _caches.append(remembered)
+    return cast(Callable[P, T], remembered)
+
+
+@contextmanager
+def looking_into(folders: Iterable[str | Path]) -> Iterator[None]:
+    """Find groups in further folders (`--config-dir`) meanwhile, behind `configs/`.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise ConfigError(f"--config-dir={folder} is no folder: name one that holds method/<name>.yaml.")
-        if folder.resolve() not in (CONFIG_DIR, *(own.resolve() for own in _own_folders)):
-            _own_folders.append(folder)
-    group_file.cache_clear()
+    before = list(_own_folders)
+    try:
+        for folder in map(Path, folders):
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"--config-dir={folder} is no folder: name one that holds method/<name>.yaml."
+                )
+            if folder.resolve() not in (CONFIG_DIR, *(own.resolve() for own in _own_folders)):
+                _own_folders.append(folder)
+        _forget()
+        yield
+    finally:
+        _own_folders[:] = before
+        _forget()
+
+
+def _forget() -> None:
+    for remembered in _caches:
+        remembered.cache_clear()
 
 
 def own_folders() -> tuple[Path, ...]:
@@ -41,7 +66,7 @@ def own_names(group: str) -> list[str]:
     return sorted(found - {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")})
 
 
-@cache
+@cached_by_folders
 def group_file(group: str, name: str, folder: Path | None = None) -> Mapping[str, Any] | None:
     """Return the content of `<group>/<name>.yaml` in a folder, or None where it does not exist.
 

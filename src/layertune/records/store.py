@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from layertune.config import RunConfig
 from layertune.config.files import require_writable
-from layertune.config.groups import group_file
+from layertune.config.groups import cached_by_folders, group_file
 from layertune.errors import ConfigError, RecordError, one_line
 from layertune.records.record import SCHEMA, Record, VersionsRecord, read_record
 
@@ -43,7 +42,7 @@ def is_stale(record: Record, trained: bool = True) -> bool:
     return any(version not in (None, getattr(record.versions, group)) for group, version in in_force.items())
 
 
-@cache
+@cached_by_folders
 def _version(group: str, name: str) -> int | None:
     """Return the version in a group's file, None where there is no such file."""
     file = group_file(group, name)

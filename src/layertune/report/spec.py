@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from layertune.config import RunConfig
 from layertune.config.build import build_dataclass, unknown_key
 from layertune.config.compose import group_choice, plain_run, split_overrides
-from layertune.config.groups import group_names, own_names
+from layertune.config.groups import cached_by_folders, group_names, own_names
 from layertune.errors import ConfigError, one_line
 from layertune.report.paper import the_paper
 
@@ -227,7 +226,7 @@ def _by_key(items: Sequence[Item], key: str, table: str) -> Item:
     raise ConfigError(f"{table} has no {key!r}; it has {', '.join(item.key for item in items)}")
 
 
-@cache
+@cached_by_folders
 def _seeded(overrides: tuple[str, ...], seeds: tuple[int, ...]) -> tuple[RunConfig, ...]:
     """Compose once and change the seed: nothing else depends on it."""
     first = plain_run([*overrides, f"seed={seeds[0]}"])
