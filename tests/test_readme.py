@@ -11,6 +11,7 @@ from itertools import product
 
 import pytest
 import torch
+from programs import program
 from report.made_records import made, write
 from tiny_runs import compose_tiny, prepare, weights
 
@@ -83,6 +84,19 @@ def test_every_file_of_the_documents_exists(documents, repo):
 
 def test_the_readme_is_short_enough_to_be_read(repo):
     assert (repo / "README.md").stat().st_size < 9_000
+
+
+def test_what_the_results_say_of_a_search_is_what_its_command_prints(repo, tmp_path, monkeypatch, capsys):
+    text = (repo / "results" / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in text.splitlines() if line.startswith("python scripts/choose_recipe.py")]
+    (command,) = [line for line in commands if "--method" in line]
+    words = shlex.split(command)[2:]
+    words = [
+        {"<folder>": str(tmp_path), "results/search": str(repo / "results/search")}.get(w, w) for w in words
+    ]
+    assert program(repo / "scripts" / "choose_recipe.py", words, monkeypatch) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("written")]
+    assert printed and "```\n" + "\n".join(printed) + "\n```" in text
 
 
 def test_the_tables_of_the_results_are_what_the_records_say(repo):

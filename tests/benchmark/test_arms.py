@@ -273,6 +273,6 @@ def test_an_arm_of_the_trainer_trains_what_it_says(name, bench, lengths):
 
 
 def test_all_arms_have_names_of_their_own(tmp_path):
-    assert len(ARMS) == 17 and list(ARMS) == [arm.name for arm in ARMS.values()]
+    assert len(ARMS) == 18 and list(ARMS) == [arm.name for arm in ARMS.values()]
     assert {name.split("_")[0] for name in ARMS} == {"trainer", "published", "fast"}
     assert all(arm.facts["lowest"] == min(arm.layers) for arm in ARMS.values() if arm.layers)
