@@ -38,3 +38,14 @@ def test_the_best_weights_are_lent_and_the_last_ones_returned():
     with best.weights(model):
         assert model.weight.item() == 2
     assert model.weight.item() == 3
+
+
+def test_a_run_that_goes_on_without_keeping_its_model_keeps_the_weights_of_the_best_epoch_all_the_same():
+    model = torch.nn.Linear(1, 1)
+    interrupted = offered(model, [(0.5, 0)])
+    resumed = BestEpoch(TaskSpec(name="t", metric="f1_macro"), keep_weights=False)
+    resumed.load(interrupted.state())
+    with torch.no_grad():
+        model.weight.fill_(7)
+    assert resumed.offer(2, {"t": {"f1_macro": 0.9}}, model)
+    assert resumed.kept["weight"].item() == 7

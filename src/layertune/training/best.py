@@ -91,6 +91,8 @@ class BestEpoch:
         """Take up the state of a checkpoint."""
         for name, value in state.items():
             setattr(self, name, value)
+        # what goes on from a checkpoint with weights keeps them too, or they would be an older epoch's
+        self.keep_weights = self.keep_weights or bool(self._weights)
 
 
 def copies(model: TaskModel, names: Collection[str]) -> dict[str, Tensor]:
