@@ -11,10 +11,11 @@ import pytest
 from made_landscapes import GROUND, row, write
 from tiny_runs import compose_tiny
 
+from layertune.config.groups import looking_into
 from layertune.errors import ConfigError
 from layertune.landscape.page import write_landscapes
 from layertune.landscape.rows import Ground, read_rows
-from layertune.landscape.rules import lacking_scorers, rules
+from layertune.landscape.rules import lacking_scorers, rules, scored_by
 from layertune.pipeline import execute
 from layertune.records import Record, Store
 from layertune.report.index import RecordIndex
@@ -108,14 +109,28 @@ def test_scores_of_other_weights_or_texts_choose_nothing(results, scored):
     index = RecordIndex([scored])
 
     def known(of: Ground, index: RecordIndex) -> set[str]:
-        return {rule.name for rule in rules(of, 2, index) if rule.sets}
+        return {rule.name for rule in rules(of, 2, scored_by(of, index)) if rule.sets}
 
     by_position = {"random_k", "block_random", "top_k", "bottom_k"}
     assert known(ground, RecordIndex([])) == by_position < known(ground, index)
     for other in ({"weights": "w"}, {"task": "cr"}, {"num_layers": 5}):
         assert known(Ground(**{**vars(ground), **other}), index) == by_position
-    lacking = lacking_scorers(ground, index)
+    lacking = lacking_scorers(scored_by(ground, index))
     assert "high_k" not in lacking and "fisher_high_k" in lacking and len(lacking) == len({*lacking})
+
+
+def test_a_method_of_one_s_own_is_a_rule_by_the_few_lines_that_it_needs(results, scored, tmp_path):
+    ground = read_rows(results / "landscapes" / "tiny_bert-demo-00000000.jsonl")[0]
+    (mine := tmp_path / "mine" / "method").mkdir(parents=True)
+    (mine / "mine_low.yaml").write_text("{kind: selected, scorer: cosine, selector: lowest, k: 3}")
+    (mine / "mine_top.yaml").write_text("{kind: selected, selector: top, k: 3}")
+    (mine / "mine_dotted.yaml").write_text("{kind: selected, selector: layertune.selection.bottom, k: 3}")
+    with looking_into([tmp_path / "mine"]):
+        by = scored_by(ground, RecordIndex([scored]))
+        found = {rule.name: rule for rule in rules(ground, 2, by)}
+        assert "mine_low" not in lacking_scorers(by)
+    assert found["mine_low"].sets == found["low_k"].sets and found["mine_low"].title == "mine_low"
+    assert (found["mine_top"].sets, found["mine_dotted"].sets) == (((3, 4),), ((1, 2),))
 
 
 def test_the_page_says_what_there_is_to_gain_and_how_tasks_agree(written):

@@ -21,7 +21,7 @@ from layertune.landscape import Placed, auto, placed, scores_of, table_of
 from layertune.landscape.figure import landscape_figure
 from layertune.landscape.questions import RESAMPLED, Array, Scores, additive, bootstrap, gain
 from layertune.landscape.rows import FOLDER, Ground, read_rows
-from layertune.landscape.rules import Rule, lacking_scorers, rules
+from layertune.landscape.rules import Rule, lacking_scorers, rules, scored_by
 from layertune.report.figures import style
 from layertune.report.index import RecordIndex
 from layertune.report.layer_scores import rank_correlations
@@ -106,20 +106,23 @@ def write_landscapes(results: Path) -> list[Path]:
 def _pages(path: Path, index: RecordIndex) -> Iterator[Page]:
     ground, rows = read_rows(path)
     sets = table_of(ground, rows)
+    scored = scored_by(ground, index)
     for k in sorted({len(row.layers) for row in rows}):
-        with suppress(ConfigError):  # a single set
+        try:
             scores = scores_of(sets, k)
-            drawn = bootstrap(scores)
-            found = rules(ground, k, index)
-            if k > 1:
-                alone: list[tuple[int, ...]] = []
-                with suppress(ConfigError):  # not every layer was trained alone
-                    alone.append(auto(sets, k))
-                found.append(Rule("auto", "Best alone (trains L runs)", tuple(alone)))
-            lines = [(rule, _placed(rule, scores, drawn)) for rule in found]
-            lines.sort(key=lambda line: -line[1].percentile if line[1] else 1.0)
-            lacking = tuple(_lacking(ground, scores, lacking_scorers(ground, index), k > 1 and not alone))
-            yield Page(f"{path.stem}-k{k}", ground, scores, tuple(lines), lacking)
+        except ConfigError:  # a single set
+            continue
+        drawn = bootstrap(scores)
+        found = rules(ground, k, scored)
+        if k > 1:
+            alone: list[tuple[int, ...]] = []
+            with suppress(ConfigError):  # not every layer was trained alone
+                alone.append(auto(sets, k))
+            found.append(Rule("auto", "Best alone (trains L runs)", tuple(alone)))
+        lines = [(rule, _placed(rule, scores, drawn)) for rule in found]
+        lines.sort(key=lambda line: -line[1].percentile if line[1] else 1.0)
+        lacking = tuple(_lacking(ground, scores, lacking_scorers(scored), k > 1 and not alone))
+        yield Page(f"{path.stem}-k{k}", ground, scores, tuple(lines), lacking)
 
 
 def _placed(rule: Rule, scores: Scores, drawn: Array) -> Placed | None:

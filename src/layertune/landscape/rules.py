@@ -10,9 +10,11 @@ from typing import Any
 
 from layertune.config.compose import group_choice
 from layertune.config.groups import group_names
+from layertune.config.names import resolve_name
 from layertune.landscape.rows import Ground
 from layertune.records.record import Record
 from layertune.report.index import RecordIndex
+from layertune.report.spec import choice_title
 from layertune.selection import SELECTORS, blocks
 
 
@@ -33,34 +35,38 @@ class Rule:
     run_id: str = ""
 
 
-def rules(ground: Ground, k: int, index: RecordIndex) -> list[Rule]:
+def rules(ground: Ground, k: int, scored: Mapping[str, Record]) -> list[Rule]:
     """Return what every selection method chooses, in the order of their names.
 
-    Scores are those of records of the same model, weights and task, of the largest sample: every method of
-    their scorer follows from them. A method without such a record has no sets; one with a head of its own,
-    whose runs are no rows of a landscape, is left out.
+    A method whose scorer has no record has no sets; one with a head of its own, whose runs are no rows of a
+    landscape, is left out.
+
+    Args:
+        ground: of the landscape.
+        k: layers of a set.
+        scored: of `scored_by`.
     """
-    scored = _scored(ground, index)
     found = []
     for name, file in _selections().items():
-        record = scored.get(file["scorer"])
+        scorer = file.get("scorer")
+        record = scored.get(scorer) if scorer else None
         values = None if record is None else _values(record)
         sets: tuple[tuple[int, ...], ...] = ()
         if file["selector"] == "random":
             sets = tuple(combinations(range(1, ground.num_layers + 1), k))
         elif file["selector"] == "block_random":
             sets = tuple(product(*([layer + 1 for layer in one] for one in blocks(ground.num_layers, k))))
-        elif values is not None or file["scorer"] is None:
-            sets = (SELECTORS[file["selector"]](ground.num_layers, k, values, random.Random(0)),)
-        found.append(Rule(name, str(file["title"]), sets, "" if record is None else record.run_id))
+        elif values is not None or scorer is None:
+            select = resolve_name(file["selector"], SELECTORS, "method.selector")
+            sets = (select(ground.num_layers, k, values, random.Random(0)),)
+        found.append(Rule(name, choice_title("method", name), sets, "" if record is None else record.run_id))
     return found
 
 
-def lacking_scorers(ground: Ground, index: RecordIndex) -> list[str]:
+def lacking_scorers(scored: Mapping[str, Record]) -> list[str]:
     """Return a method of each scorer of which no record tells the scores, so that a command can name them."""
-    known = _scored(ground, index)
-    first = {file["scorer"]: name for name, file in reversed(_selections().items()) if file["scorer"]}
-    return sorted(method for scorer, method in first.items() if scorer not in known)
+    first = {file.get("scorer"): name for name, file in reversed(_selections().items())}
+    return sorted(method for scorer, method in first.items() if scorer and scorer not in scored)
 
 
 def _selections() -> dict[str, Mapping[str, Any]]:
@@ -72,8 +78,10 @@ def _selections() -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _scored(ground: Ground, index: RecordIndex) -> dict[str, Record]:
-    """Return the record of the largest sample for each scorer, the last by name of equals."""
+def scored_by(ground: Ground, index: RecordIndex) -> dict[str, Record]:
+    """Return the record of each scorer's scores: of the same model, weights and task, and of the largest
+    sample, the last by name of equals. Every method of the scorer follows from it.
+    """
     stale = {record.run_id for record in index.stale(trained=False)}
     found: dict[str, tuple[int, str, Record]] = {}
     for scorer, examples, record in _told(ground, index):
