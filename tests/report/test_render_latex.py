@@ -16,7 +16,8 @@ from layertune.report.render.build import sheet_of
 from layertune.report.render.formats import escaped_latex as escaped
 from layertune.report.render.formats import to_latex
 from layertune.report.render.sheet import Line, Sheet
-from layertune.report.request import TABLES, Request
+from layertune.report.request import Request
+from layertune.report.spec import printed_tables
 from layertune.report.values import table_values
 
 DOCUMENT = r"""\documentclass[a4paper]{article}
@@ -37,7 +38,7 @@ FULL = (
 def sheets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sheet]:
     """All ten tables without a record and with all of them, and the one with every state."""
     request, index = Request(), RecordIndex([])
-    found = {name: sheet_of(table_values(request.table(name), index), request) for name in TABLES}
+    found = {name: sheet_of(table_values(request.table(name), index), request) for name in printed_tables()}
     found |= {
         f"full {name}": dataclasses.replace(
             sheet, rows=tuple(dataclasses.replace(row, cells=(FULL,) * len(row.cells)) for row in sheet.rows)

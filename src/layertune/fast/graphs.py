@@ -1,4 +1,4 @@
-"""CUDA graphs of a step's forward and backward pass, one per shape of batch (train=fast on a CUDA device).
+"""CUDA graphs of a step's forward and backward pass, one per shape of batch (on a CUDA device).
 
 At batch 16 and a few dozen tokens a step is bound by the launch of its hundreds of kernels; a graph is
 launched once. Clipping and the fused optimiser follow outside, a handful of kernels: the learning rate

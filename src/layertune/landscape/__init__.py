@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layertune.errors import ConfigError
+from layertune.errors import ConfigError, did_you_mean
 from layertune.landscape.questions import Array, Scores, bootstrap, interval, percentiles, regret
 from layertune.landscape.rows import FOLDER, SHIPPED, Ground, Row, read_rows
 
@@ -81,10 +80,10 @@ def load(model: str, task: str, results: str | Path | None = None, which: str = 
     if len(found) == 1:
         return table_of(*read_rows(found[0]))
     there = [path.name for path in found] or pairs
-    near = [] if asked in pairs else get_close_matches(asked, pairs, n=1)
+    meant = "" if asked in pairs else did_you_mean(asked, pairs)
     raise ConfigError(
         f"One landscape of {asked} is wanted (which=<part of a name> chooses); there are: "
-        f"{', '.join(there) or 'none'}.{f' Did you mean {near[0]!r}?' if near else ''} "
+        f"{', '.join(there) or 'none'}.{meant} "
         f"python run.py -m hydra/sweeper=landscape model={model} task={task} k=3 makes one."
     )
 

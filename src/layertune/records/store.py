@@ -27,8 +27,8 @@ def versions_of(run: RunConfig) -> VersionsRecord:
 def is_stale(record: Record, trained: bool = True) -> bool:
     """Whether a record is of other versions than those in force for what it names.
 
-    What `configs/` does not hold (a method of one's own, from `--config-dir`) has no version in force that
-    could be known here: its record's own counts.
+    What neither `configs/` nor a folder that is looked into holds (a method of one's own) has no version in
+    force that could be known here: its record's own counts.
 
     Args:
         record: of any run.

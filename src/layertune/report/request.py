@@ -22,7 +22,6 @@ from layertune.errors import ConfigError
 from layertune.report.spec import TableSpec, load_table, table_names
 from layertune.report.values import ReadOut
 
-TABLES = tuple(f"table{number}" for number in range(1, 11))
 COMPARED = ("table1", "table2")  # where all methods stand over many tasks
 FILE = "request.json"
 SELECTING = ("task", "method", "seed")  # words that take some of a table's runs, and leave them as they are

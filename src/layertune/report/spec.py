@@ -238,14 +238,19 @@ __all__ = ["Cell", "Column", "Row", "TableSpec", "load_table", "model_title", "t
 _METRICS = {"accuracy": "acc", "f1_macro": "F1", "pearson": "Pear."}  # as the paper's headings name them
 _TABLE = {"name", "title", "caption", "rows", "columns", "paper_table", "paper_model", "models", "overrides"}
 _TABLE |= {"protocol", "seeds", "footnotes", "notes", "rank_within", "reference", "any"}
+FIGURES = tuple(f"figure{n}" for n in range(2, 6))  # files of tables that are drawn
 _ROW = {"key", "title", "model", "overrides", "best", "mean", "any", "sweep", "ranked", "mark"}
 
 
 def table_names() -> list[str]:
     """Return all tables and figures: table1 ... table10, figure2 ... figure5, then those of one's own."""
-    numbered = [f"table{n}" for n in range(1, 11)] + [f"figure{n}" for n in range(2, 6)]
-    names = group_names("table")
+    numbered, names = [f"table{n}" for n in range(1, 11)] + [*FIGURES], group_names("table")
     return [name for name in numbered if name in names] + [name for name in names if name not in numbered]
+
+
+def printed_tables() -> list[str]:
+    """Return those that are printed: table1 ... table10, then those of one's own."""
+    return [name for name in table_names() if name not in FIGURES]
 
 
 def model_title(name: str) -> str:

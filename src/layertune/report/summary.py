@@ -70,9 +70,7 @@ def against_full(records: Sequence[Record]) -> str:
     costs: dict[str, tuple[float, int | None]] = {}  # method -> seconds, bytes held at most
     for record in records:
         if (training := record.training) is not None:
-            seconds = training.seconds + training.cache.seconds
-            seconds += record.selection.seconds if record.selection is not None else 0.0
-            costs[record.spec.method] = (seconds, training.peak_memory_bytes)
+            costs[record.spec.method] = (sum(record.seconds.values()), training.peak_memory_bytes)
     if "full" not in costs:
         return ""
     seconds, memory = costs.pop("full")

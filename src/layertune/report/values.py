@@ -47,10 +47,8 @@ def _at_once(model: ModelRecord) -> float:
 
 def preparation_seconds(record: Record) -> float | None:
     """Return what selection and the cache of frozen layers cost when first computed, reused or not."""
-    if record.training is None:
-        return None
-    selection = 0.0 if record.selection is None else record.selection.seconds
-    return selection + record.training.cache.seconds
+    cost = record.seconds
+    return None if record.training is None else cost["choosing"] + cost["cache"]
 
 
 def run_seconds(record: Record) -> float | None:
@@ -135,7 +133,7 @@ class CellValue:
     run_ids: tuple[str, ...] = ()  # of the records used, in order of seeds
     chosen: str | None = None  # best of rows: key of the row it came from
     split_error: float | None = None  # standard error of the evaluation split itself, the mean over seeds
-    rank: Rank | None = None  # set by `layertune.report.values`
+    rank: Rank | None = None  # set when the whole column is known
 
     @property
     def has_learned(self) -> bool:
@@ -372,7 +370,7 @@ class TableValues:
     spec: TableSpec
     readout: ReadOut
     cells: dict[Key, CellValue]  # row by row
-    column_marks: dict[str, tuple[str, ...]]  # column key -> keys of aggregate.MARKS
+    column_marks: dict[str, tuple[str, ...]]  # column key -> keys of MARKS
     notes: tuple[str, ...]  # of the cells and columns, each once
     records: tuple[Record, ...]  # used by a cell, or by its reference, in order of run ids
     missing: tuple[RunConfig, ...]  # runs that no finished record answers, in order of the cells

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.2  # inches
-VERMILION, BLUE, GREEN, ORANGE, PURPLE = "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7"
-GREY, BLACK, PALE = "#6b7480", "#222222", "#d9dde2"
+VERMILION, BLUE, GREEN, ORANGE = "#d55e00", "#0072b2", "#009e73", "#e69f00"
+GREY, BLACK = "#6b7480", "#222222"
 HEAT = "cividis"  # uniform, and the same to readers who confuse red and green
 # What is not known beforehand stays out of the files: dates, and the version that drew them.
 _METADATA: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from layertune.report.render.page import Backbone, sentences, to_comparison, to_
 from layertune.report.render.sheet import Sheet
 from layertune.report.render.values_csv import to_csv
 from layertune.report.request import COMPARED, FILE, Request, read_request
-from layertune.report.spec import model_title, table_names
+from layertune.report.spec import model_title, printed_tables
 from layertune.report.values import TableValues, table_values
 
 PICTURE = "cost.svg"
@@ -117,8 +117,7 @@ def _picture(request: Request, tables: list[TableValues], index: RecordIndex, fo
 
 
 def _values(request: Request, index: RecordIndex) -> list[TableValues]:
-    names = [name for name in table_names() if not name.startswith("figure")]
-    return [table_values(request.table(name), index, request.readout) for name in names]
+    return [table_values(request.table(name), index, request.readout) for name in printed_tables()]
 
 
 def _write(
