@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TESTS  := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-gpu rehearsal fuzz lint tables figures plan claims landscape notebooks doctor doctor-cuda bench bench-gpu clean
@@ -22,10 +23,10 @@ demo: setup  ## Train a real 6-layer model in three ways on generated sentences,
 	@$(BIN)/python scripts/demo.py
 
 test: setup  ## Run all tests that need neither a GPU nor a network (under 10 minutes)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(TESTS)
 
 test-fast: setup  ## Run the tests of `make test` that take less than five seconds each (a few minutes)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network"
+	$(TESTS) -m "not slow and not gpu and not network"
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
@@ -65,7 +66,7 @@ figures: setup  ## Draw the figures of MODEL (default bert) into results/figures
 	$(REPORT) figures $(OWN) $(SHOWN)
 
 landscape: setup  ## Place every rule of choice among all sets of layers: results/landscapes/index.html (seconds)
-	$(REPORT) landscape
+	$(REPORT) landscape $(OWN)
 
 notebooks: setup  ## Run the notebooks and store them with their outputs (a minute)
 	@$(BIN)/python scripts/notebooks.py
