@@ -4,7 +4,8 @@ python run.py model=bert task=sst2 method=low_k
 python run.py -m model=bert task=sst2,qnli method=low_k,high_k 'method.k=range(1,12)' seed=0,42,100
 
 Exit codes: 0 done (or already done), 1 the run failed (its record says why), 2 the request was wrong (nothing
-is written), 75 interrupted and resumable.
+is written), 75 interrupted and resumable. A sweep goes on after a run that fails or is refused, and ends
+with 1.
 """
 
 from __future__ import annotations

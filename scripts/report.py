@@ -46,7 +46,7 @@ def tables(args: argparse.Namespace) -> int:
     for table, done, cells in written.coverage:
         print(f"{table:<8} {done:>4} of {cells} cells done")
     print(f"written: {written.page} and {len(written.files)} files in {written.files[0].parent}")
-    _name_stale(written.index, {side.model for side in sides} | {side.lm for side in sides})
+    _name_stale(written.index, {side.model for side in sides} | {side.lm for side in sides}, results)
     if written.hint:
         print(
             f"records of {sides[0].model} that no table shows were made with other settings: {written.hint}"
@@ -62,7 +62,7 @@ def claims(args: argparse.Namespace) -> None:
     text = to_text(judged, request, index.damaged)
     write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
     print(to_json(judged, request) if args.json else text, end="")
-    _name_stale(index, {request.model, request.lm})
+    _name_stale(index, {request.model, request.lm}, results)
 
 
 def figures(args: argparse.Namespace) -> None:
@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> int | None:
     return code
 
 
-def _name_stale(index: RecordIndex, models: set[str]) -> None:
+def _name_stale(index: RecordIndex, models: set[str], results: Path) -> None:
     """Name the stale records of some models; many are counted by task, with the command that marks each."""
     stale = [record for record in index.stale() if record.spec.model in models]
     for model in sorted({record.spec.model for record in stale}):
@@ -118,7 +118,7 @@ def _name_stale(index: RecordIndex, models: set[str]) -> None:
             told = ", ".join(record.run_id for record in found)
         print(
             f"stale, made at older versions and not used: {len(found)} records of {model} ({told}); "
-            f"python scripts/report.py compare results/runs/{model}-*.json marks each",
+            f"python scripts/report.py compare {results / 'runs'}/{model}-*.json marks each",
             file=sys.stderr,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layertune.errors import in_words, message_of, with_causes
+from layertune.errors import ConfigError, in_words, message_of, said_in, with_causes
 
 
 def raised() -> Exception:
@@ -41,3 +41,10 @@ def test_causes_in_a_circle_come_once_each() -> None:
 )
 def test_an_error_is_said_in_one_line(error: Exception, message: str, words: str) -> None:
     assert (message_of(error), in_words(error)) == (message, words)
+
+
+def test_an_error_speaks_of_what_was_typed_and_leaves_alone_what_was_given() -> None:
+    words = {"model=": "", "save": "--out", "method=": "--method "}
+    with pytest.raises(ConfigError) as found, said_in(words):
+        raise ConfigError("save=x with method=full: /data/model=bert/rev.csv has no column 'method=x'.")
+    assert str(found.value) == "save=x with --method full: /data/model=bert/rev.csv has no column 'method=x'."

@@ -14,7 +14,7 @@ import torch
 
 from layertune import runtime
 from layertune.errors import ConfigError
-from layertune.runtime import Stopwatch, prepare_runtime, seed_everything, set_determinism
+from layertune.runtime import Stopwatch, choose_device, prepare_runtime, seed_everything, set_determinism
 
 CPU = torch.device("cpu")
 
@@ -56,6 +56,10 @@ def test_a_sweep_may_mix_precisions_in_one_process(tiny_run):
 def test_a_device_that_is_not_there_is_a_wrong_request(tiny_run):
     with pytest.raises(ConfigError, match=r"train\.device=cuda, but torch finds no CUDA device"):
         prepare_runtime(tiny_run("train.device=cuda"))
+
+
+def test_a_device_that_torch_names_otherwise_is_taken_as_it_is():
+    assert choose_device("meta")[0] == torch.device("meta")
 
 
 def test_several_processes_are_refused(tiny_run, monkeypatch):

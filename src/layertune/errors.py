@@ -126,7 +126,7 @@ def said_in(words: Mapping[str, str]) -> Iterator[None]:
     longest_first = sorted(words, key=len, reverse=True)
     ends = ("" if key.endswith("=") else r"(?!\.?\w|=)" for key in longest_first)
     pattern = "|".join(
-        rf"(?<![\w.]){re.escape(key)}{end}" for key, end in zip(longest_first, ends, strict=True)
+        rf"(?<![\w./'\"]){re.escape(key)}{end}" for key, end in zip(longest_first, ends, strict=True)
     )
     try:
         yield

@@ -89,10 +89,11 @@ class Search:
         """What the budget left out, as a sentence; empty where it left out nothing."""
         if not self.left_out:
             return ""
-        names = "; ".join(map(str, self.left_out))
+        names, number = "; ".join(map(str, self.left_out)), len(self.left_out)
+        counted = "1 arm was" if number == 1 else f"{number} arms were"
         rest = "" if self.rows == self.all_rows else f", and none on all {self.all_rows:,}"
         return (
-            f"The budget ended the search: {len(self.left_out)} arms were not trained on {self.rows:,} rows "
+            f"The budget ended the search: {counted} not trained on {self.rows:,} rows "
             f"({names}){rest}. The same command with a larger --budget goes on from here."
         )
 
@@ -100,7 +101,7 @@ class Search:
 def arms(num_layers: int) -> list[Arm]:
     """Return the arms: each strategy with a quarter and a half of the layers, at two rates.
 
-    The strategies change fastest: whenever a budget ends, each has been tried.
+    The strategies change fastest: a budget that suffices for as many arms ends after each was tried.
     """
     some = sorted({max(1, num_layers // 4), max(1, num_layers // 2)})
     return [Arm(method, k, rate) for k, rate, method in product(some, RATES, STRATEGIES)]

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from layertune.config import RunConfig
+from layertune.config.resolve import bf16_on
 from layertune.errors import ConfigError, with_causes
 from layertune.records.record import EnvRecord
 
@@ -136,13 +137,13 @@ def _default_threads() -> int:
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """Return the device that `cpu`, `cuda` or `auto` stands for here, and why.
+    """Return the device that `cpu`, `cuda` or `auto` stands for here, and why; any other is torch's own name.
 
     Raises:
         ConfigError: there is no such device.
     """
-    if asked == "cpu":
-        return torch.device("cpu"), "asked for"
+    if asked not in ("auto", "cuda"):
+        return torch.device(asked), "asked for"
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device()), "a CUDA device is there"
     if asked == "cuda":
@@ -161,7 +162,7 @@ def _precision_on(device: torch.device, asked: str) -> tuple[str, str | None]:
     """Return the precision that a device computes in, and why it is not the one asked for: a CUDA device may
     have no bf16.
     """
-    if asked == "fp32" or device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+    if asked == "fp32" or device.type != "cuda" or bf16_on("cuda")[0]:
         return asked, None
     reason = f"{torch.cuda.get_device_name(device)} has no bf16"
     log.warning("train.precision=%s: %s; it computes in fp32, and the record says so", asked, reason)

@@ -79,6 +79,15 @@ def test_only_linear_maps_frozen_in_full_are_held_and_no_tensor_of_the_model_cha
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_a_held_map_may_be_called_by_the_name_of_its_argument():
+    linear = torch.nn.Linear(4, 4).requires_grad_(False)
+    given = torch.ones(1, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = linear(given)
+        hold_frozen(linear)
+        assert torch.equal(linear(input=given), cast)
+
+
 def test_without_autocast_a_held_model_computes_in_full_precision():
     model, batch = tiny_task_model("gpt2"), batch_of([8, 5])
     frozen_but(model, 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +53,13 @@ def _is_held(parameter: nn.Parameter) -> bool:
     return not parameter.requires_grad and parameter.dtype == torch.float32 and not parameter.is_meta
 
 
-def _forward(module: nn.Module, halves: dict[str, Tensor | None], inputs: Tensor) -> Tensor:
+def _forward(module: nn.Module, halves: dict[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
     """Run the class's forward pass on other weights."""
-    if not torch.is_autocast_enabled(inputs.device.type):
-        return type(module).forward(module, inputs)
-    own, module.__dict__["_parameters"] = module._parameters, halves
+    own = module._parameters
+    if not torch.is_autocast_enabled(own["weight"].device.type):
+        return type(module).forward(module, *args, **kwargs)
+    module.__dict__["_parameters"] = halves
     try:
-        return type(module).forward(module, inputs)
+        return type(module).forward(module, *args, **kwargs)
     finally:
         module.__dict__["_parameters"] = own

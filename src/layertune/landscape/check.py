@@ -14,6 +14,7 @@ from layertune.landscape.rows import Row, key_of, rows_at
 from layertune.landscape.sweep import wanted
 from layertune.records.record import Record
 from layertune.records.store import read_folders
+from layertune.records.writer import git_state
 
 
 def drawn(words: Iterable[str], number: int, seed: int = 0) -> list[tuple[RunConfig, Row]]:
@@ -53,12 +54,12 @@ def compared(row: Row, record: Record) -> dict[str, tuple[object, object]]:
 def trained_again(run: RunConfig, program: Path, folder: Path) -> Record:
     """Train a set anew by `run.py`, in a process, a store and a cache of its own; return its record.
 
-    What a folder holds from before is not trained once more.
+    What a folder holds from before, of the same commit, is not trained once more.
 
     Raises:
         ConfigError: it left no finished record.
     """
-    own = folder / run.run_id
+    own = folder / str(git_state()[0])[:8] / run.run_id
     places = [f"results_dir={own / 'results'}", f"outputs_dir={own / 'outputs'}"]
     done = subprocess.run(
         [sys.executable, str(program), *run.overrides, *places], capture_output=True, text=True, check=False

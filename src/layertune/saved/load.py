@@ -16,7 +16,7 @@ from layertune.config import ModelSpec, RunConfig, TaskSpec
 from layertune.config.build import build_dataclass, build_method
 from layertune.config.files import expanded
 from layertune.config.kept import ABOUT, read_about
-from layertune.errors import ConfigError, message_of
+from layertune.errors import ConfigError, message_of, said_in
 from layertune.fast.last_layer import OneToken
 from layertune.methods import build_method as method_of
 from layertune.models.loading import (
@@ -48,7 +48,8 @@ class SavedModel:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, about: dict[str, Any], device: str) -> None:
-        self._device, _ = choose_device(device)
+        with said_in({"train.device=": "device="}):
+            self._device, _ = choose_device(device)
         self.model, self.tokenizer = model.to(self._device).eval(), tokenizer
         self.labels: tuple[str, ...] = tuple(about["labels"])
         self.kind: str = about["kind"]
@@ -120,7 +121,7 @@ def load(folder: str | Path, device: str = "auto") -> SavedModel:
 
     Args:
         folder: that was written.
-        device: cpu, cuda, or auto: a GPU where there is one.
+        device: cpu, cuda, another of torch's names, or auto: a GPU where there is one.
 
     Raises:
         ConfigError: it holds no such model, or one that cannot be read.
