@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure what the words ask for; what failed is in the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    # what is not said is left to Plan
+    # what is not said is left to BenchmarkPlan
     cpu = commands.add_parser("cpu", help="make bench", argument_default=argparse.SUPPRESS)
     cuda = commands.add_parser("cuda", help="make bench-gpu", argument_default=argparse.SUPPRESS)
     for command in (cpu, cuda):
@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def _on_cpu(parser: argparse.ArgumentParser, out: Path | None, **options: Any) -> list[str]:
     """Measure the arms on the CPU; only everything, as usual, goes to the results in the repository."""
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    plan = jobs.Plan(outputs=Path("outputs/benchmark"), **options)
+    plan = jobs.BenchmarkPlan(outputs=Path("outputs/benchmark"), **options)
     if plan.chosen[0].name != BASE:
         parser.error(f"--arms needs {BASE}, which the others are compared with")
     if not jobs.jobs_of(plan):
@@ -79,7 +79,7 @@ def _on_cuda(parts: Sequence[str], out: Path, **options: Any) -> list[str]:
         raise ConfigError(
             "bench-gpu needs a CUDA device and torch finds none; make bench measures on the CPU."
         )
-    plan = jobs.Plan(
+    plan = jobs.BenchmarkPlan(
         outputs=Path("outputs/benchmark"),
         workers=1,
         device="cuda",
@@ -98,7 +98,7 @@ def _on_cuda(parts: Sequence[str], out: Path, **options: Any) -> list[str]:
     return failed
 
 
-def _side_by_side(plan: jobs.Plan, out: Path) -> list[str]:
+def _side_by_side(plan: jobs.BenchmarkPlan, out: Path) -> list[str]:
     """Measure the arms and write their page and chart; return what failed."""
     content = jobs.run_plan(plan, lambda content: save_result(out, content))
     chart(content, out.with_suffix(".png"))

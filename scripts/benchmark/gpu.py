@@ -24,7 +24,7 @@ import torch
 from layertune.errors import ConfigError, in_words
 from layertune.training.outcome import TrainOutcome
 from scripts.benchmark.arms import ARMS, Bench, LoopArm, random_model, timing
-from scripts.benchmark.jobs import FAST, Plan, machine
+from scripts.benchmark.jobs import FAST, BenchmarkPlan, machine
 from scripts.benchmark.lengths import split_of, task_lengths
 from scripts.benchmark.page import save_result
 
@@ -76,7 +76,7 @@ class OtherMachineError(ConfigError):
     """Numbers of one machine would stand beside those of another."""
 
 
-def measure_gpu(plan: Plan, part: str, path: Path) -> list[str]:
+def measure_gpu(plan: BenchmarkPlan, part: str, path: Path) -> list[str]:
     """Measure a part of the list and write it, line by line, to a result file whose other parts stay.
 
     Args:
@@ -125,7 +125,7 @@ def measure_gpu(plan: Plan, part: str, path: Path) -> list[str]:
     return failed
 
 
-def steps(plan: Plan, count: int = 100) -> Iterator[dict[str, Any]]:
+def steps(plan: BenchmarkPlan, count: int = 100) -> Iterator[dict[str, Any]]:
     """Yield milliseconds of a step per precision, arm and width."""
     for precision in PRECISIONS:
         bench = Bench.start(replace(plan.setting("gpu"), precision=precision))
@@ -142,7 +142,7 @@ def steps(plan: Plan, count: int = 100) -> Iterator[dict[str, Any]]:
                 }
 
 
-def launches(plan: Plan) -> Iterator[dict[str, Any]]:
+def launches(plan: BenchmarkPlan) -> Iterator[dict[str, Any]]:
     """Yield what a step launches per precision and arm, at the narrowest width."""
     for precision in PRECISIONS:
         bench = Bench.start(replace(plan.setting("gpu"), precision=precision))
@@ -189,7 +189,7 @@ def _share(barrier: Barrier) -> None:
     _all_ready = barrier
 
 
-def _worker(plan: Plan, steps: int) -> tuple[float, float]:
+def _worker(plan: BenchmarkPlan, steps: int) -> tuple[float, float]:
     """Return when one run among several began and ended; they begin together and share a cache on disk."""
     assert _all_ready is not None
     try:
@@ -206,7 +206,7 @@ def _worker(plan: Plan, steps: int) -> tuple[float, float]:
     return start, time.time()
 
 
-def runs_at_once(plan: Plan) -> Iterator[dict[str, Any] | str]:
+def runs_at_once(plan: BenchmarkPlan) -> Iterator[dict[str, Any] | str]:
     """Yield what each number of runs takes, or why it failed."""
     for count in AT_ONCE:
         try:
@@ -215,7 +215,7 @@ def runs_at_once(plan: Plan) -> Iterator[dict[str, Any] | str]:
             yield f"{count} runs: {in_words(error)}"
 
 
-def at_once(plan: Plan, count: int, steps: int = TOGETHER) -> dict[str, Any]:
+def at_once(plan: BenchmarkPlan, count: int, steps: int = TOGETHER) -> dict[str, Any]:
     """Return how many steps per second several runs take together on one card: composing the run, opening the
     cache and capturing are part of it.
     """
@@ -235,7 +235,7 @@ def rate_of(times: list[tuple[float, float]], steps: int) -> dict[str, float]:
     return {"seconds": seconds, "steps_per_second": steps * len(times) / seconds}
 
 
-def large_models(plan: Plan) -> Iterator[dict[str, Any]]:
+def large_models(plan: BenchmarkPlan) -> Iterator[dict[str, Any]]:
     """Yield the peak memory of a step of random models of the sizes of the paper's decoders."""
     for name, shape in LARGE.items():
         setting = replace(plan.setting(name, random_model(name, shape)), precision="bf16")
@@ -258,7 +258,7 @@ def _let_go() -> None:
     torch.cuda.empty_cache()
 
 
-PARTS: dict[str, Callable[[Plan], Iterator[dict[str, Any] | str]]] = {
+PARTS: dict[str, Callable[[BenchmarkPlan], Iterator[dict[str, Any] | str]]] = {
     "steps": steps,
     "launches": launches,
     "at_once": runs_at_once,

@@ -60,7 +60,7 @@ TRAININGS = [(500, 2), (1000, 2), (1500, 2), (1000, 1), (1000, 4)]  # examples a
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What is measured."""
 
     outputs: Path  # scratch
@@ -92,7 +92,7 @@ class Plan:
     def whole(self) -> bool:
         """Whether everything is measured as usual: the results in the repository are of such a plan."""
         own = ("outputs", "model_path", "data_dir", "workers")
-        return self.has_data and self == Plan(**{name: getattr(self, name) for name in own})
+        return self.has_data and self == BenchmarkPlan(**{name: getattr(self, name) for name in own})
 
     @property
     def has_data(self) -> bool:
@@ -111,14 +111,14 @@ class Plan:
         return [arm for arm in ARMS.values() if arm.name in named]
 
 
-def _round(plan: Plan, name: str) -> dict[str, Any]:
+def _round(plan: BenchmarkPlan, name: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(name, task=plan.tasks[0]))
     tasks = [task_lengths(task) for task in plan.tasks]
     arms = arms_of_round(plan.chosen, int(name.removeprefix("round ")) - 1)
     return measure_round(bench, tasks, arms, plan.steps)
 
 
-def _real(plan: Plan, task: str) -> dict[str, Any]:
+def _real(plan: BenchmarkPlan, task: str) -> dict[str, Any]:
     bench = Bench.start(plan.setting(f"real-{task}", plan.small, task))
     arms = [arm for arm in plan.chosen if arm.name in REAL]
     whole = WHOLE if plan.device == "cpu" else tuple(arm.name for arm in arms if not arm.pad_to)
@@ -126,11 +126,11 @@ def _real(plan: Plan, task: str) -> dict[str, Any]:
     return measure_end_to_end(bench, arms, bench.setting.epochs, whole, plan.rounds, plan.steps)
 
 
-def _memory(plan: Plan, name: str) -> dict[str, Any]:
+def _memory(plan: BenchmarkPlan, name: str) -> dict[str, Any]:
     return measure_memory(plan.setting(f"memory-{name}", task="mrpc"), ARMS[name])
 
 
-def _growth(plan: Plan, what: str) -> dict[str, Any]:
+def _growth(plan: BenchmarkPlan, what: str) -> dict[str, Any]:
     """Measure a small model at several depths and with several numbers of trained layers; or whole trainings
     on several numbers of examples.
     """
@@ -154,11 +154,11 @@ def _growth(plan: Plan, what: str) -> dict[str, Any]:
     return {what: found}
 
 
-def _profile(plan: Plan, name: str) -> dict[str, Any]:
+def _profile(plan: BenchmarkPlan, name: str) -> dict[str, Any]:
     return measure_breakdown(plan.setting(f"profile-{name}", task="mrpc"), ARMS[name])
 
 
-def _once(plan: Plan, what: str) -> dict[str, Any]:
+def _once(plan: BenchmarkPlan, what: str) -> dict[str, Any]:
     model, task = (plan.small, "trec") if plan.has_data else (("model=tiny_bert",), "demo")
     setting = plan.setting(f"once-{what}", model, task)
     if what == "start":
@@ -168,7 +168,7 @@ def _once(plan: Plan, what: str) -> dict[str, Any]:
     return {"what": what, "sentences_per_second": tokenising_rate(setting)}
 
 
-_JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
+_JOBS: dict[str, Callable[[BenchmarkPlan, str], dict[str, Any]]] = {
     "tasks": _round,
     "real": _real,
     "memory": _memory,
@@ -178,7 +178,7 @@ _JOBS: dict[str, Callable[[Plan, str], dict[str, Any]]] = {
 }
 
 
-def jobs_of(plan: Plan) -> list[tuple[str, str]]:
+def jobs_of(plan: BenchmarkPlan) -> list[tuple[str, str]]:
     """List the jobs, the longest first."""
     wanted = {
         "real": plan.real if plan.has_data else (),
@@ -197,7 +197,7 @@ def say_progress() -> None:
     logging.getLogger("scripts.benchmark").setLevel(logging.INFO)
 
 
-def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
+def run_job(plan: BenchmarkPlan, part: str, name: str) -> tuple[dict[str, Any], float]:
     """Run one job in this process; return what it found and the CPU seconds of the process so far."""
     say_progress()
     if plan.device == "cpu" and part != "memory":
@@ -205,7 +205,7 @@ def run_job(plan: Plan, part: str, name: str) -> tuple[dict[str, Any], float]:
     return _JOBS[part](plan, name), time.process_time()
 
 
-def run_plan(plan: Plan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run_plan(plan: BenchmarkPlan, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Run all jobs and return the result file's content; a job that fails is left out and named.
 
     Args:
@@ -243,7 +243,7 @@ def _context(device: str) -> BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def parts_of(plan: Plan, found: dict[tuple[str, str], Any]) -> dict[str, Any]:
+def parts_of(plan: BenchmarkPlan, found: dict[tuple[str, str], Any]) -> dict[str, Any]:
     """Sort what the jobs found; tasks are projected from the rounds there are, which are kept beside."""
     parts: dict[str, Any] = {
         name: [found[job] for job in jobs_of(plan) if job[0] == name and job in found] for name in _JOBS

@@ -30,7 +30,7 @@ from layertune.selection import SELECTORS
 from layertune.tasks import Batch
 from layertune.tasks.given import batch_of_mapping, batches_of_store, encode_texts
 
-STRATEGIES = {  # the paper's names for the rules in SELECTORS
+STRATEGY_RULES = {  # the paper's names for the rules in SELECTORS
     "high_k": "highest",
     "low_k": "lowest",
     "block_high": "block_highest",
@@ -110,7 +110,7 @@ def select_layers(
         ConfigError: unknown strategy, or k out of range.
     """
     values = scores.values if isinstance(scores, LayerScores) else tuple(scores)
-    rules = {name: SELECTORS[rule] for name, rule in STRATEGIES.items()} | SELECTORS
+    rules = {name: SELECTORS[rule] for name, rule in STRATEGY_RULES.items()} | SELECTORS
     return resolve_name(strategy, rules, "strategy")(len(values), k, values, random.Random(seed))
 
 

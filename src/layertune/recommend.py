@@ -21,7 +21,7 @@ from layertune.report.rounding import printed
 from layertune.report.summary import aligned
 from layertune.report.values import split_error
 
-STRATEGIES = ("low_k", "high_k", "random_k")  # random_k: whether looking at the scores is worth it
+TRIED = ("low_k", "high_k", "random_k")  # random_k: whether looking at the scores is worth it
 RATES = (1e-4, 3e-4)
 KEPT = 3  # one arm of so many goes on
 FINAL = 2  # so many are trained on all rows
@@ -104,7 +104,7 @@ def arms(num_layers: int) -> list[Arm]:
     The strategies change fastest: a budget that suffices for as many arms ends after each was tried.
     """
     some = sorted({max(1, num_layers // 4), max(1, num_layers // 2)})
-    return [Arm(method, k, rate) for k, rate, method in product(some, RATES, STRATEGIES)]
+    return [Arm(method, k, rate) for k, rate, method in product(some, RATES, TRIED)]
 
 
 def tried(arm: Arm, record: Record) -> Tried:

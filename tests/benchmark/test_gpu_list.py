@@ -13,7 +13,7 @@ from tiny_bench import TINY
 
 from scripts.benchmark import gpu
 from scripts.benchmark.arms import ARMS
-from scripts.benchmark.jobs import Plan, machine
+from scripts.benchmark.jobs import BenchmarkPlan, machine
 from scripts.benchmark.page import page_of
 
 SMALL = {
@@ -43,8 +43,8 @@ MEMORY = [
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return Plan(tmp_path, hidden_size=24)
+def plan(tmp_path: Path) -> BenchmarkPlan:
+    return BenchmarkPlan(tmp_path, hidden_size=24)
 
 
 @pytest.fixture

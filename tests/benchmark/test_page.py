@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from scripts.benchmark.arms import ARMS
-from scripts.benchmark.jobs import Plan
+from scripts.benchmark.jobs import BenchmarkPlan
 from scripts.benchmark.lengths import task_lengths
 from scripts.benchmark.measure import combine
 from scripts.benchmark.page import chart, page_of, printed
@@ -210,7 +210,7 @@ def test_the_projections_in_the_repository_follow_from_the_rounds_beside_them(re
         }
         for one in content["rounds"]
     ]
-    plan = Plan(tmp_path)
+    plan = BenchmarkPlan(tmp_path)
     found = combine(rounds, [task_lengths(task) for task in plan.tasks], plan.chosen, plan.setting("any"))
     assert [task["task"] for task in found] == [task["task"] for task in content["tasks"]]
     for task, known in zip(found, content["tasks"], strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layertune.config import MethodSpec, RunConfig, groups
-from layertune.config.build import build_method
+from layertune.config.build import build_method_spec
 from layertune.config.groups import group_file, group_names
 from layertune.errors import ConfigError
 
@@ -31,7 +31,7 @@ DECLARED = {
 
 
 def test_keys_beyond_the_fields_of_a_method_are_its_options() -> None:
-    spec = build_method({**DECLARED, "rank": 4, "scale": 3, "sizes": [5], "rates": [1]}, DECLARED)
+    spec = build_method_spec({**DECLARED, "rank": 4, "scale": 3, "sizes": [5], "rates": [1]}, DECLARED)
     assert spec == MethodSpec(name="mine", options=spec.options)
     assert spec.options["rank"] == 4
     assert spec.options["scale"] == 3.0 and type(spec.options["scale"]) is float
@@ -58,7 +58,7 @@ def test_keys_beyond_the_fields_of_a_method_are_its_options() -> None:
 )
 def test_an_option_has_the_type_of_its_value_in_the_yaml(key: str, value: Any, takes: str) -> None:
     with pytest.raises(ConfigError, match=takes):
-        build_method({**DECLARED, key: value}, DECLARED)
+        build_method_spec({**DECLARED, key: value}, DECLARED)
 
 
 @pytest.mark.parametrize(
@@ -66,27 +66,27 @@ def test_an_option_has_the_type_of_its_value_in_the_yaml(key: str, value: Any, t
 )
 def test_null_and_mixed_lists_leave_the_type_open(key: str, value: Any) -> None:
     frozen = tuple(value) if isinstance(value, list) else value
-    assert build_method({**DECLARED, key: value}, DECLARED).options[key] == frozen
+    assert build_method_spec({**DECLARED, key: value}, DECLARED).options[key] == frozen
 
 
 def test_an_option_that_the_yaml_does_not_have_is_refused(build: Build) -> None:
     with pytest.raises(ConfigError, match=r"method\.zz does not exist; allowed here: .*selector"):
         build({"method.zz": 3})  # what +method.zz=3 leaves behind
     with pytest.raises(ConfigError, match=r"method\.rnk does not exist.*Did you mean 'rank'\?"):
-        build_method({**DECLARED, "rnk": 3}, DECLARED)
+        build_method_spec({**DECLARED, "rnk": 3}, DECLARED)
 
 
 def test_the_options_of_every_method_refuse_a_wrong_type() -> None:
     for name in group_names("method"):
         declared = group_file("method", name)
         assert declared is not None
-        spec = build_method(declared, declared)
+        spec = build_method_spec(declared, declared)
         assert spec.name == name
         for key in spec.options:
             if declared[key] is not None:
                 wrong = 1 if isinstance(declared[key], dict) else {"a": 1}
                 with pytest.raises(ConfigError, match=rf"method\.{key}="):
-                    build_method({**declared, key: wrong}, declared)
+                    build_method_spec({**declared, key: wrong}, declared)
 
 
 def test_a_rate_without_a_point_is_a_number_in_every_yaml(

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from layertune.config import MethodSpec, ModelSpec, ProtocolSpec, RunConfig, TaskSpec, TrainSpec
-from layertune.config.build import build_method as method_spec
+from layertune.config.build import build_method_spec
 from layertune.config.groups import group_file
 from layertune.methods import Preparation, build_method
 from layertune.methods.added import AddedParameters
@@ -25,7 +25,7 @@ NO_DROPOUT = dict.fromkeys(
 
 def method_of(name: str, seed: int = 0, model: ModelSpec | None = None, **options: object) -> AddedParameters:
     """The method of a YAML with some options changed."""
-    spec: MethodSpec = method_spec({**group_file("method", name), **options})
+    spec: MethodSpec = build_method_spec({**group_file("method", name), **options})
     run = RunConfig(model or ModelSpec(), TaskSpec(), spec, ProtocolSpec(), TrainSpec(), seed=seed)
     method = build_method(run)
     assert isinstance(method, AddedParameters)

@@ -16,7 +16,7 @@ from layertune.config.recipe import build_recipe
 from layertune.errors import RecipeError
 from layertune.records import Record
 from layertune.report.recipe import (
-    Found,
+    RecipeEntry,
     choose,
     objective,
     search_records,
@@ -58,7 +58,7 @@ def searched(
     return made(run, run_id=run.run_id, metrics=metrics, data="synthetic", rows=data, weights=weights)
 
 
-def only(records: list[Record], **options: Any) -> Found:
+def only(records: list[Record], **options: Any) -> RecipeEntry:
     (found,), _ = choose(records, "tiny_bert", **options)
     return found
 
@@ -262,7 +262,7 @@ def test_what_a_search_maximises_is_the_metric_of_the_task_after_the_last_epoch(
 
 # -- the file -----------------------------------------------------------------------------------------------
 
-FOUND = Found("rte", "lora", "fair", (2e-4, 5, 16), 0.71, (0, 42), ("run-a", "run-b"))
+FOUND = RecipeEntry("rte", "lora", "fair", (2e-4, 5, 16), 0.71, (0, 42), ("run-a", "run-b"))
 
 
 def test_a_recipe_keeps_what_it_says_of_others(tmp_path: Path) -> None:

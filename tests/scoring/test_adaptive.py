@@ -11,7 +11,7 @@ import torch
 
 from layertune.config.identity import EXAMPLE_SCORERS, RANKING_SELECTORS, WEIGHT_SCORERS
 from layertune.scoring import SCORERS, LayerScores
-from layertune.scoring.adaptive import BATCH, LEAST, Gaps, adaptive_scores, deciding_pairs
+from layertune.scoring.adaptive import BATCH, LEAST_EXAMPLES, Gaps, adaptive_scores, deciding_pairs
 from layertune.selection import SELECTORS
 from layertune.tasks import TokenStore
 
@@ -95,19 +95,19 @@ def run(terms: np.ndarray, selector: str = "lowest", k: int = 1) -> tuple[Script
 def test_clear_gaps_are_decided_by_the_least_number_of_examples():
     noise = np.random.default_rng(0).normal(0, 0.1, (1000, 3))
     scorer, scores = run(noise + np.array([1.0, 2.0, 3.0]))
-    assert scores.examples == LEAST == 64 and scorer.sizes == [16] * 4
+    assert scores.examples == LEAST_EXAMPLES == 64 and scorer.sizes == [16] * 4
     assert run(noise + np.array([1.0, 2.0, 3.0]))[0].read == scorer.read  # one order for all runs
 
 
 def test_a_gap_that_does_not_decide_is_not_waited_for():
     noise = np.random.default_rng(0).normal(0, 0.1, (1000, 3))
-    assert run(noise + np.array([1.0, 3.0, 3.0]))[1].examples == LEAST  # the two others tie
+    assert run(noise + np.array([1.0, 3.0, 3.0]))[1].examples == LEAST_EXAMPLES  # the two others tie
 
 
 def test_a_small_gap_takes_more_examples():
     noise = np.random.default_rng(0).normal(0, 1.0, (4000, 2))
     _, scores = run(noise + np.array([1.0, 1.5]))
-    assert LEAST < scores.examples < 1000 and (scores.examples - LEAST) % BATCH == 0
+    assert LEAST_EXAMPLES < scores.examples < 1000 and (scores.examples - LEAST_EXAMPLES) % BATCH == 0
 
 
 @pytest.mark.parametrize("count", [40, 64, 700])

@@ -131,7 +131,7 @@ def unknown_key(full: str, key: str, allowed: Sequence[str]) -> ConfigError:
     return ConfigError(f"{full} does not exist; allowed here: {', '.join(sorted(allowed))}.{hint}")
 
 
-def build_method(mapping: Mapping[str, Any], declared: Mapping[str, Any] | None = None) -> MethodSpec:
+def build_method_spec(mapping: Mapping[str, Any], declared: Mapping[str, Any] | None = None) -> MethodSpec:
     """Build a method; keys beyond the fields of `MethodSpec` are its options.
 
     Args:

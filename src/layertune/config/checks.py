@@ -28,7 +28,7 @@ from layertune.config.identity import (
 )
 from layertune.config.kept import keeps_model_of
 from layertune.config.schema import CacheSpec
-from layertune.config.schema_task import METRICS, OwnSpec
+from layertune.config.schema_task import METRICS_OF_KIND, OwnSpec
 from layertune.config.weights import weights_folder
 from layertune.errors import ConfigError
 
@@ -85,10 +85,10 @@ def _check_task(run: RunConfig) -> None:
                 "needs at least two labels."
             )
         for key, metric in [("metric", task.metric), *(("metrics", name) for name in task.metrics)]:
-            if metric not in METRICS[task.kind]:
+            if metric not in METRICS_OF_KIND[task.kind]:
                 raise ConfigError(
                     f"task.{key}={metric} is not allowed: task={task.name} is a {task.kind}, "
-                    f"whose metrics are {', '.join(METRICS[task.kind])}."
+                    f"whose metrics are {', '.join(METRICS_OF_KIND[task.kind])}."
                 )
             if metric == "f1_binary" and len(task.labels) != 2:
                 raise ConfigError(

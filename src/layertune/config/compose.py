@@ -97,13 +97,13 @@ def plain_tree(overrides: Sequence[str]) -> dict[str, Any]:
     tree = base_tree()
     chosen, own = _config_yaml()
     for group, name in {**chosen, **choices}.items():
-        tree[group] = merged(tree.get(group, {}), group_choice(group, name))
+        tree[group] = merge_trees(tree.get(group, {}), group_choice(group, name))
     recipe = group_file("recipe", choices.get("model", ""))
     if recipe is not None:
         tree["recipe"] = recipe
-    tree = merged(tree, own)
+    tree = merge_trees(tree, own)
     for key, text in values.items():
-        tree = merged(tree, _nested(key, _value(key, text)))
+        tree = merge_trees(tree, _nested(key, _value(key, text)))
     return _resolved(tree)
 
 
@@ -123,13 +123,13 @@ def split_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str,
     return choices, values
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge_trees(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `below` with `above` on top; mappings merge key by key, everything else is replaced."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
         if isinstance(under, Mapping) and isinstance(value, Mapping):
-            value = merged(under, value)
+            value = merge_trees(under, value)
         result[key] = value
     return result
 
@@ -148,7 +148,7 @@ def group_choice(group: str, name: str) -> Mapping[str, Any]:
     for entry in content.get("defaults", ["_self_"]):
         file, _, place = str(entry).partition("@")
         below = own if file == "_self_" else group_choice(group, file)
-        result = merged(result, _nested(place, below) if place else below)
+        result = merge_trees(result, _nested(place, below) if place else below)
     return result
 
 

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from layertune.config.build import build_dataclass, build_method, convert, hints_of
+from layertune.config.build import build_dataclass, build_method_spec, convert, hints_of
 from layertune.config.checks import check_run
 from layertune.config.groups import group_file
 from layertune.config.identity import identity_of_run, run_id, sha256_of
@@ -41,7 +41,7 @@ from layertune.config.schema_base import (
     derived,
     not_identity,
 )
-from layertune.config.schema_task import METRICS, OwnSpec, TaskSpec
+from layertune.config.schema_task import METRICS_OF_KIND, OwnSpec, TaskSpec
 from layertune.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def run_from_hydra(cfg: Any, on_this_machine: bool = True) -> RunConfig:
     overrides = tuple(tree.pop("overrides", ())) if _is_plain(cfg) else tuple(_command_line())
     declared = _declared_method(method, () if _is_plain(cfg) else _config_dirs())
     run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, "")
-    spec = _without_inert_k(build_method(method, declared), declared)
+    spec = _without_inert_k(build_method_spec(method, declared), declared)
     run = dataclasses.replace(run, method=spec, overrides=overrides)
     run = resolve_training(_with_head(_with_own_columns(run)), build_recipe(recipe, run.grid))
     check_run(run, on_this_machine)
@@ -193,7 +193,7 @@ def _with_own_columns(run: RunConfig) -> RunConfig:
     own, task = run.own, run.task
     task = dataclasses.replace(task, columns=(own.text, own.text2) if own.text2 else (own.text,))
     if own.regression:
-        metrics = METRICS["regression"]
+        metrics = METRICS_OF_KIND["regression"]
         task = dataclasses.replace(task, kind="regression", metric=metrics[0], metrics=metrics)
     return dataclasses.replace(run, task=task)
 

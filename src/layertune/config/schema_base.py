@@ -38,7 +38,7 @@ def derived(factory: Any) -> Any:
 
 # -- what a value may be, beyond its type -------------------------------------------------------------------
 
-LARGEST = 10**9  # of whole numbers without a limit of their own
+LARGEST_COUNT = 10**9  # of whole numbers without a limit of their own
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def listing(low: int, high: int, words: str) -> Allowed:
     return Allowed(lambda entries: low <= len(entries) <= high and len(set(entries)) == len(entries), words)
 
 
-Count = Annotated[int, between(1, LARGEST)]
-Whole = Annotated[int, between(0, LARGEST)]
+Count = Annotated[int, between(1, LARGEST_COUNT)]
+Whole = Annotated[int, between(0, LARGEST_COUNT)]
 Seed = Annotated[int, between(0, 2**32 - 1)]
 Threads = Annotated[int, between(1, 1024)]  # torch ends in a segmentation fault with 100,000
 Number = Annotated[float, between(-1e9, 1e9)]

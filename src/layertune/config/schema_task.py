@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from layertune.config.schema_base import (
-    LARGEST,
+    LARGEST_COUNT,
     Allowed,
     Count,
     File,
@@ -24,19 +24,19 @@ from layertune.config.schema_base import (
 )
 
 # Metrics by the kind of task that has them; what computes them is in layertune.evaluation.
-METRICS: dict[str, tuple[str, ...]] = {
+METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro", "f1_binary", "mcc"),
     "regression": ("pearson", "spearman"),
     "generation": ("bleu", "nist", "meteor", "rouge_l", "cider"),
 }
-Metric = Annotated[str, one_of(*(name for names in METRICS.values() for name in names))]
+Metric = Annotated[str, one_of(*(name for names in METRICS_OF_KIND.values() for name in names))]
 Labels = Annotated[tuple[Line, ...], listing(0, 10_000, "(each once)")]
 Columns = Annotated[tuple[Line, ...], listing(1, 2, "(one column, or two different ones)")]
 LabelRange = Annotated[
     tuple[Number, ...],
     Allowed(lambda ends: not ends or (len(ends) == 2 and ends[0] < ends[1]), "(the lowest, the highest)"),
 ]
-Length = Annotated[int, between(8, LARGEST)]  # below it special tokens leave no room for two texts
+Length = Annotated[int, between(8, LARGEST_COUNT)]  # below it special tokens leave no room for two texts
 Beams = Annotated[int, between(1, 1000)]
 Penalty = Annotated[float, between(-100, 100)]
 

@@ -26,6 +26,7 @@ from layertune.evaluation.generation import (
 )
 from layertune.evaluation.metrics import compute
 from layertune.models.backbone import scoring_mode
+from layertune.records.record import Scores
 from layertune.tasks import Split, TaskData, sorted_batches
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from layertune.runtime import Runtime
 
 log = logging.getLogger(__name__)
-
-# metric -> fraction; None where it is undefined, and then `<metric>_reason` may say why.
-Scores = dict[str, float | str | None]
 
 OnPredictions = Callable[[Split, np.ndarray], None]
 _watcher: ContextVar[OnPredictions | None] = ContextVar("_watcher", default=None)

@@ -19,7 +19,7 @@ from layertune.methods.base import (
 from layertune.methods.lift import Lift
 from layertune.methods.lisa import Lisa
 from layertune.methods.peft import Ia3, Lora
-from layertune.methods.prefix import Prefix
+from layertune.methods.prefix import PrefixTuning
 from layertune.methods.recap import Recap
 from layertune.methods.selected import NamedLayers, SelectedLayers
 from layertune.methods.slimfit import SlimFit
@@ -31,7 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "layers": NamedLayers,
     "lora": Lora,
     "adapters": Adapters,
-    "prefix": Prefix,
+    "prefix": PrefixTuning,
     "ia3": Ia3,
     "lift": Lift,
     "slimfit": SlimFit,

@@ -29,7 +29,7 @@ MLP_WIDTH = 512  # of the re-parameterisation, as in the source
 ATTENTION = ("eager", "sdpa")  # implementations whose mask can be widened
 
 
-class Prefix(AddedParameters):
+class PrefixTuning(AddedParameters):
     """P learned keys and values per layer.
 
     No position is spent on a prefix: an input may be as long as the model's positions on every architecture.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from layertune.errors import ModelError
 from layertune.models.architectures import Architecture, architecture_of, find_layers
-from layertune.models.watch import OnBlock, Watch
+from layertune.models.watch import OnBlock, BlockHooks
 
 if TYPE_CHECKING:
     from layertune.tasks import Batch
@@ -232,7 +232,7 @@ class Backbone(nn.Module):
             # Some releases of transformers run the hooks of a recomputed block inside it. It must save the
             # same tensors when it runs again, without hooks: so nothing is picked before the pass is over.
             recomputed = self.training and self.activation_checkpointing
-            watch = Watch(
+            watch = BlockHooks(
                 self.layers,
                 on_block,
                 first,

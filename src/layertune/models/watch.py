@@ -19,7 +19,7 @@ from layertune.errors import ModelError
 OnBlock = Callable[[int, Tensor, Tensor], None]
 
 
-class Watch:
+class BlockHooks:
     """Hooks on the blocks for the length of one forward pass.
 
     Args:
@@ -51,7 +51,7 @@ class Watch:
         self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> BlockHooks:
         for number, layer in list(enumerate(self.layers, start=1))[self.first - 1 :]:
             self.handles.append(layer.register_forward_hook(self._hook(number), with_kwargs=True))
         return self

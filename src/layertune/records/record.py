@@ -99,7 +99,7 @@ Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Duration = Annotated[float, Field(ge=1e-12, le=LARGEST, allow_inf_nan=False)]  # seconds of what took some
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Plain = Annotated[Any, AfterValidator(_plain)]
-Scores = Annotated[dict[str, float | str | None], PlainValidator(_scores)]
+Scores = Annotated[dict[str, float | str | None], PlainValidator(_scores)]  # metric -> fraction or null
 PerLayer = tuple[Number | None, ...]  # None = not finite
 
 

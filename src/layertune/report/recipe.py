@@ -29,7 +29,7 @@ VALUES = ("learning_rate", "epochs", "batch_size")
 
 
 @dataclass(frozen=True)
-class Found:
+class RecipeEntry:
     """What a search found for one task, or for all, and one method under one grid."""
 
     task: str  # `default` where one choice holds for every task
@@ -82,7 +82,7 @@ def choose(
     grid: str | None = None,
     train: str = "published",
     settings: Sequence[str] = (),
-) -> tuple[list[Found], list[str]]:
+) -> tuple[list[RecipeEntry], list[str]]:
     """Choose rate, epochs and batch size for every task and method; also return the ids of runs left out.
 
     Args:
@@ -158,7 +158,7 @@ def _only_grid(matched: Mapping[str, Sequence[_Run]]) -> str:
     return whole[0] if whole else "paper"
 
 
-def _found(runs: Sequence[_Run], grid: str) -> Found:
+def _found(runs: Sequence[_Run], grid: str) -> RecipeEntry:
     tasks = tuple(sorted({run.asked.task.name for run in runs}))
     shared = grid == "tuned"
     method = runs[0].asked.method.name
@@ -184,7 +184,7 @@ def _found(runs: Sequence[_Run], grid: str) -> Found:
     compared = {values: [by_case[case] for case in sorted(cases)] for values, by_case in finished.items()}
     scores = {values: _mean_score(group) for values, group in compared.items()}
     best = min(scores, key=lambda values: (-scores[values], values[0], values[1], -values[2]))
-    return Found(
+    return RecipeEntry(
         task=EVERY_TASK if shared else tasks[0],
         method=method,
         grid=grid,
@@ -223,7 +223,7 @@ def _mean_score(runs: Sequence[_Run]) -> float:
     return round(mean, 12)  # a tie does not hang on the order of a sum
 
 
-def write_recipe(path: Path, found: Sequence[Found]) -> None:
+def write_recipe(path: Path, found: Sequence[RecipeEntry]) -> None:
     """Write choices into a recipe; what it says of other tasks, methods and grids stays.
 
     Raises:

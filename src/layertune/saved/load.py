@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import ModelSpec, RunConfig, TaskSpec
-from layertune.config.build import build_dataclass, build_method
+from layertune.config.build import build_dataclass, build_method_spec
 from layertune.config.files import expanded
 from layertune.config.kept import ABOUT, read_about
 from layertune.errors import ConfigError, message_of, said_in
 from layertune.fast.last_layer import OneToken
-from layertune.methods import build_method as method_of
+from layertune.methods import build_method
 from layertune.models.loading import (
     from_folder,
     known_tokens,
@@ -174,7 +174,7 @@ def _built(path: Path, about: dict[str, Any]) -> nn.Module:
 
     run = _run_of(about)
     model = build_model(run, about["num_outputs"], about["kind"])
-    model = method_of(run).rebuilt(model, about["structure"])
+    model = build_method(run).rebuilt(model, about["structure"])
     put_all(model, load_file(path / TENSORS))
     model.backbone.last_block = OneToken if about["one_token_last"] else None
     return model
@@ -193,4 +193,4 @@ def _run_of(about: dict[str, Any]) -> RunConfig:
         random_config=about["base"],
         attention=about["attention"],
     )
-    return replace(run, model=base, method=build_method({**method, **options}))
+    return replace(run, model=base, method=build_method_spec({**method, **options}))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 32  # examples between two looks at the gaps
-LEAST = 64  # examples, before anything is decided
+LEAST_EXAMPLES = 64  # examples, before anything is decided
 _PART = 16  # of similar length, that run together: little of so few is padding
 ENOUGH = 4.0  # standard errors
 _FORECAST = 256  # examples after which it is forecast whether the split is large enough to decide
@@ -120,7 +120,7 @@ def adaptive_scores(
     def batches() -> Iterator[Batch]:
         nonlocal smallest
         order = np.random.default_rng(0).permutation(len(store))
-        start, size, part = 0, LEAST, min(_PART, batch_size)
+        start, size, part = 0, LEAST_EXAMPLES, min(_PART, batch_size)
         while start < len(order):
             look = order[start : start + size]
             for rows in sorted_batches(store.lengths[look], part):

@@ -30,7 +30,7 @@ from layertune.config.locks import locked
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
 from layertune.scoring import SCORERS, LayerScores
-from layertune.scoring.adaptive import BATCH, ENOUGH, LEAST, adaptive_scores
+from layertune.scoring.adaptive import BATCH, ENOUGH, LEAST_EXAMPLES, adaptive_scores
 from layertune.tasks import Batch, TaskData, TokenStore, sorted_batches
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | No
     model = run.model
     loss = [run.head_in_force, model.rep_norm, run.train.label_smoothing]  # what gradients are taken of
     shown = run.task.score_text if run.task.kind == "generation" else None
-    adaptive = [run.method.selector, run.method.k, BATCH, LEAST, ENOUGH]
+    adaptive = [run.method.selector, run.method.k, BATCH, LEAST_EXAMPLES, ENOUGH]
     read = {
         "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
         "tokens shown": [data.train.store.content_sha256(), shown],

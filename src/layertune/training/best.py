@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layertune.config import TaskSpec
-from layertune.evaluation.evaluate import Scores
+from layertune.records.record import Scores
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel

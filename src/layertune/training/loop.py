@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
-from layertune.evaluation.evaluate import Scores, picks_best, score_epoch, score_rest, waiting_splits
+from layertune.evaluation.evaluate import picks_best, score_epoch, score_rest, waiting_splits
 from layertune.fast import FastStepper, PlainStepper
 from layertune.methods import Method, moves
+from layertune.records.record import Scores
 from layertune.runtime import PeakMemory, Runtime, Stopwatch, seed_everything
 from layertune.tasks import TaskData, epoch_batches, in_parts
 from layertune.training.best import BestEpoch, copies

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from layertune.evaluation.evaluate import Scores
-from layertune.records.record import MetricsRecord, TrainingRecord
+from layertune.records.record import MetricsRecord, Scores, TrainingRecord
 from layertune.training.witness import PhaseReport
 
 if TYPE_CHECKING:

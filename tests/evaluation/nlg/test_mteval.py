@@ -9,11 +9,11 @@ from layertune.evaluation.nlg import mteval
 
 
 def bleu(hypotheses, references):
-    return mteval.bleu(mteval.count(hypotheses, references))
+    return mteval.bleu(mteval.count_ngrams(hypotheses, references))
 
 
 def nist(hypotheses, references, **kwargs):
-    return mteval.nist(mteval.count(hypotheses, references), **kwargs)
+    return mteval.nist(mteval.count_ngrams(hypotheses, references), **kwargs)
 
 
 def penalty(ratio):

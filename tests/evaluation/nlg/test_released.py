@@ -34,7 +34,7 @@ def test_nltk_bleu_is_case_sensitive_and_smoothed_by_a_tenth():
 
 def test_nltk_nist_takes_one_best_reference_where_the_official_metric_pools_them():
     hypotheses, references = ["a b c d e f"], [["a b c x y z", "u v w d e f"]]
-    official = mteval.nist(mteval.count(hypotheses, references))
+    official = mteval.nist(mteval.count_ngrams(hypotheses, references))
     # one reference matches 3 words and 2 bigrams, 1 trigram, of 6, 5, 4; all words occur once of 12
     assert nlg.secondary(hypotheses, references)["nltk_nist"] == pytest.approx(3 * math.log2(12) / 6)
     assert official == pytest.approx(6 * math.log2(12) / 6)

@@ -54,7 +54,7 @@ def test_all_five_metrics_in_one_call(java):
     scores = nlg.score(HYPOTHESES, REFERENCES)
     assert list(scores) == NAMES
     assert all(type(value) is float for value in scores.values())
-    counts = mteval.count(HYPOTHESES, REFERENCES)
+    counts = mteval.count_ngrams(HYPOTHESES, REFERENCES)
     assert scores["nist"] == mteval.nist(counts)
     assert scores["nist_mean_reference"] == mteval.nist(counts, mean_reference=True) != scores["nist"]
     assert 0 < scores["meteor"] < 1

@@ -19,7 +19,7 @@ Ngram = tuple[str, ...]
 
 
 @dataclass
-class Counts:
+class NgramCounts:
     """Everything BLEU and NIST need to know about a corpus."""
 
     items: int = 0
@@ -43,14 +43,14 @@ def tokenize(texts: Iterable[str]) -> Iterator[list[str]]:
         yield split(text).translate(_ASCII_LOWER).split()
 
 
-def count(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Counts:
+def count_ngrams(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> NgramCounts:
     """Count the n-grams of orders 1 to 5 of a corpus of clean texts; every item has a reference."""
     return count_tokens(tokenize(hypotheses), map(tokenize, references))
 
 
-def count_tokens(hypotheses: Iterable[list[str]], references: Iterable[Iterable[list[str]]]) -> Counts:
+def count_tokens(hypotheses: Iterable[list[str]], references: Iterable[Iterable[list[str]]]) -> NgramCounts:
     """Count the n-grams of a corpus that is tokenized already."""
-    counts = Counts()
+    counts = NgramCounts()
     for hypothesis, group in zip(hypotheses, references, strict=True):
         allowed: dict[Ngram, int] = {}
         lengths = []
@@ -74,7 +74,7 @@ def count_tokens(hypotheses: Iterable[list[str]], references: Iterable[Iterable[
     return counts
 
 
-def bleu(counts: Counts) -> float:
+def bleu(counts: NgramCounts) -> float:
     """Return corpus BLEU-4 in [0, 1]; 0 when the outputs have no token at all.
 
     The k-th order without a match counts 1 / (2^k * total); an order without n-grams counts 1.
@@ -95,7 +95,7 @@ def bleu(counts: Counts) -> float:
     return math.exp(log_precisions / BLEU_ORDER + brevity)
 
 
-def nist(counts: Counts, *, mean_reference: bool = False) -> float:
+def nist(counts: NgramCounts, *, mean_reference: bool = False) -> float:
     """Return corpus NIST-5.
 
     Args:
@@ -117,7 +117,7 @@ def nist(counts: Counts, *, mean_reference: bool = False) -> float:
     return score if ratio >= 1 else score * math.exp(-_BETA * math.log(ratio) ** 2)
 
 
-def _information(ngram: Ngram, counts: Counts) -> float:
+def _information(ngram: Ngram, counts: NgramCounts) -> float:
     """Return the bits that the last word adds to the words before it, by the counts of the references."""
     prefix = ngram[:-1]
     # The Perl scorer asks whether the prefix is true; the string "0" is not.

@@ -52,7 +52,7 @@ def score(
             meteor = stack.enter_context(Meteor(path))  # loads its tables while the others are computed
         except JavaError as error:
             reasons["meteor_reason"] = str(error)
-        counts = mteval.count(outputs, groups)
+        counts = mteval.count_ngrams(outputs, groups)
         try:
             tokens = coco.ptb_tokenize(outputs, groups, path)
         except JavaError as error:
