@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from layertune.errors import ModelError
 from layertune.models.architectures import Architecture, architecture_of, find_layers
-from layertune.models.watch import OnBlock, BlockHooks
+from layertune.models.watch import BlockHooks, OnBlock
 
 if TYPE_CHECKING:
     from layertune.tasks import Batch
