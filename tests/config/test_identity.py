@@ -50,9 +50,9 @@ NOT_IDENTITY = {
     TrainSpec: "version micro_batch eval_batch_size deterministic activation_checkpointing device "
     "num_threads graphs",
     ModelSpec: "title version family source revision path num_layers max_positions layers attention "
-    "precisions random_config pooler",
+    "precisions random_config pooler sizes",
     TaskSpec: "title version data kind source hub columns labels metric best_by metrics counts label_counts "
-    "label_range meanings score_examples foreign train",
+    "label_range meanings mean_tokens score_examples foreign train",
     MethodSpec: "title version kind grids grid_rates task_rates head_rates recipe_of train",
     ProtocolSpec: "title tracked train",
     ScoringSpec: "batch_size",

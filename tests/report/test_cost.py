@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from layertune.config import RunConfig
 from layertune.config.compose import plain_run
+from layertune.config.groups import looking_into
 from layertune.report import estimate as cost
 
 
@@ -97,7 +100,23 @@ def test_the_lowest_layer_to_expect(method: str, lowest: float) -> None:
 def test_sizes_are_those_of_the_architecture() -> None:
     h = 768
     layer = 4 * (h * h + h) + (h * 4 * h + 4 * h) + (4 * h * h + h) + 4 * h  # attention, FFN, two LayerNorms
-    shape = cost.shape_of("bert")
-    assert shape is not None and shape.layer_parameters == pytest.approx(layer, rel=0.001)
-    tiny = cost.shape_of("tiny_bert")
+    sizes = cost.sizes_of("bert")
+    assert sizes is not None and sizes.layer_parameters == pytest.approx(layer, rel=0.001)
+    tiny = cost.sizes_of("tiny_bert")
     assert tiny is not None and tiny.layer_parameters == 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
+
+
+def test_a_model_and_a_task_of_ones_own_say_their_sizes_in_their_files(tmp_path: Path) -> None:
+    for group, text in {
+        "model": "name: mine\ntitle: Mine\nsource: my/model\nnum_layers: 2\n"
+        "sizes: {hidden: 8, layer_parameters: 1e3, parameters: 3e9}\n",
+        "task": "name: mine\ntitle: Mine\nlabels: [bad, good]\nmean_tokens: 7.5\n",
+    }.items():
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(text)
+    with looking_into([tmp_path]):
+        run = plain_run(["model=mine", "task=mine", "method=full"])
+        assert cost.tokens_per_example(run.task) == 7.5
+        # fp32 weights, and a gradient and two moments for each; two trained layers, 32 rows of 4 x 7.5 tokens
+        assert cost.memory_bytes(run, None) == (4 + 12) * 3e9 + 32 * 4 * 7.5 * 8 * 100 * 2
+    assert "sizes" not in run.identity().get("model", {}) and "mean_tokens" not in run.identity()["task"]

@@ -27,11 +27,13 @@ from layertune.config.schema_base import (
     TrainDefaults,
     Whole,
     always_identity,
+    between,
     listing,
     not_identity,
     resolved_later,
 )
 
+Parameters = Annotated[float, between(0, 1e15, above=True)]
 Precisions = Annotated[tuple[Literal["fp32", "bf16"], ...], listing(1, 2, "(at least one)")]
 
 
@@ -62,6 +64,15 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class ModelSizes:
+    """Sizes of a model in numbers, from which `make plan` estimates time and memory."""
+
+    hidden: Count
+    layer_parameters: Parameters  # of one layer
+    parameters: Parameters  # of the whole model
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """One pretrained language model (configs/model)."""
 
@@ -74,6 +85,7 @@ class ModelSpec:
     path: Folder | None = not_identity()  # a local folder that holds the same weights
     num_layers: Whole = not_identity(0)  # verified when the weights are loaded
     max_positions: Count | None = not_identity()  # longest input, special tokens included
+    sizes: ModelSizes | None = not_identity()
     layers: Line | None = not_identity()  # dotted path of the block list, where finding it by structure fails
     attention: Line | None = not_identity()  # attn_implementation; None = sdpa where it exists, else eager
     precisions: Precisions = not_identity(("fp32", "bf16"))

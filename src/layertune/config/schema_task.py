@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from layertune.config.schema_base import (
     LARGEST_COUNT,
     Allowed,
+    Amount,
     Count,
     File,
     Line,
@@ -107,6 +108,8 @@ class TaskSpec:
     dev_split: Name | None = None  # scored after each epoch; eval_split then waits for the end
     counts: dict[Name, Count] = not_identity(factory=dict)  # expected rows per split of the official data
     label_counts: dict[Name, dict[Line, Whole]] | None = not_identity()  # split -> label name -> rows
+    # Word pieces of BERT per training example, cut to max_length, of up to 3,000 rows; for `make plan`.
+    mean_tokens: Amount | None = not_identity()
     label_range: LabelRange = not_identity(())  # regression: lowest and highest gold score
     max_length: Length = 256  # Choice: [maximum length] the released code's; 128 for MPQA, TREC and E2E
     # Choice: [segment ids] zeros for both sentences of a pair, as the released code, which never passes them.

@@ -14,8 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from layertune.config import RunConfig
+from layertune.config.build import build_dataclass
 from layertune.config.groups import group_file
 from layertune.config.identity import GRADIENT_SCORERS, WEIGHT_SCORERS
+from layertune.config.schema import ModelSizes
 from layertune.config.schema_task import TaskSpec
 from layertune.errors import ConfigError
 from layertune.records.record import Record
@@ -26,13 +28,7 @@ ASSUMED_FLOPS = 10e12  # sustained in fp32 on short sentences at batch 32; an as
 ASSUMED_ROWS = 10_000  # of a task whose YAML has no counts
 ADAPTIVE_ROWS = 256  # that `scoring.examples=adaptive` reads: a guess
 NO_DEVICE = "none"  # asks for the assumption, whatever is recorded
-TOKENS = {"sentence": 25.0, "pair": 45.0, "generation": 60.0}  # of an example, where TOKENS_OF has no number
-# Word pieces of BERT per training example, cut to the task's length; means of up to 3,000 rows.
-TOKENS_OF = {
-    "cola": 11.3, "cr": 23.8, "dynahate": 24.5, "e2e": 62.3, "imdb": 208.4, "mnli": 38.0, "mpqa": 5.3,
-    "mr": 27.5, "mrpc": 53.2, "olid": 34.2, "qnli": 49.3, "qqp": 30.6, "rte": 70.2, "snli": 26.1,
-    "sst2": 25.3, "sst2_glue": 13.5, "sst5": 24.9, "stsb": 27.7, "subj": 30.1, "trec": 13.4,
-}  # fmt: skip
+TOKENS = {"sentence": 25.0, "pair": 45.0, "generation": 60.0}  # of an example, where its YAML says nothing
 # A step of RECAP in steps of full fine-tuning, as measured on gte_small: the masks of gradients and the odd
 # sizes of the pruned matrices cost more than the pruning saves.
 RECAP_STEP = 1.4
@@ -41,38 +37,13 @@ ADDED = ("lora", "adapters", "prefix", "ia3")  # kinds of methods that train par
 LONGEST = 4.0  # the longest example of a batch has so many times the mean number of tokens
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a model, in numbers."""
-
-    hidden: int
-    layer_parameters: float
-    parameters: float  # of the whole model
-
-
-_BASE = 7.09e6  # 12 h² + 13 h at h = 768
-_SHAPES = {
-    "bert": Shape(768, _BASE, 109.5e6),
-    "bert_cased": Shape(768, _BASE, 108.3e6),
-    "roberta": Shape(768, _BASE, 124.6e6),
-    "deberta": Shape(768, 8.27e6, 138.6e6),
-    "deberta_v3": Shape(768, _BASE, 183.8e6),
-    "electra": Shape(768, _BASE, 108.9e6),
-    "mpnet": Shape(768, _BASE, 109.5e6),
-    "gpt2": Shape(768, _BASE, 124.4e6),
-    "gemma2_2b": Shape(2304, 77.9e6, 2614e6),
-    "tinyllama": Shape(2048, 44.0e6, 1100e6),
-    "smollm2": Shape(576, 3.54e6, 134.5e6),
-    "gte_small": Shape(384, 1.77e6, 33.4e6),
-    "minilm_l6": Shape(384, 1.77e6, 22.7e6),
-}
-
-
-def shape_of(model: str) -> Shape | None:
-    """Return the sizes of a model by its name; None where nothing in this repository says them."""
-    if model in _SHAPES:
-        return _SHAPES[model]
-    random: Mapping[str, Any] = (group_file("model", model) or {}).get("random_config") or {}
+def sizes_of(model: str) -> ModelSizes | None:
+    """Return the sizes of a model by its name, from its YAML; None where that does not say them."""
+    content = group_file("model", model) or {}
+    if content.get("sizes") is not None:
+        sizes: ModelSizes = build_dataclass(ModelSizes, content["sizes"], "model.sizes")
+        return sizes
+    random: Mapping[str, Any] = content.get("random_config") or {}
     hidden = random.get("hidden_size", random.get("n_embd"))
     if hidden is None:
         return None
@@ -80,13 +51,14 @@ def shape_of(model: str) -> Shape | None:
     layers = int(random.get("num_hidden_layers") or random["n_layer"])
     layer = float(4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner)
     positions = int(random.get("max_position_embeddings") or random["n_positions"])
-    return Shape(hidden, layer, layers * layer + hidden * (random["vocab_size"] + positions + 2))
+    return ModelSizes(hidden, layer, layers * layer + hidden * (random["vocab_size"] + positions + 2))
 
 
 def tokens_per_example(task: TaskSpec) -> float:
-    """Return the mean length of an example in tokens: measured for the tasks of the paper, else assumed."""
+    """Return the mean length of an example in tokens: as the YAML of its data set says, else assumed."""
     kind = "generation" if task.kind == "generation" else "pair" if task.is_pair else "sentence"
-    return min(TOKENS_OF.get(task.data_name, TOKENS[kind]), float(task.max_length))
+    measured = (group_file("task", task.data_name) or {}).get("mean_tokens")
+    return min(measured or TOKENS[kind], float(task.max_length))
 
 
 def training_rows(run: RunConfig) -> int:
@@ -195,26 +167,26 @@ def memory_bytes(run: RunConfig, lowest: float | None) -> float | None:
     measurements for BERT-base at 32 x 128 tokens within 5 %: 100 h bytes where a layer trains, 73 h where
     gradients pass through.
     """
-    shape = shape_of(run.model.name)
-    if shape is None:
+    sizes = sizes_of(run.model.name)
+    if sizes is None:
         return None
     assert run.train.batch_size is not None, "a run is resolved"
     layers, kind, k = run.model.num_layers, run.method.kind, _chosen(run)
-    trained, reached, parameters = layers, float(layers), shape.parameters  # of full fine-tuning
+    trained, reached, parameters = layers, float(layers), sizes.parameters  # of full fine-tuning
     if kind in WHOLE_LAYERS and k is None:
         trained, reached, parameters = 0, 0.0, 0.0
     elif kind in WHOLE_LAYERS and k is not None:
         trained, reached = k, layers - (lowest if lowest is not None else lowest_layer(run)) + 1
-        parameters = k * shape.layer_parameters
+        parameters = k * sizes.layer_parameters
     elif kind in ADDED:
         trained, parameters = 0, 0.0
     elif kind in ("lift", "lisa"):
         trained = 1 if kind == "lift" else int(run.method.options["layers"])
-        parameters = layers * shape.layer_parameters
+        parameters = layers * sizes.layer_parameters
     rows = run.train.micro_batch or run.train.batch_size
     tokens = rows * min(float(run.task.max_length), LONGEST * tokens_per_example(run.task))
-    activations = tokens * shape.hidden * (100 * trained + 73 * (reached - trained))
-    return 4 * shape.parameters + 12 * parameters + activations
+    activations = tokens * sizes.hidden * (100 * trained + 73 * (reached - trained))
+    return 4 * sizes.parameters + 12 * parameters + activations
 
 
 def _named(run: RunConfig) -> list[int]:
@@ -317,23 +289,23 @@ class Estimator:
         if known := own.per_unit:
             words = _counted(len(known), f"{run.model.name}, by the cost model")
             return statistics.median(known), words, ()
-        shape, others = shape_of(run.model.name), self._others(run)
-        if shape is None:
+        sizes, others = sizes_of(run.model.name), self._others(run)
+        if sizes is None:
             return None, f"no record of {run.model.name}, whose size is not known", ()
         if others:
-            seconds = statistics.median(others) * shape.layer_parameters
+            seconds = statistics.median(others) * sizes.layer_parameters
             words = _counted(len(others), "other models, by the cost model and the size of a layer")
             return seconds, words, ()
         assumed = f"{ASSUMED_FLOPS / 1e12:g} TFLOP/s sustained"
-        seconds = 2 * shape.layer_parameters / ASSUMED_FLOPS
+        seconds = 2 * sizes.layer_parameters / ASSUMED_FLOPS
         return seconds, f"no record: the cost model, and an assumption of {assumed}", ()
 
     def _others(self, run: RunConfig) -> list[float]:
         """Return seconds per unit and parameter of a layer, from the records of other models."""
         found = []
         for name in self._models:
-            if (shape := shape_of(name)) is not None:
-                found += [one / shape.layer_parameters for one in self._group(run, name).per_unit]
+            if (sizes := sizes_of(name)) is not None:
+                found += [one / sizes.layer_parameters for one in self._group(run, name).per_unit]
         return found
 
     def _pays(self, *key: object) -> bool:
