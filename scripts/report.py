@@ -22,6 +22,7 @@ from layertune.command_line import run_script
 from layertune.config.files import write_atomic
 from layertune.config.groups import looking_into
 from layertune.errors import ConfigError
+from layertune.landscape.claims import judges
 from layertune.landscape.page import write_landscapes
 from layertune.records.store import read_files
 from layertune.report.claims import judge_all
@@ -58,7 +59,7 @@ def claims(args: argparse.Namespace) -> None:
     """Judge the claims, print the listing (or JSON) and write it."""
     (request,), results = read_requests(args.words)
     index = RecordIndex.read(*(results / name for name in ("runs", "scores")))
-    judged = judge_all(load_claims(), load_paper_tables(), request, index)
+    judged = judge_all(load_claims(), load_paper_tables(), request, index, judges(results))
     text = to_text(judged, request, index.damaged)
     write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
     print(to_json(judged, request) if args.json else text, end="")

@@ -8,7 +8,7 @@ import pytest
 from made_records import write
 from test_figures_scores import scored
 
-from layertune.report.choice import ChoiceJudged, judge_choice, told
+from layertune.report.choice import ChoiceJudged, choice_claim, judge_choice, told
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_text
 from layertune.report.figures.choices import controls_figure
@@ -92,6 +92,10 @@ def test_the_claim_of_the_paper_is_judged_on_scores_with_the_controls_beside_it(
     index, choice = judged(tmp_path, UNLIKE, UNLIKE, unk=UNLIKE)
     (claim,) = [one for one in load_claims() if one.kind == "layer_choice"]
     (one,) = judge_all([claim], paper, Request("tiny_bert"), index)
-    assert (one.paper.status, one.ours, one.choice) == ("not_enough_runs", choice.verdict, choice)
+    assert (one.paper.status, one.ours, one.elsewhere) == (
+        "not_enough_runs",
+        choice.verdict,
+        choice_claim(index, "tiny_bert"),
+    )
     lines = [line for line in to_text([one], Request("tiny_bert")).splitlines() if "[UNK]" in line]
     assert len(lines) == 1 and lines[0].startswith("  - control: as many [UNK] in place of each text")

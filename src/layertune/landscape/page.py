@@ -73,7 +73,7 @@ def write_landscapes(results: Path) -> list[Path]:
     """
     folder = results / FOLDER
     index = RecordIndex.read(results / "runs", results / "scores")
-    pages = [page for path in sorted(folder.glob("*.jsonl")) for page in _pages(path, index)]
+    pages = read_pages(folder, index)
     if not pages:
         raise ConfigError(
             f"{folder} holds no landscape: python run.py -m hydra/sweeper=landscape model=minilm_l6 "
@@ -101,6 +101,17 @@ def write_landscapes(results: Path) -> list[Path]:
         damaged=index.damaged,
     )
     return [*files, write_atomic(folder / "index.html", html.encode())]
+
+
+def read_pages(folder: Path, index: RecordIndex, model: str | None = None) -> list[Page]:
+    """Return the landscapes of a folder at each of their sizes, of all models or of one.
+
+    Raises:
+        RecordError: a file is damaged.
+    """
+    files = sorted(folder.glob(f"{model or '*'}-*.jsonl"))
+    pages = [page for path in files for page in _pages(path, index)]
+    return [page for page in pages if model in (None, page.ground.model)]
 
 
 def _pages(path: Path, index: RecordIndex) -> Iterator[Page]:

@@ -6,6 +6,7 @@ Two samples of one task say how far a task agrees with itself; scores of texts w
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from layertune.report.layer_scores import (
     rank_correlations,
     scored_tasks,
 )
-from layertune.report.paper_claims import STRATEGIES, Status, Verdict
+from layertune.report.paper_claims import STRATEGIES, Elsewhere, Status, Verdict
 from layertune.report.rounding import printed
 
 CONTROLS = {"unk": "as many [UNK]", "random": "as many random tokens", "other": "texts of another task"}
@@ -91,6 +92,13 @@ def judge_choice(index: RecordIndex, model: str) -> ChoiceJudged:
     return ChoiceJudged(
         Verdict(status, numbers, reason), tuple(one.task for one in first), same, samples, controls
     )
+
+
+def choice_claim(index: RecordIndex, model: str) -> Elsewhere:
+    """Judge the claim for `make claims`; see `judge_choice`."""
+    found = judge_choice(index, model)
+    controls = tuple(f"control: {sentence}" for sentence in told(found))
+    return Elsewhere("scores", found.verdict, controls, dataclasses.asdict(found))
 
 
 def told(choice: ChoiceJudged) -> list[str]:

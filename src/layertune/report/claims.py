@@ -9,17 +9,28 @@ is left out of every comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from layertune.report.choice import ChoiceJudged, judge_choice
+from layertune.report.choice import choice_claim
 from layertune.report.decide import Seeds, decide
 from layertune.report.index import RecordIndex
 from layertune.report.paired import PairedTest
 from layertune.report.paper import PaperTables
-from layertune.report.paper_claims import Claim, ClaimColumn, Verdict, judge, paper_numbers, parts_of
+from layertune.report.paper_claims import (
+    Claim,
+    ClaimColumn,
+    Elsewhere,
+    Verdict,
+    judge,
+    paper_numbers,
+    parts_of,
+)
 from layertune.report.request import Request
 from layertune.report.values import STATES, CellValue, State, TableValues, table_values
+
+Judge = Callable[[RecordIndex, str], Elsewhere]  # of a model
+BY_SCORES: Mapping[str, Judge] = {"layer_choice": choice_claim}
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Judged:
     tests: tuple[PairedTest, ...]
     no_test: str  # why there is none; "" where there are some
     by_task: tuple[int, int, int]  # of `Decision`
-    choice: ChoiceJudged | None = None  # of the claim that is judged on layer scores instead of tables
+    elsewhere: Elsewhere | None = None  # of a claim that is judged on something else than tables
 
 
 class OurNumbers:
@@ -124,7 +135,11 @@ class OurNumbers:
 
 
 def judge_all(
-    claims: Iterable[Claim], paper: PaperTables, request: Request, index: RecordIndex
+    claims: Iterable[Claim],
+    paper: PaperTables,
+    request: Request,
+    index: RecordIndex,
+    judges: Mapping[str, Judge] = BY_SCORES,
 ) -> list[Judged]:
     """Judge every claim, on the paper's tables and on the records.
 
@@ -133,6 +148,8 @@ def judge_all(
         paper: what `load_paper_tables` returned.
         request: which models stand for BERT and GPT-2, in which mode and read-out.
         index: the records.
+        judges: kind -> what judges claims of this kind on something else than tables. Without one they lack
+            runs.
 
     Raises:
         ConfigError: an unknown model or setting.
@@ -140,7 +157,7 @@ def judge_all(
     claims = list(claims)
     names = dict.fromkeys(_name(table) for claim in claims if claim.columns for table in claim.tables)
     tables = {name: table_values(request.table(name), index, request.readout) for name in names}
-    return [_judge(claim, paper, request, index, tables) for claim in claims]
+    return [_judge(claim, paper, request, index, tables, judges) for claim in claims]
 
 
 def _judge(
@@ -149,12 +166,13 @@ def _judge(
     request: Request,
     index: RecordIndex,
     tables: Mapping[str, TableValues],
+    judges: Mapping[str, Judge],
 ) -> Judged:
     by_paper = judge(claim, paper_numbers(paper, claim.tables))
-    if claim.kind == "layer_choice":
-        choice = judge_choice(index, request.model)
+    if claim.kind in judges:
+        found = judges[claim.kind](index, request.model)
         none = OurNumbers(()).evidence(index)
-        return Judged(claim, by_paper, choice.verdict, none, (), "", (0, 0, 0), choice)
+        return Judged(claim, by_paper, found.verdict, none, (), "", (0, 0, 0), found)
     stand_in = {"bert": request.model, "gpt2": request.lm}
     columns = [replace(column, model=stand_in.get(column.model, column.model)) for column in claim.columns]
     asked = replace(claim, columns=tuple(columns))

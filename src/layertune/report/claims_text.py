@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layertune.report.choice import told
 from layertune.report.claims import Evidence, Judged
 from layertune.report.paired import ASSUMPTIONS, PairedTest, effect
 from layertune.report.paper_claims import Status, Verdict
@@ -96,7 +95,7 @@ def _head(judged: Sequence[Judged], request: Request) -> list[str]:
         f"[Tables](../tables/index.html#{request.folder}).",
         "",
         f"- by the paper's own tables {paper['holds']} follow, {paper['does_not_hold']} do not, "
-        f"{paper['not_enough_runs']} cannot be told (figures print no numbers)",
+        f"{paper['not_enough_runs']} cannot be told (no table has their numbers)",
         f"- by our records {ours['holds']} hold, {ours['does_not_hold']} do not, {ours['within_noise']} are "
         f"within noise, {ours['not_enough_runs']} lack runs ({begun} of these have some)",
     ]
@@ -140,14 +139,15 @@ def _entry(one: Judged, request: Request) -> list[str]:
     erratum = f" [erratum {claim.erratum}]" if claim.erratum else ""
     reason = "" if one.paper.status == "not_enough_runs" else f"; {one.paper.reason}"
     follows = OF_THE_PAPER[one.paper.status]
-    lines.append(f"  - paper, {_tables(claim.tables)}: {follows}{reason}{erratum}")
+    if claim.tables:
+        lines.append(f"  - paper, {_tables(claim.tables)}: {follows}{reason}{erratum}")
     if one.evidence.run_ids and (reason := _reason(one)):
         lines.append(f"  - records: {reason}")
-    if one.choice is None:
+    if one.elsewhere is None:
         lines.append(f"  - {_runs(one.evidence)}")
     else:
-        lines.append(f"  - scores: {one.choice.verdict.reason}")
-        lines += [f"  - control: {sentence}" for sentence in told(one.choice)]
+        lines.append(f"  - {one.elsewhere.source}: {one.elsewhere.verdict.reason}")
+        lines += [f"  - {sentence}" for sentence in one.elsewhere.told]
     if claim.choice:
         lines.append(f"  - read as: {claim.choice}")
     if one.evidence.absent:
@@ -252,5 +252,5 @@ def _tree(one: Judged) -> Mapping[str, Any]:
         "evidence": dataclasses.asdict(one.evidence),
         "tests": [dataclasses.asdict(test) | {"decides": test.decides()} for test in one.tests],
         "no_test": one.no_test,
-        "layer_choice": None if one.choice is None else dataclasses.asdict(one.choice),
+        "elsewhere": None if one.elsewhere is None else dataclasses.asdict(one.elsewhere),
     }

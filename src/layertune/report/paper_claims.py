@@ -72,6 +72,16 @@ class Verdict:
     missing: tuple[str, ...] = ()  # numbers that were asked for
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What judges a claim that no table of numbers settles: layer scores, or landscapes."""
+
+    source: str  # what it is read from, as it is printed
+    verdict: Verdict
+    told: tuple[str, ...]  # sentences printed below the reason
+    numbers: Mapping[str, Any]  # all that is known, for JSON
+
+
 @cache
 def parts_of(row: str) -> tuple[str, tuple[str, ...]]:
     """Return how a row is derived (best, mean, or "" for a row of its own), and from which rows."""
@@ -472,16 +482,18 @@ def separated(tally: Tally, *, rows: Sequence[str], columns: Sequence[ClaimColum
     return tally.verdict(all_hold(answers))
 
 
-def layer_choice(tally: Tally, *, columns: Sequence[ClaimColumn]) -> Verdict:
-    """Does the choice of layers follow the task? No table of numbers says: `choice` judges layer scores."""
+def elsewhere(tally: Tally, *, columns: Sequence[ClaimColumn]) -> Verdict:
+    """Leave open what no table of numbers says: `choice` and `layertune.landscape.claims` judge it."""
     return Verdict("not_enough_runs", {}, "no table of numbers says")
 
 
 _KINDS = (
     outperforms, difference, largest_difference, difference_of_row_averages, best_of_rows, count_wins,
-    ranking, ratio, bounded, no_single_best, separated, layer_choice,
+    ranking, ratio, bounded, no_single_best, separated,
 )  # fmt: skip
 PREDICATES: dict[str, Callable[..., Verdict]] = {kind.__name__: kind for kind in _KINDS}
+ELSEWHERE = ("layer_choice", "landscape_rules", "landscape_tasks")
+PREDICATES |= dict.fromkeys(ELSEWHERE, elsewhere)
 
 
 def _one_per(number: Any, items: Sequence[object]) -> Sequence[Any]:
