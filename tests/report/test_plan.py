@@ -13,12 +13,12 @@ import pytest
 from made_records import PROVEN, made, write
 from programs import Ended
 
-from layertune.config.compose import compose_run
+from layertune.config.compose import compose_run, plain_run
 from layertune.errors import ConfigError
 from layertune.records import Record
 from layertune.records.record import ChecksRecord, VersionsRecord
 from layertune.report.index import RecordIndex
-from layertune.report.plan import Plan, lines, make_plan
+from layertune.report.plan import Plan, lines, make_plan, read_index
 from layertune.report.request import read_words
 
 NARROW = ("task=sst2", "method=low_k,full")  # of Table 1: six runs
@@ -182,6 +182,14 @@ def test_the_model_of_a_table_of_language_models_is_the_language_model() -> None
 def test_a_wrong_request_is_one_sentence(words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence.replace("(", r"\(")):
         make_plan(read_words(words), RecordIndex(()))
+
+
+def test_the_records_of_a_search_say_what_runs_will_take(tmp_path: Path) -> None:
+    words = ["table=1", "task=sst2", "method=full", "seed=0", f"results_dir={tmp_path}"]
+    searched = plain_run(["model=bert", "task=sst2", "method=full", "protocol=search"])
+    write(tmp_path / "search" / "records", made(searched, lowest=0))
+    plan = make_plan(read_words(words), read_index(words))
+    assert [one.estimate.basis for one in plan.runs] == ["1 record of same model, method and task"]
 
 
 def test_the_script_reads_its_folders_and_imports_nothing_heavy(repo: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from layertune.report.index import RecordIndex, RunState
 from layertune.report.request import Question, Request
 from layertune.report.spec import Cell, TableSpec
 
+SEARCHES = Path("search", "records")  # below results_dir
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -68,8 +70,12 @@ class Plan:
 
 
 def read_index(words: Iterable[str]) -> RecordIndex:
-    """Return the records in the store that some words name."""
-    return RecordIndex.read(*store_of(words).folders)
+    """Return the records in the store that some words name, and those of the searches beside them.
+
+    A search measures what the runs of its model will take, on the same machine.
+    """
+    tracked, scratch = store_of(words).folders
+    return RecordIndex.read(tracked, scratch, tracked.parent / SEARCHES)
 
 
 def store_of(words: Iterable[str]) -> Store:
