@@ -30,7 +30,7 @@ class Made:
         self.seeds = {key: dict(zip(SEEDS, own, strict=False)) for key, own in values.items()}
         runs = np.array(list(values.values()))
         self.means = dict(zip(values, runs.mean(1).tolist(), strict=True))
-        self.stds = dict(zip(values, runs.std(1).tolist(), strict=True))
+        self.stds = dict(zip(values, runs.std(1).tolist(), strict=True)) if runs.shape[1] > 1 else {}
         self.nothing = nothing  # rows and tasks that learned nothing
 
     def __call__(self, row: str, task: str, metric: str, model: str) -> float | None:
@@ -52,10 +52,10 @@ def rows_of(claim: Claim) -> list[str]:
     return list(dict.fromkeys(part for row in named if row for part in parts_of(row)[1]))
 
 
-def random_values(claim: Claim, rng: np.random.Generator) -> Made:
+def random_values(claim: Claim, rng: np.random.Generator, seeds: int = len(SEEDS)) -> Made:
     """Return runs that differ by chance alone, around the difference that a claim states if any."""
     rows, given = rows_of(claim), claim.operands
-    noise = rng.normal(50.0, 1.0, (len(rows), len(claim.columns), len(SEEDS)))
+    noise = rng.normal(50.0, 1.0, (len(rows), len(claim.columns), seeds))
     margins = given.get("at_least", 0.0)
     for place, row in enumerate(rows):
         if claim.kind == "bounded":
@@ -67,23 +67,29 @@ def random_values(claim: Claim, rng: np.random.Generator) -> Made:
         elif claim.kind == "difference_of_row_averages" and row in given["over"]:
             noise[place] -= np.broadcast_to(margins, len(given["over"]))[given["over"].index(row)]
     keys = [(row, column) for row in rows for column in claim.columns]
-    return Made(dict(zip(keys, noise.reshape(-1, len(SEEDS)).tolist(), strict=True)))
+    return Made(dict(zip(keys, noise.reshape(-1, seeds).tolist(), strict=True)))
 
 
 @pytest.mark.slow
-def test_of_the_claims_on_random_records_no_more_than_one_in_twenty_is_decided() -> None:
+@pytest.mark.parametrize(("seeds", "worlds"), [(1, 50), (3, 200)])
+def test_of_the_claims_on_random_records_no_more_than_one_in_twenty_is_decided(
+    seeds: int, worlds: int
+) -> None:
     rng = np.random.default_rng(16)
     found = {
-        claim.id: Counter(decide(claim, random_values(claim, rng)).verdict.status for _ in range(200))
+        claim.id: Counter(
+            decide(claim, random_values(claim, rng, seeds)).verdict.status for _ in range(worlds)
+        )
         for claim in BY_CHANCE
     }
     counts = sum(found.values(), Counter())
-    assert counts.total() == 200 * len(BY_CHANCE)
+    assert counts.total() == worlds * len(BY_CHANCE)
     assert counts["holds"] + counts["does_not_hold"] <= 0.05 * counts.total()
-    assert counts["not_enough_runs"] == 0
-    # of a single claim, 5 % are 10 of 200 with a standard deviation of 3
+    of_one_seed = sum(claim.kind == "separated" for claim in BY_CHANCE)  # they ask for a spread over seeds
+    assert counts["not_enough_runs"] == (worlds * of_one_seed if seeds == 1 else 0)
+    most = worlds * 0.05 + 3.3 * (worlds * 0.05 * 0.95) ** 0.5  # of a single claim: 5 %, and what chance adds
     worst = max(found, key=lambda name: found[name]["holds"] + found[name]["does_not_hold"])
-    assert found[worst]["holds"] <= 20 and found[worst]["does_not_hold"] <= 20, (worst, found[worst])
+    assert max(found[worst]["holds"], found[worst]["does_not_hold"]) <= most, (worst, found[worst])
 
 
 FOUR = ("high_k", "low_k", "block_high", "block_low")

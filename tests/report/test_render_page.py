@@ -288,6 +288,30 @@ def test_words_that_mean_nothing_to_tables_are_refused(words: list[str], named: 
         read_requests(words, sides=2)
 
 
+def test_cells_of_one_seed_are_done_without_the_others(tmp_path: Path) -> None:
+    (asked,), _ = read_requests(["model=gte_small", "train.epochs=3", "seed=0"])
+    assert (asked.folder, asked.make()) == (
+        "gte_small-train.epochs=3-seed=0",
+        'make tables MODEL=gte_small SET="train.epochs=3 seed=0"',
+    )
+    runs = GTE.table("table9").cell("block_high", "sst2").own_runs()
+    write(tmp_path / "runs", *(made(run, 0.9) for run in runs if run.seed == 0))
+    for request, shown in ((asked, "90.0 (1)"), (GTE, "90.0 ·1/3")):
+        write_tables(request, tmp_path)
+        folder = tmp_path / "tables" / request.folder
+        assert shown in (folder / "table9.md").read_text(encoding="utf-8")
+        assert read_request(folder / "request.json") == request
+    assert fill_command(asked.table("table9"), asked).endswith("train.epochs=3 seed=0")
+
+
+def test_a_seed_that_no_table_has_is_named() -> None:
+    (asked,), _ = read_requests(["seed=7,0"])
+    with pytest.raises(ConfigError, match="seed=7"):
+        asked.table("table1")
+    with pytest.raises(ConfigError, match="seed=x"):
+        read_requests(["seed=x"])
+
+
 def test_claims_and_figures_take_one_side() -> None:
     assert read_requests(["results_dir=there", "readout=best"]) == ((Request(readout="best"),), Path("there"))
     for word in ("readout=last,best", "compare=mpnet"):

@@ -42,16 +42,26 @@ class Request:
     protocol: str | None = None  # None: as each table says
     readout: ReadOut = "last"
     overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()  # cells are of these alone; none: of all that a table names
 
     def table(self, name: str, content: Mapping[str, Any] | None = None) -> TableSpec:
         """Return one table as asked; `content` is that of a file elsewhere than in `configs/table`.
 
         Raises:
-            ConfigError: no such table, model or setting.
+            ConfigError: no such table, model or setting; the table is of other seeds.
         """
-        return load_table(
+        spec = load_table(
             name, self.model, self.lm, self.train, self.grid, self.protocol, self.overrides, content
         )
+        if unknown := [str(seed) for seed in self.seeds if seed not in spec.seeds]:
+            there = ", ".join(map(str, spec.seeds))
+            raise ConfigError(f"seed={','.join(unknown)}: {name} is of seeds {there}.")
+        return replace(spec, seeds=self.seeds or spec.seeds)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words for which no variable of Make stands."""
+        return (*self.overrides, *([f"seed={','.join(map(str, self.seeds))}"] if self.seeds else []))
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -61,7 +71,7 @@ class Request:
         words = [
             f"{name}={getattr(self, name)}" for name in named if getattr(self, name) != getattr(default, name)
         ]
-        return (*words, *(word for word in self.overrides if word.partition("=")[0] not in NO_SETTINGS))
+        return (*words, *(word for word in self.words if word.partition("=")[0] not in NO_SETTINGS))
 
     @property
     def folder(self) -> str:
@@ -76,18 +86,18 @@ class Request:
         chosen += [f"train={self.train}"] if self.train != "published" else []
         chosen += [f"grid={self.grid}"] if self.grid != "paper" else []
         chosen += [f"protocol={self.protocol}"] if self.protocol == spec.protocol != "paper" else []
-        return chosen + list(self.overrides)
+        return chosen + list(self.words)
 
     def make(self, target: str = "tables") -> str:
         """Return the command that writes these tables, or what another target makes of the same request."""
         words = [f"MODEL={self.model}"]
         words += [
             f"{name.upper()}={value}"
-            for name, value in (word.split("=", 1) for word in self.settings)
+            for name, value in (word.split("=", 1) for word in self.settings if word not in self.words)
             if name in (*CHOOSING, "readout")
         ]
-        if self.overrides:
-            given = " ".join(self.overrides)
+        if self.words:
+            given = " ".join(self.words)
             words.append(f'SET="{given}"' if " " in given else f"SET={given}")
         return " ".join([f"make {target}", *words])
 
@@ -152,7 +162,8 @@ def read_words(
 def read_requests(words: Iterable[str], sides: int = 1) -> tuple[tuple[Request, ...], Path]:
     """Read the words of tables, claims or figures: one request, or two that are to stand side by side.
 
-    `readout=last,best` asks for both read-outs, `compare=<model>` for a second model.
+    `readout=last,best` asks for both read-outs, `compare=<model>` for a second model, `seed=0` for cells of
+    one seed alone, which are then done without the others.
 
     Returns:
         The requests, and the `results_dir` of the records.
@@ -160,12 +171,15 @@ def read_requests(words: Iterable[str], sides: int = 1) -> tuple[tuple[Request, 
     Raises:
         ConfigError: a word is no `key=value` or selects runs, another read-out, or more sides than are taken.
     """
-    chosen, overrides = _read(words, ("readout",), ("compare",))
+    chosen, overrides = _read(words, ("readout", "seed"), ("compare",))
     for word in overrides:
-        if (key := word.partition("=")[0]) in ("table", *SELECTING):
+        if (key := word.partition("=")[0]) in ("table", "task", "method"):
             raise ConfigError(
                 f"{word}: all runs of all tables are read; {key}= is for plans and sweeps alone."
             )
+    seeds = chosen.pop("seed", ())
+    if not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError(f"seed={','.join(seeds)} is no list of seeds: it reads seed=0 or seed=0,42.")
     folders = dict(word.split("=", 1) for word in overrides if word.partition("=")[0] in FOLDERS)
     own = tuple(word for word in overrides if word.partition("=")[0] not in FOLDERS)
     given = chosen.pop("readout", ("last",))
@@ -177,7 +191,8 @@ def read_requests(words: Iterable[str], sides: int = 1) -> tuple[tuple[Request, 
             f"readout={','.join(given)}{' compare=' + compare[0] if compare else ''} is not allowed: "
             f"last or best{other}{' of one model' if sides == 1 else ''}."
         )
-    asked = Request(overrides=own, **{key: values[0] for key, values in chosen.items()})  # type: ignore[arg-type]
+    one = {key: values[0] for key, values in chosen.items()}
+    asked = Request(overrides=own, seeds=tuple(sorted(set(map(int, seeds)))), **one)  # type: ignore[arg-type]
     models = (asked.model, *compare)
     requests = tuple(replace(asked, model=model, readout=name) for model in models for name in readouts)
     return requests, Path(folders.get("results_dir", "results"))
