@@ -13,6 +13,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from layertune.config.compose import group_choice
@@ -118,13 +119,11 @@ def _profiles(axes: Axes, first: Sequence[TaskScores], pairs: Sequence[OrderAgre
     _finish_profiles(axes, layers)
 
 
-def _lines(
-    axes: Axes, found: Sequence[TaskScores], colour: str, width: float, alpha: float | None = None
-) -> range:
+def _lines(axes: Axes, found: Sequence[TaskScores], colour: str, width: float) -> range:
     """Draw a line per task over the layers, which are returned."""
     layers = range(1, len(found[0].values) + 1)
     for one in found:
-        axes.plot(layers, one.values, color=colour, linewidth=width, alpha=alpha)
+        axes.plot(layers, one.values, color=colour, linewidth=width)
     return layers
 
 
@@ -174,7 +173,7 @@ def _strip(axes: Axes, pairs: Sequence[OrderAgreement], samples: Sequence[OrderA
     if not pairs and not samples:
         style.say(axes, "nothing to\ncorrelate")
         return
-    columns = [("two\ntasks", pairs), ("two samples\nof a task", samples)]
+    columns = [("two\ntasks", pairs), ("samples\nof a task", samples)]
     kinds = {"spearman": (-0.18, Mark(style.BLUE, "o")), "kendall": (0.18, Mark(style.VERMILION, "^"))}
     for place, (_, found) in enumerate(columns):
         for name, (shift, mark) in kinds.items():
@@ -250,10 +249,13 @@ def controls_figure(known: ModelScores, controls: Mapping[str, ModelScores], cho
         figure = style.new_figure(style.WIDTH, 4.2)
         profile, strip = figure.subplots(1, 2, width_ratios=[1.25, 1.0])
         layers = _lines(profile, known.first(tasks), "0.6", 0.7)
-        profile.plot([], [], color="0.6", linewidth=0.9, label="the texts, a line a task")
+        profile.plot([], [], color="0.6", linewidth=0.9, label="the texts, a line a task; means of:")
         for name in choice.controls:
-            _lines(profile, controls[name].first(tasks), MARKS[name].colour, 0.6, 0.8)
-            profile.plot([], [], color=MARKS[name].colour, linewidth=0.9, label=CONTROLS[name])
+            values = [one.values for one in controls[name].first(tasks)]
+            mean, mark = [fmean(of_layer) for of_layer in zip(*values, strict=True)], MARKS[name]
+            profile.plot(
+                layers, mean, color=mark.colour, marker=mark.marker, markersize=4, label=CONTROLS[name]
+            )
         _finish_profiles(profile, layers)
         _control_strip(strip, choice)
         figure.suptitle(
