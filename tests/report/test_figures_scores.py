@@ -158,7 +158,7 @@ def test_the_figure_of_choices_says_how_many_tasks_agree_and_which_have_no_recor
     assert "3 of 19 tasks have recorded scores." in shown
     assert "CoLA ‡" in shown and "SST-2 ‡" not in shown
     assert "Median (least) of two tasks: Spearman 0.80 (0.80), Kendall 0.67 (0.67)." in shown
-    assert "two samples" in shown and "(0 pairs)" in shown
+    assert "samples\nof a task" in shown and "(0 pairs)" in shown
 
 
 def test_the_figure_of_choices_without_any_record_invents_nothing(index):
