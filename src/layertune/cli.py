@@ -28,7 +28,7 @@ from layertune.config import RunConfig
 from layertune.config.compose import compose_run
 from layertune.config.files import SUFFIXES, WRITING, expanded, refuse_no_table
 from layertune.config.groups import group_file, group_names
-from layertune.errors import ConfigError, said_in
+from layertune.errors import ConfigError, RunFailed, said_in
 
 if TYPE_CHECKING:
     from layertune.baselines import Baseline
@@ -51,6 +51,7 @@ WORDS = {f"{key}=": f"{option} " for key, option in OPTIONS.items()} | {
     "strategy=": "--strategy ",
 }  # of `run.py` and of the functions, and what is typed for them here
 LAYERS = 3  # that are trained where nothing else is said, as in the paper
+SEARCHING = ("protocol=search", "protocol.every_epoch=false")  # the last epoch of an arm is scored alone
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -101,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(recommend)
     recommend.add_argument(
-        "--budget", type=_seconds, help="how long it may take: 90s, 10m, 1h (default: no limit)"
+        "--budget",
+        type=_seconds,
+        help="how long it may take: 90s, 10m, 1h (default: twice as long as one full fine-tuning)",
     )
     recommend.set_defaults(command=_recommend, name="recommend")
 
@@ -289,17 +292,25 @@ def _times(record: Record, total: float) -> str:
 
 
 def _next(given: argparse.Namespace) -> str:
-    folder = shlex.quote(given.out)
     python = (
         f"from transformers import pipeline; print(pipeline('text-classification', {given.out!r})('a text'))"
     )
-    lines = [f"layertune predict {folder} <file> --out predictions.csv"]
+    lines = [f"layertune predict {shlex.quote(given.out)} <file> --out predictions.csv"]
     if json.loads((expanded(given.out) / "layertune.json").read_text())["form"] == "transformers":
         lines.append(f'python -c "{python}"')
-    words = [
-        f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)} … --method full --out <folder>"
-    ]
-    return "\n".join([f"kept in {given.out}. Next:", *(f"  {line}" for line in [*lines, *words])])
+    other = "low_k" if given.method == "full" else "full"
+    lines.append(_fit_again(given, f"--method {other} --out {shlex.quote(f'{given.out}-{other}')}"))
+    return "\n".join([f"kept in {given.out}. Next:", *(f"  {line}" for line in lines)])
+
+
+def _fit_again(given: argparse.Namespace, how: str, *words: str) -> str:
+    """Return the command that fits the same rows in another way."""
+    options = [f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)}"]
+    for key in ("eval", "text", "text2", "label"):
+        if (value := getattr(given, key)) is not None:
+            options.append(f"--{key} {shlex.quote(value)}")
+    options += ["--regression"] * given.regression + [f"--seed {given.seed}"] * bool(given.seed)
+    return " ".join([*options, how, *words, *map(shlex.quote, given.words)])
 
 
 # -- recommend ----------------------------------------------------------------------------------------------
@@ -314,48 +325,86 @@ def _seconds(text: str) -> float:
 
 def _recommend(given: argparse.Namespace) -> None:
     """Try the arms, print what they reached and cost, and the command that trains the choice."""
+    began = time.monotonic(), time.process_time()
     base = request(given, "low_k", 1)
-    common = [word for word in base if not word.startswith("method")] + ["protocol=search", *given.words]
-    layers = num_layers(base)
+    common = [word for word in base if not word.startswith("method")] + given.words
 
     from layertune import recommend
     from layertune.baselines import baselines
-    from layertune.pipeline import execute
-    from layertune.records import Store
     from layertune.tasks.sources import rows_of
 
-    candidates = recommend.arms(layers)
-    whole = compose_run(*common, *candidates[0].words)
-    train_rows, held_out = rows_of(whole)
-    rows = len(train_rows)
+    candidates = recommend.arms(num_layers(base))
     level = logging.getLogger().level
+    whole = compose_run(*common, *SEARCHING, *candidates[0].words)
+    train_rows, held_out = rows_of(whole)
+    rows, count = len(train_rows), len(held_out)
     logging.getLogger().setLevel(logging.WARNING)  # a line per arm is enough
-
-    def train(arm: recommend.Arm, size: int) -> recommend.Tried:
-        words = [*common, *arm.words, *([f"protocol.train_examples={size}"] if size < rows else [])]
-        run = compose_run(*words)
-        found = recommend.tried(arm, execute(run, Store(run.results_dir, run.outputs_dir)))
-        print(found, file=sys.stderr)
-        return found
-
     try:
-        search = recommend.successive_halving(candidates, rows, train, given.budget)
+        limit, cpu = (given.budget, False) if given.budget is not None else _limit(common, rows + count)
+        clock = time.process_time if cpu else time.monotonic
+
+        def train(arm: recommend.Arm, size: int) -> recommend.Tried:
+            words = [*common, *SEARCHING, *arm.words]
+            words += [f"protocol.train_examples={size}"] if size < rows else []
+            scored = recommend.scored_rows(size, rows, count)
+            words += [f"protocol.eval_examples={scored}"] if scored < count else []
+            found = recommend.tried(arm, _executed(*words), cpu)
+            print(found, file=sys.stderr)
+            return found
+
+        if limit is not None:
+            limit -= clock() - began[cpu]
+        search = recommend.successive_halving(candidates, rows, train, limit, clock)
     finally:
         logging.getLogger().setLevel(level)
-    best, alike = recommend.choice(search.tried)
+    if not search.compares:
+        spent = f"{clock() - began[cpu]:.0f} s went by {'with one arm' if search.tried else 'before any arm'}"
+        print(f"The budget allows no comparison, so nothing is recommended: {spent}. Give a larger --budget.")
+        return
     simple = baselines(train_rows, held_out, whole.task.kind, whole.task.metrics)
-    print(f"\n{recommend.table(search.tried, whole.task.metric, simple, len(held_out))}\n")
+    print(f"\n{recommend.table(search.tried, whole.task.metric, simple, count)}\n")
+    best, alike = recommend.choice(search.tried)
     if search.ended:
         print(search.ended)
     if alike:
         print("No difference beyond noise among the best: take the cheapest.")
-    words = [f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)}"]
-    for key in ("eval", "text", "text2", "label"):
-        if (value := getattr(given, key)) is not None:
-            words.append(f"--{key} {shlex.quote(value)}")
-    words += ["--regression"] * given.regression
-    words += [f"--seed {given.seed}", f"--method {best.arm.method} --k {best.arm.k} --out my-model"]
-    print("  " + " ".join([*words, f"train.learning_rate={best.arm.learning_rate:g}", *given.words]))
+    how = f"--method {best.arm.method} --k {best.arm.k} --out my-model"
+    print(f"  {_fit_again(given, how, f'train.learning_rate={best.arm.learning_rate:g}')}")
+
+
+def _limit(common: Sequence[str], rows: int) -> tuple[float | None, bool]:
+    """Time a few steps of full fine-tuning; return how long a search may take, and whether in CPU seconds.
+
+    Those of a CPU are not stretched by what else it does.
+    """
+    from layertune import recommend
+
+    words = ["method=full", "protocol=timing", "protocol.warmup_steps=2", "protocol.tracked=false"]
+    words.append(f"protocol.max_steps={recommend.PROBED}")
+    run = compose_run(*common, *words)
+    try:
+        record = _executed(*common, *words)
+    except RunFailed as error:
+        print(f"{error}: a search without --budget has no limit here.")
+        return None, False
+    cpu, train = record.is_on_cpu, run.train
+    assert train.epochs is not None and train.batch_size is not None, "a run is resolved"
+    full = recommend.whole_cost(record, rows, train.epochs, train.batch_size, cpu)
+    limit = max(recommend.TIMES * full, recommend.SHORTEST)
+    print(
+        f"One full fine-tuning of these {rows:,} rows takes about {full:.0f} s{' of CPU time' * cpu} here; "
+        f"this search ends within {limit:.0f} s (--budget says otherwise).",
+        flush=True,
+    )
+    return limit, cpu
+
+
+def _executed(*words: str) -> Record:
+    from layertune.pipeline import execute
+    from layertune.records import Store
+
+    run = compose_run(*words)
+    return execute(run, Store(run.results_dir, run.outputs_dir))
 
 
 # -- predict ------------------------------------------------------------------------------------------------

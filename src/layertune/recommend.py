@@ -2,7 +2,8 @@
 
 All arms start on a share of the rows; the better third goes on with three times as many, until the last are
 trained on all. They share batches, layer scores and cached states through one outputs folder, and a repeated
-request trains nothing twice. The evaluation rows are never read.
+request trains nothing twice. The evaluation rows are never read. The limit, where none is given, is twice the
+time of one full fine-tuning, which a few steps of it tell.
 
 Optuna's SuccessiveHalvingPruner would not do. It is asynchronous: the first arm, which has nothing beside it,
 would go through all rounds, and a budget would end after few arms on all rows instead of all arms on few.
@@ -25,7 +26,11 @@ TRIED = ("low_k", "high_k", "random_k")  # random_k: whether looking at the scor
 RATES = (1e-4, 3e-4)
 KEPT = 3  # one arm of so many goes on
 FINAL = 2  # so many are trained on all rows
-LEAST = 64  # rows of the first round
+LEAST = 64  # rows of the first round, and that an arm is scored on
+RESERVED = 0.75  # of the budget at most is kept for the last round
+PROBED = 10  # steps of a full fine-tuning that are timed
+TIMES = 2  # so many full fine-tunings may the search take where nothing else is said
+SHORTEST = 60.0  # seconds that it may take in any case
 
 
 @dataclass(frozen=True)
@@ -51,21 +56,34 @@ class Tried:
 
     Attributes:
         score: on the held-out rows, a fraction; `error` is its standard error, None where it is not known.
+        scored: how many held-out rows those are.
         seconds: of choosing layers, filling the cache and training.
         memory: bytes at most; None where it was not measured.
         layers: that were chosen.
+        cost: of the same by the clock of the search, which may count CPU seconds.
     """
 
     arm: Arm
     rows: int
     score: float
     error: float | None
+    scored: int
     seconds: float
     memory: int | None
     layers: tuple[int, ...]
+    cost: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.arm}, {self.rows:,} rows: {100 * self.score:.1f} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the search: on how many rows, and how many of its arms there was time for."""
+
+    rows: int
+    tried: int
+    arms: int
 
 
 @dataclass(frozen=True)
@@ -74,54 +92,112 @@ class Search:
 
     Attributes:
         tried: the last round first, best first within each.
-        left_out: the arms of its last round that the budget left no time for; none where it ran to its end.
-        rows: that they would have been trained on.
-        all_rows: that the last of all rounds trains on.
+        rounds: the first one first.
+        never: the arms that there was no time to try at all.
     """
 
     tried: list[Tried]
-    left_out: list[Arm]
-    rows: int
-    all_rows: int
+    rounds: tuple[Round, ...]
+    never: tuple[Arm, ...]
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is anything to choose from."""
+        return len(self.tried) > 1
 
     @property
     def ended(self) -> str:
-        """What the budget left out, as a sentence; empty where it left out nothing."""
-        if not self.left_out:
+        """What there was no time for, as a sentence; empty where there was time for all."""
+        if all(one.tried == one.arms for one in self.rounds):
             return ""
-        names, number = "; ".join(map(str, self.left_out)), len(self.left_out)
-        counted = "1 arm was" if number == 1 else f"{number} arms were"
-        rest = "" if self.rows == self.all_rows else f", and none on all {self.all_rows:,}"
+        shown = ", ".join(f"{one.tried} of {one.arms} arms on {one.rows:,} rows" for one in self.rounds)
+        names = f" (never tried: {'; '.join(map(str, self.never))})" if self.never else ""
         return (
-            f"The budget ended the search: {counted} not trained on {self.rows:,} rows "
-            f"({names}){rest}. The same command with a larger --budget goes on from here."
+            f"There was time for {shown}{names}: the same command with a larger --budget goes on from here."
         )
 
 
 def arms(num_layers: int) -> list[Arm]:
     """Return the arms: each strategy with a quarter and a half of the layers, at two rates.
 
-    The strategies change fastest: a budget that suffices for as many arms ends after each was tried.
+    The strategies change fastest: whenever time ends, all of them have been compared, if any were.
     """
     some = sorted({max(1, num_layers // 4), max(1, num_layers // 2)})
     return [Arm(method, k, rate) for k, rate, method in product(some, RATES, TRIED)]
 
 
-def tried(arm: Arm, record: Record) -> Tried:
-    """Read what an arm reached from its record."""
-    assert record.training is not None and record.data is not None
+def tried(arm: Arm, record: Record, cpu: bool = False) -> Tried:
+    """Read what an arm reached from its record; `cpu` says that the search counts CPU seconds."""
+    training, data, selection = record.training, record.data, record.selection
+    assert training is not None and data is not None
     metric, score = record.headline()
     evaluation = next(iter(record.metrics.last)) if record.metrics is not None else ""
-    selection = record.selection
+    seconds = sum(record.seconds.values())
     return Tried(
         arm,
-        record.data.counts["train"],
+        data.counts["train"],
         float("-inf") if score is None else score,
         split_error(record, evaluation, metric),
-        sum(record.seconds.values()),
-        record.training.peak_memory_bytes,
+        data.counts.get(evaluation, 0),
+        seconds,
+        training.peak_memory_bytes,
         selection.layers or () if selection is not None else (),
+        training.cpu_seconds + training.cache.cpu_seconds if cpu else seconds,
     )
+
+
+def scored_rows(size: int, rows: int, held_out: int) -> int:
+    """Return how many held-out rows an arm of `size` of all `rows` is scored on: three times that share."""
+    return min(held_out, max(LEAST, KEPT * held_out * size // rows))
+
+
+def whole_cost(steps: Record, rows: int, epochs: int, batch_size: int, cpu: bool) -> float:
+    """Return what training on all rows takes, from the record of a few timed steps."""
+    assert steps.training is not None
+    spent = steps.training.cpu_seconds if cpu else steps.training.seconds
+    return spent / PROBED * epochs * -(-rows // batch_size)
+
+
+def rounds_of(number: int, rows: int) -> list[tuple[int, int]]:
+    """Return rows and arms of each round that so many arms on so many rows go through."""
+    sizes, left = [rows], number
+    while left > FINAL and sizes[0] // KEPT >= LEAST:
+        sizes.insert(0, sizes[0] // KEPT)
+        left = max(FINAL, left // KEPT)
+    counts = [number]
+    while len(counts) < len(sizes):
+        counts.append(max(FINAL, counts[-1] // KEPT))
+    return list(zip(sizes, counts, strict=True))
+
+
+class _Time:
+    """What is left of a budget, and what arms will take: as long per row as they took last.
+
+    An arm that was not tried yet is expected to take as long as the longest that was.
+    """
+
+    def __init__(self, budget: float | None, clock: Callable[[], float]) -> None:
+        self.budget = float("inf") if budget is None else budget
+        self._clock, self._began = clock, clock()
+        self._per_row: dict[Arm, float] = {}
+
+    def note(self, one: Tried, took: float) -> None:
+        """Remember what an arm took; one that was taken from its record would have taken what that says."""
+        self._per_row[one.arm] = max(took, one.cost) / one.rows
+
+    def expected(self, going: Sequence[Arm], size: int) -> float:
+        """Return what arms will take on so many rows."""
+        longest = max(self._per_row.values(), default=0.0)
+        return size * sum(self._per_row.get(arm, longest) for arm in going)
+
+    def has(self, seconds: float) -> bool:
+        """Whether so much is left."""
+        return self._clock() - self._began + seconds <= self.budget
+
+    def reserve(self, best: Sequence[Arm], later: Sequence[int]) -> float:
+        """Return what is kept for the last of the later rounds that there can be time for."""
+        needed = [self.expected(best, size) * FINAL / len(best) for size in later] if best else []
+        return max((each for each in needed if each <= RESERVED * self.budget), default=0.0)
 
 
 def successive_halving(
@@ -133,6 +209,9 @@ def successive_halving(
 ) -> Search:
     """Try arms in rounds of more and more rows.
 
+    Time for the two best in the last round is set aside as soon as it is known what an arm takes; what is
+    left says how many arms the rounds before may try. A round that cannot compare two is left out.
+
     Args:
         candidates: the arms.
         rows: all training rows.
@@ -140,28 +219,37 @@ def successive_halving(
         budget: seconds; an arm that would likely not end in time is not begun. None = no limit.
         clock: tells the time.
     """
-    rounds = [rows]
-    left = len(candidates)
-    while left > FINAL and rounds[0] // KEPT >= LEAST:
-        rounds.insert(0, rounds[0] // KEPT)
-        left = max(FINAL, left // KEPT)
-    began, found, going = clock(), [], list(candidates)
-    for size in rounds:
+    left = _Time(budget, clock)
+    plan = rounds_of(len(candidates), rows)
+    found: list[Tried] = []
+    rounds: list[Round] = []
+    ranked = list(candidates)
+    for place, (size, count) in enumerate(plan):
+        going, later = ranked[:count], [size for size, _ in plan[place + 1 :]]
         done: list[Tried] = []
         for arm in going:
-            before = clock()
-            longest = max(
-                (one.seconds * size / one.rows for one in (*found, *done) if one.arm == arm), default=0
-            )
-            if budget is not None and found + done and before - began + longest > budget:
+            best = [one.arm for one in sorted(done, key=_rank)[:FINAL]] or ranked[:FINAL]
+            together = going[:FINAL] if len(done) < FINAL else [arm]  # one alone compares nothing
+            ahead = [each for each in together if each not in {one.arm for one in done}]
+            is_first = place == 0 and len(done) < FINAL  # whatever comes later, two are compared
+            reserve = 0.0 if is_first else left.reserve(best, later)
+            if not left.has(left.expected(ahead, size) + reserve):
                 break
+            before = clock()
             done.append(run(arm, size))
-        done.sort(key=lambda one: (-one.score, one.seconds))
+            left.note(done[-1], clock() - before)
+        rounds.append(Round(size, len(done), len(going)))
+        done.sort(key=_rank)
         found = [*done, *found]
-        if len(done) < len(going):
-            return Search(found, going[len(done) :], size, rows)
-        going = [one.arm for one in done[: max(FINAL, len(going) // KEPT)]]
-    return Search(found, [], rows, rows)
+        if len(done) >= FINAL:
+            ranked = [one.arm for one in done]
+        elif place == 0:
+            break
+    return Search(found, tuple(rounds), tuple(candidates[rounds[0].tried :]))
+
+
+def _rank(one: Tried) -> tuple[float, float]:
+    return -one.score, one.seconds
 
 
 def front(found: Sequence[Tried]) -> set[Arm]:
@@ -209,10 +297,10 @@ def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_
         found: what was tried.
         metric: whose values the scores are.
         simple: what needs no language model, on the same rows.
-        held_out: how many rows everything was scored on.
+        held_out: how many rows those were scored on.
     """
     marked, last = front(found), last_round(found)
-    head = ("arm", "k", "rate", "layers", "rows", metric, "±", "seconds", "peak MiB", "front")
+    head = ("arm", "k", "rate", "layers", "rows", "scored", metric, "±", "seconds", "peak MiB", "front")
     rows = [
         (
             one.arm.method,
@@ -220,6 +308,7 @@ def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_
             f"{one.arm.learning_rate:g}",
             " ".join(map(str, one.layers)),
             f"{one.rows:,}",
+            f"{one.scored:,}",
             printed(100 * one.score, 1),
             "—" if one.error is None else printed(100 * one.error, 1),
             f"{one.seconds:.1f}",
@@ -231,7 +320,7 @@ def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_
     for one in simple:
         score = one.scores.get(metric)
         shown = printed(100 * score, 1) if isinstance(score, float) else "—"
-        rows.append((one.name, *[""] * 4, shown, "", f"{one.seconds:.1f}", "", ""))
+        rows.append((one.name, *[""] * 4, f"{held_out:,}", shown, "", f"{one.seconds:.1f}", "", ""))
     shown = aligned(head, rows, left=("arm", "layers"))
-    what = "scores in % ± standard error; seconds of choosing, caching, training"
-    return f"{shown}\n({held_out:,} held-out rows; {what})"
+    what = "scores in % ± standard error on that many held-out rows; seconds of choosing, caching, training"
+    return f"{shown}\n({what})"

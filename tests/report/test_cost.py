@@ -64,6 +64,7 @@ def test_memory_at_32_x_128_tokens_is_what_was_measured(method: str, lowest: flo
         (["task=sst2", "protocol=study"], 5 * 1000, 5 * 872),
         (["task=sst2", "protocol=smoke"], 64, 64),
         (["task=cola", "protocol=search", "train.epochs=2"], 2 * (8551 - 855), 2 * 855),
+        (["task=cola", "protocol=search", "protocol.every_epoch=false"], 5 * (8551 - 855), 855),
         (["task=sst2_imdb", "train.epochs=3"], 3 * 6920, 3 * 872 + 2 * 25000),
     ],
 )

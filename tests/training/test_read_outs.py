@@ -107,6 +107,14 @@ def test_every_epoch_has_one_entry_with_all_metrics_and_the_mirror_sees_the_same
     assert outcome.last == outcome.history[-1]["metrics"]
 
 
+def test_the_last_epoch_alone_is_scored_where_the_protocol_says_so_and_scores_what_it_would_anyway(prepared):
+    each = train(*prepared("train.epochs=3", RATE).parts)
+    once = train(*prepared("train.epochs=3", RATE, "protocol.every_epoch=false").parts)
+    assert [bool(entry["metrics"]) for entry in once.history] == [False, False, True]
+    assert once.last == each.last and once.best["epoch"] == 3
+    assert [entry["loss"] for entry in once.history] == [entry["loss"] for entry in each.history]
+
+
 def test_foreign_splits_are_scored_at_the_last_and_the_best_weights_and_the_last_ones_stay(
     prepared, monkeypatch
 ):

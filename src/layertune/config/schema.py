@@ -147,6 +147,7 @@ class ProtocolSpec:
     warmup_steps: Whole | None = None  # timing: untimed steps first
     max_steps: Count | None = None  # timing: then so many timed steps on fixed batches
     evaluate: bool = True  # timing: no evaluation
+    every_epoch: bool = True  # False: only the last epoch is evaluated
     tracked: bool = not_identity(True)  # results/runs (tracked by git) or outputs/records (scratch)
     train: TrainDefaults = not_identity(factory=TrainDefaults)
 

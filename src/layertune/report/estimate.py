@@ -85,7 +85,8 @@ def evaluated_examples(run: RunConfig) -> float:
 
     A generated output counts as its beams, at the mean length of an example.
     """
-    epochs, task, protocol = run.train.epochs or 0, run.task, run.protocol
+    task, protocol = run.task, run.protocol
+    epochs = (run.train.epochs or 0) if protocol.every_epoch else 1
 
     def rows(of: TaskSpec) -> int:
         there = of.counts.get(of.eval_split, ASSUMED_ROWS)

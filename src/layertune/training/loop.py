@@ -210,7 +210,9 @@ class _Loop:
 
     def _evaluate(self) -> dict[str, Scores]:
         """Score the epoch, and keep what a read-out of the best epoch needs."""
-        if not self.run.protocol.evaluate or not math.isfinite(self.loss_sum):
+        protocol = self.run.protocol
+        scored = protocol.evaluate and (protocol.every_epoch or self.epoch == self.epochs)
+        if not scored or not math.isfinite(self.loss_sum):
             return {}
         model = self.method.eval_model(self.phases.trained)
         metrics = score_epoch(self.run, model, self.data, self.runtime)
