@@ -16,7 +16,7 @@ from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record
 from layertune.runtime import freeing_memory, prepare_runtime
-from layertune.saved import keep_model, refuse_without_room
+from layertune.saved import end_interrupted, keep_model, refuse_without_room
 from layertune.stopping import stopping_at_once
 from layertune.tasks import load_task
 from layertune.training import train
@@ -34,6 +34,7 @@ def execute(run: RunConfig, store: Store) -> Record:
         RunFailed: the run failed; its record says why.
         Interruption: the run was asked to stop and can be resumed.
     """
+    end_interrupted(run)
     with claimed(run, store) as done:
         if done is not None:
             log.info("%s is done: %s (force=true repeats it)", run.run_id, store.path(run))

@@ -342,6 +342,7 @@ def test_the_configuration_imports_nothing_heavy() -> None:
         ({"save": "{folder}/new", "merge": True, "head": "standard"}, "nothing to fold"),
         ({"save": "{folder}/new", "merge": True}, "head=standard"),
         ({"save": "{folder}/new", "save_epoch": "best", "protocol.evaluate": False}, "save_epoch=last"),
+        ({"save": "{folder}/new", "save_epoch": "best", "protocol.every_epoch": False}, "save_epoch=last"),
         ({"head": "standard", "model.last_layer": "raw"}, "head=concat"),
         ({"head": "standard", "model.rep_norm": "rms"}, "head=concat"),
     ],

@@ -18,6 +18,7 @@ from tiny_models import ENCODERS, EXTRA, SMALL
 from tiny_runs import compose_tiny, options_of, prepare
 
 import layertune
+from layertune.config import checks
 from layertune.config.compose import compose_run
 from layertune.config.groups import group_names
 from layertune.errors import ConfigError, RunFailed
@@ -295,6 +296,84 @@ def test_a_folder_that_is_not_empty_is_refused_and_stays(folder):
     with pytest.raises(ConfigError, match="not empty"):
         compose_run(*given, f"save='{other}'")
     assert (other / "thesis.txt").read_text() == "mine"
+
+
+class Killed(BaseException):
+    """What no handler expects."""
+
+
+def killed_at(monkeypatch, run, number):
+    """Let the process end when it moves a file (counted from 1) into the folder of the kept model."""
+    place, moved = Path.replace, []
+
+    def replace(self, target):
+        if Path(target).parent == run_folder(run):
+            moved.append(target)
+            if len(moved) == number:
+                raise Killed
+        return place(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Killed):
+        train(run)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_process_that_is_killed_between_the_files_of_a_model_leaves_what_the_same_command_goes_on_from(
+    folder, monkeypatch, caplog, number
+):
+    caplog.set_level(logging.INFO)
+    run = run_of(folder, "bert", "method=low_k", "method.k=1")
+    first = train(run)
+    logits = layertune.load(run.save, device="cpu").logits(DEV)
+    (run_folder(run) / "notes.txt").write_text("mine")
+    killed_at(monkeypatch, run, number)
+    with pytest.raises(ConfigError, match="again"):  # half of it is in its place
+        layertune.load(run.save)
+    again = dataclasses.replace(run, force=False)
+    checks.check_run(again)
+    with pytest.raises(ConfigError, match="not empty"):
+        checks.check_run(dataclasses.replace(again, seed=1))
+    assert train(again).run_id == first.run_id and "is done" in caplog.text
+    assert np.array_equal(layertune.load(run.save, device="cpu").logits(DEV), logits)
+    assert (run_folder(run) / "notes.txt").read_text() == "mine"
+    killed_at(monkeypatch, run, number)
+    train(run)  # force=true trains once more
+    assert np.array_equal(layertune.load(run.save, device="cpu").logits(DEV), logits)
+    assert not [path for path in run_folder(run).iterdir() if path.is_dir()]
+    shutil.rmtree(run.save)
+
+
+def test_the_model_that_was_there_stays_until_the_new_one_is_written_whole(folder, monkeypatch):
+    run = run_of(folder, "bert", "method=low_k", "method.k=1")
+    train(run)
+    logits = layertune.load(run.save, device="cpu").logits(DEV)
+    write_form = keep.write_form
+
+    def half(*given):
+        write_form(*given)
+        raise Killed
+
+    monkeypatch.setattr(keep, "write_form", half)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # of a killed process nothing cleans up
+    with pytest.raises(Killed):
+        train(run)
+    monkeypatch.undo()
+    assert np.array_equal(layertune.load(run.save, device="cpu").logits(DEV), logits)
+    train(run)
+    assert not [path for path in run_folder(run).iterdir() if path.is_dir()]
+    shutil.rmtree(run.save)
+    run_folder(run).mkdir()  # the same in a folder that was empty
+    monkeypatch.setattr(keep, "write_form", half)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(Killed):
+        train(run)
+    monkeypatch.undo()
+    checks.check_run(run)
+    train(run)
+    assert np.array_equal(layertune.load(run.save, device="cpu").logits(DEV), logits)
+    shutil.rmtree(run.save)
 
 
 def test_a_disk_that_is_full_before_training_is_said_at_once(folder, monkeypatch):

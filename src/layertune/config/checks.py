@@ -26,7 +26,7 @@ from layertune.config.identity import (
     TOKEN_SCORERS,
     can_be_adaptive,
 )
-from layertune.config.kept import keeps_model_of
+from layertune.config.kept import is_free_for, keeps_model_of
 from layertune.config.schema import CacheSpec
 from layertune.config.schema_task import METRICS_OF_KIND, OwnSpec
 from layertune.config.weights import weights_folder
@@ -255,7 +255,9 @@ def _check_save(run: RunConfig) -> None:
     if run.stage != "run":
         raise ConfigError(f"save={run.save} keeps a trained model, and stage={run.stage} trains none.")
     if run.save_epoch == "best" and not (
-        run.protocol.evaluate and (run.task.kind != "generation" or run.eval_generation == "every")
+        run.protocol.evaluate
+        and run.protocol.every_epoch
+        and (run.task.kind != "generation" or run.eval_generation == "every")
     ):
         raise ConfigError(
             "save_epoch=best needs a score after each epoch, which this run does not take: say "
@@ -278,7 +280,7 @@ def _check_save_folder(run: RunConfig) -> None:
     if run.save is None or keeps_model_of(run):
         return
     folder = expanded(run.save)
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_free_for(run):
         raise ConfigError(f"save={run.save} is not empty: name a new folder, nothing in it is overwritten.")
     if os.path.lexists(folder) and not folder.is_dir():
         raise ConfigError(f"save={run.save} is a file: name a new folder.")

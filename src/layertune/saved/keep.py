@@ -1,7 +1,8 @@
 """Write a run's model into the folder that the run names: whole, or not at all.
 
 The files are written beside their place and put there at the end; `layertune.json`, which says whose model it
-is, comes last. What cannot be written there is written to the scratch folder instead: training is not lost.
+is, comes last. A command whose process was killed in between goes on when it is given again. What cannot be
+written there is written to the scratch folder instead: training is not lost.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layertune.config import RunConfig
-from layertune.config.files import WRITING, expanded, lock_of, remove_abandoned
-from layertune.config.kept import ABOUT, FORMAT
+from layertune.config.files import WRITING, expanded, lock_of, remove_abandoned, write_atomic
+from layertune.config.kept import ABOUT, FORMAT, INCOMING, has_arrived
 from layertune.config.locks import locked
 from layertune.errors import ConfigError, RunFailed
 from layertune.records import Record
@@ -80,7 +81,7 @@ def keep_model(run: RunConfig, record: Record, data: TaskData, method: Method, e
         }
         card = model_card(run, record, evaluated.epoch, about["form"])
         (folder / "README.md").write_text(card, encoding="utf-8")
-        (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomic(folder / ABOUT, f"{json.dumps(about, indent=1, ensure_ascii=False)}\n".encode())
 
     try:
         _put(target, write)
@@ -103,23 +104,43 @@ def keep_model(run: RunConfig, record: Record, data: TaskData, method: Method, e
     return target
 
 
+def end_interrupted(run: RunConfig) -> None:
+    """Put a model in its place whose process was killed between its files; where none was, do nothing."""
+    folder = None if run.save is None else expanded(run.save).absolute()
+    if folder is not None and has_arrived(folder):
+        with locked(lock_of(folder)):
+            _move_in(folder)
+        log.info("model: %s, whose writing another process had not ended", folder)
+
+
 def _put(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write a folder beside its place and move it there: as a whole, or into a folder that is there already
-    file by file, the one that says whose it is last.
+    """Write a folder beside its place and move it there as a whole; into a folder that is there, from within.
+
+    Whatever ends the process, one model is whole: the one that was there, until the new one is written with
+    `layertune.json`; from then on the new one, whose files are moved, that one last.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target.parent)
-    beside = target.with_name(WRITING + target.name)
     with locked(lock_of(target)):
+        _move_in(target)
+        is_there = target.exists()
+        beside = target / INCOMING if is_there else target.with_name(WRITING + target.name)
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
             write(beside)
-            if not target.exists():
-                beside.replace(target)
-                return
-            (target / ABOUT).unlink(missing_ok=True)  # of the same run: it is trained again
-            for path in sorted(beside.iterdir(), key=lambda path: path.name == ABOUT):
-                path.replace(target / path.name)
-        finally:
+        except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
+            raise
+        if is_there:
+            _move_in(target)
+        else:
+            beside.replace(target)
+
+
+def _move_in(folder: Path) -> None:
+    """Move the files of a model that has arrived in a folder to their place."""
+    if has_arrived(folder):
+        for path in sorted((folder / INCOMING).iterdir(), key=lambda path: path.name == ABOUT):
+            path.replace(folder / path.name)
+        (folder / INCOMING).rmdir()
