@@ -3,12 +3,16 @@ for (const table of document.querySelectorAll("table.numbers")) {
   table.querySelectorAll("thead th").forEach((head, place) => {
     const button = document.createElement("button");
     button.append(...head.childNodes);
-    if (!place) button.textContent = "as printed";
+    if (!place) {
+      button.textContent = "as printed";
+      button.hidden = true; // until something is sorted
+    }
     head.append(button);
     const number = row => parseFloat(row.cells[place]?.querySelector(".ours > b, .ours > u, .ours > span:not(.side)")?.textContent);
     button.onclick = () => {
       const down = head.ariaSort !== "descending";
       table.querySelectorAll("thead th").forEach(other => other.removeAttribute("aria-sort"));
+      table.querySelector("thead th button").hidden = !place;
       if (place) head.ariaSort = down ? "descending" : "ascending";
       for (const body of table.tBodies) {
         const rows = [...body.rows].filter(row => !row.classList.contains("group"));
