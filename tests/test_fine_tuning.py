@@ -38,6 +38,34 @@ def changed(model, before):
     return {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
 
 
+@pytest.mark.parametrize("shape", ["bert", "gpt2"])
+def test_a_training_that_is_stopped_leaves_the_library_s_own_model(shape, monkeypatch):
+    model, tokenizer = model_of(shape)
+    steps = iter(range(3))
+
+    def step(*args, **kwargs):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, tokenizer, (TEXTS, LABELS), None, k=1, strategy="top_k", epochs=2)
+    fresh, _ = model_of(shape)
+    fresh.load_state_dict(model.state_dict())
+    fresh.config.pad_token_id = model.config.pad_token_id
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    outputs = []
+    for one in (model, fresh):
+        one.train()
+        torch.manual_seed(0)
+        outputs.append(one(**inputs, output_hidden_states=True))
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    assert [tuple(state.shape) for state in outputs[0].hidden_states] == [
+        tuple(state.shape) for state in outputs[1].hidden_states
+    ]
+
+
 @pytest.mark.parametrize("shape", ["bert", "roberta", "deberta", "gpt2", "llama"])
 def test_a_model_is_trained_in_place_in_the_chosen_layers_and_its_head_alone(shape):
     model, tokenizer = model_of(shape)

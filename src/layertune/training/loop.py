@@ -98,20 +98,31 @@ class _Loop:
         return list(islice(cycle(order), (run.protocol.warmup_steps or 0) + run.protocol.max_steps))
 
     def train(self) -> TrainOutcome:
-        """Run all epochs that are left; stop early only where the loss is no longer finite."""
-        self.checkpoint.resume(self._take_up)
-        with self.checkpoint.listening(), self._bar() as bar:
-            while not self._is_over():
-                self._train_epoch(bar)
-                self._close_epoch()
-            if self.read_outs is None:
-                if self.waiting:  # scoring them may take long: a stop there must lose no training
-                    self._keep()
-                self.stepper.follow(self.phases, new_epoch=True)  # a run resumed here has a fresh stepper
-                with self.evaluating.counting():
-                    self.read_outs = self._read_outs()
-                self._keep()
-        return self._outcome()
+        """Run all epochs that are left; stop early only where the loss is no longer finite.
+
+        However it ends, the model computes as the library wrote it afterwards.
+        """
+        try:
+            self.checkpoint.resume(self._take_up)
+            with self.checkpoint.listening(), self._bar() as bar:
+                while not self._is_over():
+                    self._train_epoch(bar)
+                    self._close_epoch()
+                self._read_out()
+            return self._outcome()
+        finally:
+            self.stepper.close(self.model)
+
+    def _read_out(self) -> None:
+        """Score what the read-outs need, unless a run that is resumed here has done so."""
+        if self.read_outs is not None:
+            return
+        if self.waiting:  # scoring them may take long: a stop there must lose no training
+            self._keep()
+        self.stepper.follow(self.phases, new_epoch=True)  # a run resumed here has a fresh stepper
+        with self.evaluating.counting():
+            self.read_outs = self._read_outs()
+        self._keep()
 
     def _is_over(self) -> bool:
         """Whether all epochs are closed, or one whose loss is no longer finite."""
@@ -260,7 +271,6 @@ class _Loop:
         last, best = self.read_outs
         evaluated = None if self.run.save is None else self._evaluated()
         self.phases.finish()
-        self.stepper.close(self.model)
         watch, asked = self.watch, self.run.train
         assert asked.learning_rate is not None and asked.batch_size is not None, "a run is resolved"
         return TrainOutcome(
