@@ -13,7 +13,7 @@ def offered(model, scores, **task):
     for epoch, (f1, accuracy) in enumerate(scores, start=1):
         with torch.no_grad():
             model.weight.fill_(epoch)
-        best.offer(epoch, {"t": {"f1_macro": f1, "accuracy": accuracy}}, model)
+        best.offer(epoch, {"t": {"f1_macro": f1, "accuracy": accuracy}}, model, ["weight"])
     return best
 
 
@@ -47,5 +47,5 @@ def test_a_run_that_goes_on_without_keeping_its_model_keeps_the_weights_of_the_b
     resumed.load(interrupted.state())
     with torch.no_grad():
         model.weight.fill_(7)
-    assert resumed.offer(2, {"t": {"f1_macro": 0.9}}, model)
+    assert resumed.offer(2, {"t": {"f1_macro": 0.9}}, model, ["weight"])
     assert resumed.kept["weight"].item() == 7

@@ -1,8 +1,6 @@
 """The configuration of a run: typed, checked before anything else happens, and its identity."""
 
-from layertune.config.run import (
-    RunConfig,
-)
+from layertune.config.run import RunConfig
 from layertune.config.schema import (
     CacheSpec,
     CheckpointSpec,

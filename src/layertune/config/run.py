@@ -7,9 +7,10 @@ checks that involve several groups are in `layertune.config.checks`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import types
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -115,29 +116,19 @@ class RunConfig:
 
 def base_tree() -> dict[str, Any]:
     """Return the schema's defaults as nested plain values: what every composition starts from."""
-    groups = {name: cls for name, cls in hints_of(RunConfig).items() if dataclasses.is_dataclass(cls)}
-    base: dict[str, Any] = {name: _defaults(cls) for name, cls in groups.items()}
-    base.update(_defaults(RunConfig, leave_out=groups))
-    base["method"].pop("options")
-    return base
+    tree: dict[str, Any] = json.loads(_defaults())
+    return tree
 
 
-def _defaults(cls: Any, leave_out: Container[str] = ()) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for one in dataclasses.fields(cls):
-        if one.name in leave_out or one.metadata.get("derived"):
-            continue
-        default: Any = one.default
-        if default is dataclasses.MISSING:
-            factory: Any = one.default_factory
-            assert factory is not dataclasses.MISSING, f"{cls.__name__}.{one.name} has no default"
-            default = factory()
-        values[one.name] = _defaults(type(default)) if dataclasses.is_dataclass(default) else _listed(default)
-    return values
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+@cache  # thousands of cells begin with it
+def _defaults() -> str:
+    run = RunConfig(ModelSpec(), TaskSpec(), MethodSpec(), ProtocolSpec(), TrainSpec())
+    tree = dataclasses.asdict(run)
+    del tree["method"]["options"]
+    for one in dataclasses.fields(RunConfig):
+        if one.metadata.get("derived"):
+            del tree[one.name]
+    return json.dumps(tree)
 
 
 @cache

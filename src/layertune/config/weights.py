@@ -18,7 +18,6 @@ from layertune.config.schema import ModelSpec
 from layertune.errors import ConfigError
 
 PACKAGE = "package:"
-RANDOM = "random"
 
 # In the order in which transformers looks for them: the first that exists is the one that is read.
 _WEIGHTS = (

@@ -229,22 +229,10 @@ class Backbone(nn.Module):
         with self.replaced(known):
             if on_block is None:
                 return _last_state(self.model(**self.inputs(batch)))
-            # Some releases of transformers run the hooks of a recomputed block inside it. It must save the
-            # same tensors when it runs again, without hooks: so nothing is picked before the pass is over.
-            recomputed = self.training and self.activation_checkpointing
-            watch = BlockHooks(
-                self.layers,
-                on_block,
-                first,
-                (*batch.input_ids.shape, self.hidden_size),
-                raw=self.last_layer == "raw",
-                defer=recomputed,
-                time_first=self.architecture.time_first,
-                padded=self.architecture.padded,
-            )
-            with watch:
+            shape = (*batch.input_ids.shape, self.hidden_size)
+            with BlockHooks(self, on_block, first, shape) as hooks:
                 last = _last_state(self.model(**self.inputs(batch)))
-                watch.finish(last)
+                hooks.finish(last)
             return last
 
     def inputs(self, batch: Batch) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,19 @@ def unused_parameters(model: TaskModel) -> set[nn.Parameter]:
     if backbone.last_layer == "raw" and model.kind != "generation":
         parts.append(backbone.final_norm)
     return {parameter for part in parts if part is not None for parameter in part.parameters()}
+
+
+def values_of(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """Return the values of some parameters by name, on the CPU: not as copies, where they lie there."""
+    return {name: p.detach().cpu() for name, p in model.named_parameters() if name in names}
+
+
+@torch.no_grad()
+def put_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Put values into parameters by name."""
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameters[name].copy_(value)
 
 
 def fingerprints(named: Iterable[tuple[str, Tensor]]) -> dict[str, str]:

@@ -8,45 +8,38 @@ are told apart here by what they do, not by their name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from layertune.errors import ModelError
 
+if TYPE_CHECKING:
+    from layertune.models.backbone import Backbone
+
 # Called once per layer, first to last: its number (1..L), the states entering and leaving it [B, T, H].
 OnBlock = Callable[[int, Tensor, Tensor], None]
 
 
 class BlockHooks:
-    """Hooks on the blocks for the length of one forward pass.
+    """Hooks on the blocks of a backbone for the length of one forward pass.
 
     Args:
-        layers: the blocks.
+        backbone: its architecture says how the blocks hold their states.
         on_block: is told of every layer.
         first: the lowest layer that runs, counted from 1.
         shape: [B, T, H] of every state.
-        raw: what the last layer leaves behind is its own output, not the model's last state.
-        defer: tell `on_block` of all layers after the pass only.
-        time_first: the blocks hold [T, B, H] (XLNet).
-        padded: the blocks hold more tokens behind those of the batch (Longformer).
     """
 
     def __init__(
-        self,
-        layers: nn.ModuleList,
-        on_block: OnBlock,
-        first: int,
-        shape: tuple[int, int, int],
-        *,
-        raw: bool,
-        defer: bool,
-        time_first: bool = False,
-        padded: bool = False,
+        self, backbone: Backbone, on_block: OnBlock, first: int, shape: tuple[int, int, int]
     ) -> None:
-        self.layers, self.on_block, self.first, self.shape = layers, on_block, first, shape
-        self.raw, self.defer, self.time_first, self.padded = raw, defer, time_first, padded
+        self.backbone, self.on_block, self.first, self.shape = backbone, on_block, first, shape
+        self.layers = backbone.layers
+        # Some releases of transformers run the hooks of a recomputed block inside it. It must save the same
+        # tensors when it runs again, without hooks: so nothing is picked before the pass is over.
+        self.defer = backbone.training and backbone.activation_checkpointing
         self.numbers: list[int] = []  # of the layers that ran, in their order
         self.seen: list[tuple[int, Tensor, Tensor]] = []  # reported at the end
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -71,9 +64,10 @@ class BlockHooks:
         return hook
 
     def _state(self, state: Any, what: str) -> Tensor:
+        known = self.backbone.architecture
         if isinstance(state, Tensor):
-            state = state.transpose(0, 1) if self.time_first and state.ndim == 3 else state
-            state = state[:, : self.shape[1]] if self.padded else state
+            state = state.transpose(0, 1) if known.time_first and state.ndim == 3 else state
+            state = state[:, : self.shape[1]] if known.padded else state
             if state.shape == self.shape:
                 return state
         found = list(state.shape) if isinstance(state, Tensor) else f"a {type(state).__name__}"
@@ -98,7 +92,7 @@ class BlockHooks:
                 "a model that drops (layerdrop), repeats or shares layers has no one state per layer."
             )
         for number, before, after in self.seen:
-            if number == len(self.layers) and not self.raw:
+            if number == len(self.layers) and self.backbone.last_layer != "raw":
                 if last_hidden_state.shape != self.shape:
                     raise ModelError(
                         f"the model's last state is {list(last_hidden_state.shape)} and those of its layers "

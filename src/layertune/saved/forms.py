@@ -20,8 +20,8 @@ from layertune.config.weights import weights_folder
 from layertune.methods.added import AddedParameters
 from layertune.methods.peft import merged
 from layertune.models.loading import quiet
+from layertune.models.parameters import put_values
 from layertune.models.standard_head import StandardHead
-from layertune.training.best import put
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,7 +39,7 @@ def write_form(
 ) -> dict[str, Any]:
     """Write weights, settings and tokenizer of a model; return what `layertune.json` says of its form."""
     model = evaluated.model.cpu().eval()
-    put(model, evaluated.weights)
+    put_values(model, evaluated.weights)
     names = None if data.kind == "regression" else list(data.provenance.labels)
     about: dict[str, Any] = {"attention": model.backbone.model.config._attn_implementation}
     is_plain = run.merge or not isinstance(method, AddedParameters)
@@ -159,4 +159,4 @@ def put_all(model: TaskModel, tensors: dict[str, Tensor]) -> None:
     """
     if odd := sorted(dict(model.named_parameters()).keys() ^ tensors.keys()):
         raise ValueError(f"it is not the model's: {', '.join(odd[:3])}")
-    put(model, tensors)
+    put_values(model, tensors)

@@ -21,78 +21,21 @@ T = TypeVar("T")
 
 SEED = 2024
 SIZES = {"train": 2000, "validation": 500}
-LABELS = ("negative", "positive")
 NEGATED_SHARE = 0.35  # of clauses
 CONTRAST_SHARE = 0.6  # of sentences
 
-_ASPECTS = [
-    "soup",
-    "bread",
-    "coffee",
-    "curry",
-    "menu",
-    "plot",
-    "acting",
-    "ending",
-    "script",
-    "soundtrack",
-    "room",
-    "bed",
-    "pool",
-    "lobby",
-    "staff",
-    "screen",
-    "battery",
-    "camera",
-    "keyboard",
-    "speaker",
-    "cover",
-    "story",
-    "hero",
-    "prose",
-    "chapter",
-    "seat",
-    "engine",
-    "brake",
-    "tour",
-    "guide",
-]
-_PRAISE = [
-    "great",
-    "superb",
-    "lovely",
-    "excellent",
-    "delightful",
-    "wonderful",
-    "pleasant",
-    "impressive",
-    "brilliant",
-    "fantastic",
-    "charming",
-    "good",
-    "splendid",
-    "outstanding",
-    "enjoyable",
-    "memorable",
-]
-_BLAME = [
-    "terrible",
-    "awful",
-    "dreadful",
-    "poor",
-    "disappointing",
-    "horrible",
-    "unpleasant",
-    "dull",
-    "mediocre",
-    "bad",
-    "lousy",
-    "weak",
-    "shabby",
-    "annoying",
-    "boring",
-    "forgettable",
-]
+_ASPECTS, _PRAISE, _BLAME = (
+    words.split()
+    for words in (
+        "soup bread coffee curry menu plot acting ending script soundtrack room bed pool lobby staff "
+        "screen battery camera keyboard speaker cover story hero prose chapter seat engine brake tour "
+        "guide",
+        "great superb lovely excellent delightful wonderful pleasant impressive brilliant fantastic "
+        "charming good splendid outstanding enjoyable memorable",
+        "terrible awful dreadful poor disappointing horrible unpleasant dull mediocre bad lousy weak "
+        "shabby annoying boring forgettable",
+    )
+)
 _NEGATIONS = ("not", "hardly", "far from", "anything but", "by no means", "never")
 _DEGREES = ("", "", "", "really", "quite", "rather")
 _OPENINGS = ("", "", "", "", "", "honestly ,", "this time ,", "for us ,")

@@ -13,10 +13,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layertune.config import RunConfig
 from layertune.methods import Method
+from layertune.models.parameters import put_values, values_of
 from layertune.runtime import Stopwatch
 from layertune.training.optim import build_optimizer, build_schedule
 from layertune.training.witness import PhaseReport, Witness
@@ -119,7 +120,7 @@ class Phases:
 
     def _close(self, last: bool) -> None:
         assert self.index is not None
-        self.reports.append(self.witness.report(self.optimizer, last))
+        self.reports.append(self.witness.close(self.optimizer, last))
         with self._counted():
             self.method.end_phase(self.trained, self.optimizer, self.index)
         for parameter in self.trained.parameters():
@@ -158,9 +159,9 @@ class Phases:
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "witness": self.witness.state(),
             "method": self.method.state_dict(),
-            "model": _values(self.model, names | (set(self.held) if self.own else set())),
+            "model": values_of(self.model, names | (set(self.held) if self.own else set())),
             "held": list(self.held),
-            "trained": {} if self.own else _values(self.trained, set(self.held)),
+            "trained": {} if self.own else values_of(self.trained, set(self.held)),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
@@ -172,25 +173,14 @@ class Phases:
             ValueError: it trained other tensors than this run would.
         """
         self.index, self.reports = state["index"], [PhaseReport(**report) for report in state["reports"]]
-        _put(self.model, state["model"])
+        put_values(self.model, state["model"])
         self.method.load_state_dict(state["method"])
         assert self.index is not None
         self._adopt(self.method.resume_phase(self.model, self.index))
         if state["held"] != list(self.held):  # the optimiser knows them by their place alone
             raise ValueError("it trains other tensors than this run")
-        _put(self.trained, state["trained"])
-        self.witness = self._witness(state["witness"]["before"])
+        put_values(self.trained, state["trained"])
+        self.witness = self._witness(state["witness"]["report"]["before"])
         self.witness.load(state["witness"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-
-
-def _values(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
-    return {name: p.detach().cpu() for name, p in model.named_parameters() if name in names}
-
-
-@torch.no_grad()
-def _put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for name, value in values.items():
-        parameters[name].copy_(value)
