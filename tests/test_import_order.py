@@ -16,7 +16,7 @@ HOUSE = Path(layertune.__file__).parent
 FLOORS = (
     ("errors",),
     ("config", "selection", "stopping"),
-    ("hub", "records"),
+    ("cache_store", "hub", "records"),
     ("report",),
     ("tasks",),
     ("models",),

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from layertune.cache_store import CacheStore
 from layertune.fast.cache import build_entry, open_source
-from layertune.fast.store import CacheStore
 from layertune.models import load_tokenizer
 from layertune.scoring import cosine
 from layertune.scoring.adaptive import adaptive_scores

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import tiny_task_model
 
+from layertune.cache_store import CacheStore
 from layertune.errors import ModelError
 from layertune.fast import cache
 from layertune.fast.cache import (
@@ -21,7 +22,6 @@ from layertune.fast.cache import (
     shallower_key,
 )
 from layertune.fast.last_layer import OneToken
-from layertune.fast.store import CacheStore
 from layertune.tasks import TokenStore
 
 LENGTHS = [9, 5, 16, 3, 12, 30, 8, 1, 7]

@@ -20,8 +20,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from layertune.cache_store import CacheStore, Entry, MemoryStore
 from layertune.errors import ModelError
-from layertune.fast.store import CacheStore, Entry, MemoryStore
 from layertune.models.backbone import HandOn, scoring_mode
 from layertune.models.parameters import fingerprints, places_of
 from layertune.runtime import synchronize

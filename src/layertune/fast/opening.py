@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layertune.cache_store import CacheStore, Entry, MemoryStore
 from layertune.config import RunConfig
 from layertune.config.identity import weights_key
 from layertune.errors import ConfigError
@@ -20,7 +21,6 @@ from layertune.fast.cache import (
     shallower_key,
     why_not_in_memory,
 )
-from layertune.fast.store import CacheStore, Entry, MemoryStore
 from layertune.records.record import CacheRecord
 from layertune.runtime import Runtime, Stopwatch
 from layertune.tasks import TaskData

@@ -12,8 +12,8 @@ import pytest
 import torch
 from processes import FORK, at_once
 
-from layertune.fast import store as store_module
-from layertune.fast.store import CacheStore
+from layertune import cache_store as store_module
+from layertune.cache_store import CacheStore
 
 SHAPES = {"states": ((100, 8), torch.bfloat16), "empty": ((0, 8), torch.float32)}  # 1,600 bytes
 

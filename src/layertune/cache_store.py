@@ -1,7 +1,8 @@
-"""A folder of large tensors that runs share, of a size that is never exceeded.
+"""A folder of large tensors that runs share: encoded splits, the states of frozen layers.
 
 An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost). It appears
-complete or not at all; its checksums are tested before use; the one unused for longest is removed first.
+complete or not at all, and its checksums are tested before use. Where the folder has a largest size, the
+entry that was unused for longest is removed first.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ class Entry:
 
 
 class CacheStore:
-    """A folder of entries, together at most `max_bytes`."""
+    """A folder of entries, together at most `max_bytes` where room is made for each; None = any size."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
         self.folder, self.max_bytes = folder, max_bytes
 
     def path(self, key: Mapping[str, Any]) -> Path:
@@ -92,6 +93,7 @@ class CacheStore:
     def building(self, key: Mapping[str, Any]) -> Iterator[None]:
         """Let one process at a time compute an entry; others wait here, and then find it."""
         with locked(lock_of(self.path(key))):
+            remove_abandoned(self.folder)
             shutil.rmtree(self._temporary(key), ignore_errors=True)
             try:
                 yield
@@ -106,6 +108,8 @@ class CacheStore:
         Returns:
             Why the bytes cannot fit; None where there is room.
         """
+        if self.max_bytes is None:
+            return None
         if needed > self.max_bytes:
             return f"it needs {needed / 1e9:.2f} GB and cache.max_gb is {self.max_bytes / 1e9:g}"
         with locked(self.folder / ".lock"):
@@ -176,6 +180,7 @@ class CacheStore:
             sums = {name: _checksum(temporary / name) for name in shapes}
             facts["cost"] = _cost(start, facts.get("cost"))
             content = {"key": dict(key), "tensors": kinds, "checksums": sums, **facts}
+            content["sha256"] = sha256_of(content)
             write_atomic(temporary / _FACTS, json.dumps(content, indent=1).encode())
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
@@ -225,6 +230,8 @@ def _size(folder: Path) -> int:
 
 def _read(path: Path, key: Mapping[str, Any]) -> Entry:
     facts = json.loads((path / _FACTS).read_text())
+    if facts.pop("sha256") != sha256_of(facts):
+        raise ValueError(f"{_FACTS} is not as it was written")
     if facts["key"] != json.loads(json.dumps(dict(key))):
         raise ValueError("it was made for another key")
     tensors = {}
