@@ -1,4 +1,4 @@
-"""A folder of large tensors that runs share: encoded splits, the states of frozen layers.
+"""A folder of large tensors that runs share: encoded splits, layer scores, the states of frozen layers.
 
 An entry is a folder of raw files and `facts.json` (its key in full, shapes, checksums, cost). It appears
 complete or not at all, and its checksums are tested before use. Where the folder has a largest size, the
@@ -78,7 +78,7 @@ class CacheStore:
             if not path.is_dir():
                 return None  # evicted while it was read
             entry, reason = None, "a file is missing"
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             entry, reason = None, str(error)
         if entry is None:
             log.warning("cache entry %s is refused (%s): it is computed anew", path.name, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def damaged(text):
     yield ""
     yield text[: len(text) // 2]
     yield "[]"
-    yield json.dumps({"scores": kept["scores"]})  # no checksum
+    yield json.dumps({"key": kept["key"], "tensors": {}, "scores": kept["scores"]})  # no checksum
     yield json.dumps({**kept, "scores": {**kept["scores"], "values": values[:2]}})
     yield json.dumps({**kept, "scores": {**kept["scores"], "values": [*values[:-1], 0.5]}})  # one digit off
     yield json.dumps({**kept, "scores": {**kept["scores"], "std": "none"}})
@@ -167,13 +168,13 @@ def damaged(text):
 
 def test_a_damaged_file_is_never_trusted_and_is_written_anew(score, tmp_path, passes, caplog):
     first, _ = score()
-    (path,) = (tmp_path / "outputs" / "cache" / "scores").glob("*.json")
+    (path,) = (tmp_path / "outputs" / "cache" / "scores").glob("*/facts.json")
     for number, text in enumerate(damaged(path.read_text()), start=1):
         caplog.clear()
         path.write_text(text)
         again, reused = score()
         assert not reused and again.values == first.values
-        assert path.name in caplog.text and "scored again" in caplog.text
+        assert path.parent.name in caplog.text and "refused" in caplog.text
         assert len(passes) == 1 + number
         assert score() == (again, True)
 
@@ -201,8 +202,7 @@ def test_batches_hold_exactly_the_rows_asked_for(tmp_path):
 
 def test_the_result_does_not_depend_on_how_rows_are_batched(tmp_path, score):
     first, _ = score("scoring.batch_size=64")
-    for path in (tmp_path / "outputs" / "cache" / "scores").glob("*.json"):
-        path.unlink()
+    shutil.rmtree(tmp_path / "outputs" / "cache" / "scores")
     second, _ = score("scoring.batch_size=7")
     np.testing.assert_allclose(second.values, first.values, rtol=0, atol=1e-6)
     assert dataclasses.asdict(second).keys() == dataclasses.asdict(first).keys()

@@ -1,13 +1,12 @@
 """One scoring pass per model and task: the result is kept on disk and shared by all methods and seeds.
 
-The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode; the checksum
-holds the key. The cost reported is the cost when first computed, so that reuse never makes a speed-up free.
+The key holds everything a score depends on: weights, rows, tokens, scorer, last-layer mode. The cost reported
+is the cost when first computed, so that reuse never makes a speed-up free.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from layertune.cache_store import CacheStore
 from layertune.config import RunConfig, ScoringSpec
 from layertune.config.build import build_dataclass
-from layertune.config.files import file_sha256, lock_of, write_atomic
+from layertune.config.files import file_sha256
 from layertune.config.identity import (
     GRADIENT_SCORERS,
     TOKEN_SCORERS,
@@ -26,7 +26,6 @@ from layertune.config.identity import (
     sha256_of,
     weights_key,
 )
-from layertune.config.locks import locked
 from layertune.config.names import resolve_name
 from layertune.models import TaskModel
 from layertune.scoring import SCORERS, LayerScores
@@ -44,15 +43,17 @@ def cached_scores(
     """Return the scores of a run's scorer over its training split, and whether they came from disk."""
     assert run.method.scorer is not None, f"{run.method.name} has no scorer"
     rows = scored_rows(len(data.train), run.scoring)
-    path = run.cache_dir / "scores" / f"{score_key(run, data, rows, model.backbone.commit)}.json"
-    with locked(lock_of(path)):  # one process scores; others wait here, and then find the scores
-        if (scores := _read(path)) is not None:
-            log.info("scores: %s over %d rows, from disk", run.method.scorer, scores.examples)
-            return scores, True
+    cache = CacheStore(run.cache_dir / "scores")
+    key = score_key(run, data, rows, model.backbone.commit)
+    with cache.building(key):  # one process scores; others wait here, and then find the scores
+        if (entry := cache.find(key)) is not None:
+            kept: LayerScores = build_dataclass(LayerScores, entry.facts["scores"], "scores")
+            log.info("scores: %s over %d rows, from disk", run.method.scorer, kept.examples)
+            return kept, True
         scores = _scored(run, model, data, rows, device)
         log.info("scores: %s over %d rows in %.1f s", run.method.scorer, scores.examples, scores.seconds)
-        tree = dataclasses.asdict(scores)
-        write_atomic(path, json.dumps({"sha256": sha256_of([path.stem, tree]), "scores": tree}).encode())
+        with cache.writing(key, {}) as (_, facts):
+            facts["scores"] = dataclasses.asdict(scores)
     return scores, False
 
 
@@ -73,21 +74,6 @@ def _scored(
     return scores
 
 
-def _read(path: Path) -> LayerScores | None:
-    """Return kept scores, or None where there are none or the file is not as it was written."""
-    if not path.is_file():
-        return None
-    try:
-        kept = json.loads(path.read_text())
-        scores: LayerScores = build_dataclass(LayerScores, kept["scores"], path.name)
-        if sha256_of([path.stem, kept["scores"]]) != kept["sha256"]:
-            raise ValueError("its checksum does not fit its content and name")
-    except (ValueError, TypeError, KeyError) as error:
-        log.warning("%s is damaged (%s): the layers are scored again", path, error)
-        return None
-    return scores
-
-
 def scored_rows(total: int, scoring: ScoringSpec) -> np.ndarray:
     """Return the row numbers that are scored: all, or a subset drawn once with seed 0 for all seeds."""
     if not isinstance(scoring.examples, int) or scoring.examples >= total:
@@ -101,8 +87,10 @@ def batches_of(store: TokenStore, rows: np.ndarray, batch_size: int, device: tor
         yield store.batch(rows[indices]).to(device)
 
 
-def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | None = None) -> str:
-    """Hash everything that the scores depend on.
+def score_key(
+    run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | None = None
+) -> dict[str, object]:
+    """Return everything that the scores depend on.
 
     Args:
         run: what is asked.
@@ -110,27 +98,24 @@ def score_key(run: RunConfig, data: TaskData, rows: np.ndarray, commit: str | No
         rows: which of its rows.
         commit: of the hub that the weights were read from, where the run pins none.
     """
-    model = run.model
-    loss = [run.head_in_force, model.rep_norm, run.train.label_smoothing]  # what gradients are taken of
-    shown = run.task.score_text if run.task.kind == "generation" else None
-    adaptive = [run.method.selector, run.method.k, BATCH, LEAST_EXAMPLES, ENOUGH]
-    read = {
-        "rows": [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())],
-        "tokens shown": [data.train.store.content_sha256(), shown],
+    model, scorer = run.model, run.method.scorer
+    key: dict[str, object] = {
+        "version": SCORING_VERSION,
+        "scorer": scorer_key(scorer),
+        "weights": weights_key(run) if model.revision else [weights_key(run), commit],
+        "representative": [model.representative_token, model.last_layer],
     }
-    few = {"adaptive": adaptive} if run.scoring.examples == "adaptive" else {}
-    return sha256_of(
-        few
-        | {
-            "version": SCORING_VERSION,
-            "scorer": scorer_key(run.method.scorer),
-            "tokens": run.scoring.tokens if run.method.scorer in TOKEN_SCORERS else None,
-            "weights": weights_key(run) if run.model.revision else [weights_key(run), commit],
-            "representative": [model.representative_token, model.last_layer],
-            "loss": loss if run.method.scorer in GRADIENT_SCORERS else None,
-        }
-        | ({} if run.method.scorer in WEIGHT_SCORERS else read)
-    )
+    if scorer in TOKEN_SCORERS:
+        key["tokens"] = run.scoring.tokens
+    if scorer in GRADIENT_SCORERS:  # what gradients are taken of
+        key["loss"] = [run.head_in_force, model.rep_norm, run.train.label_smoothing]
+    if scorer not in WEIGHT_SCORERS:
+        shown = run.task.score_text if run.task.kind == "generation" else None
+        key["rows"] = [data.provenance.fingerprint_sha256, sha256_of(rows.tolist())]
+        key["tokens shown"] = [data.train.store.content_sha256(), shown]
+    if run.scoring.examples == "adaptive":
+        key["adaptive"] = [run.method.selector, run.method.k, BATCH, LEAST_EXAMPLES, ENOUGH]
+    return key
 
 
 def scorer_key(name: str | None) -> str | list[str] | None:
