@@ -1,8 +1,8 @@
-"""Exact resume of a run: trained weights, optimiser, schedule, random state and progress in one folder.
+"""Checkpoints, from which a run goes on exactly where it stopped: weights, optimiser, schedule, random state.
 
-A checkpoint lies in `<outputs_dir>/checkpoints/<run_id>` until the record of the run is on disk, and the
-model, where one is kept (`save=`). On SIGTERM or Ctrl-C a run with `checkpoint.every_steps` saves its state
-at the end of the step and stops; a run without it stops at once.
+A checkpoint lies in `<outputs_dir>/checkpoints/<run_id>` until the record of the run is on disk, and also the
+model where the run saves one (`save=`). On SIGTERM or Ctrl-C a run with `checkpoint.every_steps` finishes its
+step, writes a checkpoint and stops; a run without it stops at once.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def checkpoint_folder(run: RunConfig) -> Path:
 def remove_checkpoint(run: RunConfig, done: bool = True) -> None:
     """Delete the checkpoint of a run that has nothing left to write.
 
-    Where the run is done, but a command with `save=` was interrupted before it and this one keeps no model,
-    the checkpoint stays: that command goes on from it.
+    It stays where an interrupted command wrote it that was to save the model (`save=`), and this one has
+    finished the run without saving any: when the first command is given again, it goes on from there.
     """
     if done and run.save is None and facts_of(checkpoint_folder(run)).get("keeps_model"):
         return
@@ -47,14 +47,15 @@ def remove_checkpoint(run: RunConfig, done: bool = True) -> None:
 
 
 class Checkpoint:
-    """The checkpoint of one run, which names the folder and says how often it is written.
+    """The checkpoint of one run.
 
-    With `force=true` a run starts over, unless the checkpoint was written by a forced run: then it goes on.
+    With `force=true` a run starts over, unless the checkpoint was itself written under `force=true`: then
+    this is the same command given again, and it goes on.
 
     Args:
-        run: what is asked.
-        data: the rows, which the state belongs to.
-        device: where the run computes: its random state is part of the state, no other device's is.
+        run: says how often a checkpoint is written, and where.
+        data: the rows; a checkpoint of other rows is refused.
+        device: where the run computes; the state of its random generator is saved too.
     """
 
     def __init__(self, run: RunConfig, data: TaskData, device: torch.device) -> None:
@@ -69,7 +70,9 @@ class Checkpoint:
         return self.every is not None and (self._stop_asked or step % self.every == 0)
 
     def save(self, progress: dict[str, Any]) -> None:
-        """Write the state of the run and of all random generators it draws from; a full disk stops no run.
+        """Write the state of the run and of all random generators it draws from.
+
+        A checkpoint that cannot be written (a full disk) does not stop the run; a warning says so.
 
         Raises:
             Interruption: the run was asked to stop; the state is on disk.
@@ -88,10 +91,13 @@ class Checkpoint:
             raise Interruption(f"stopped after a step; the same command goes on from {self.folder}")
 
     def resume(self, take_up: Callable[[dict[str, Any]], None]) -> None:
-        """Hand what was saved to `take_up`, if there is a state of the versions in force.
+        """Let the run go on from its checkpoint, if it has one of the versions in force.
+
+        Args:
+            take_up: is given the progress that `save` was given.
 
         Raises:
-            CheckpointError: the state is damaged, or that of another run.
+            CheckpointError: the checkpoint is damaged, or is that of another run.
         """
         if self.every is None or not has_state(self.folder):
             return
@@ -100,7 +106,7 @@ class Checkpoint:
             if others := [name for name, value in self._of.items() if facts["of"][name] != value]:
                 raise ValueError(f"it is not of this {' and '.join(others)}")
             current, forced = facts["versions"] == self._versions, facts["forced"]
-        except Exception as error:  # there may be anything
+        except Exception as error:  # the files may hold anything
             if not self.run.force:
                 raise self._unusable(error) from error
             log.warning("force=true: the run starts anew; %s cannot be used (%s)", self.folder, error)
@@ -122,7 +128,7 @@ class Checkpoint:
 
     @cached_property
     def _of(self) -> dict[str, Any]:
-        """What the state belongs to."""
+        """What a checkpoint must agree with for this run to go on from it."""
         return {
             "run": self.run.run_id,
             "configuration": self.run.config_sha256,
@@ -142,7 +148,7 @@ class Checkpoint:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn SIGTERM and Ctrl-C into a stop at the end of the step; at once, where nothing can be saved."""
+        """Let SIGTERM and Ctrl-C stop the run at the end of a step; at once if it writes no checkpoints."""
         if self.every is None:
             with stopping_at_once(resumable=False):
                 yield

@@ -1,4 +1,4 @@
-"""Proof that a method did what it says: what had to stay stayed, and what had to move moved."""
+"""Proof that a method did what it says: frozen tensors kept every bit, and trained ones changed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class Engagement:
-    """Fingerprints of all parameters, taken after `prepare` and compared after training.
+    """The fingerprints of all parameters before training, to be compared with those after it.
 
-    What happened in between is told by the reports of the phases (`layertune.training.witness`).
+    They are taken when the method has prepared the model. What was frozen or trained in between, and when, is
+    in the reports of the phases (`layertune.training.witness`).
     """
 
     def __init__(self, model: TaskModel) -> None:
@@ -33,10 +34,12 @@ class Engagement:
     ) -> ChecksRecord:
         """Return the checks of a finished training.
 
-        `frozen_unchanged` covers what required no gradient during a whole phase, bit for bit, and a sample of
-        what was frozen between two of its steps; `trained_changed` the tensors that required and received a
-        gradient in a phase, in a step above rate zero, and at least one tensor of every layer that required
-        one there: a layer that the optimiser never held has no gradient to show.
+        `frozen_unchanged`: tensors that required no gradient during a whole phase are the same bit for bit
+        after it, and so are, in the steps that were looked at, those that were frozen for a single step.
+
+        `trained_changed`: every tensor that received a gradient, in a step whose learning rate was above
+        zero, has changed; and in every layer that was to train, at least one tensor has. The second part
+        finds a layer that the optimiser never held: none of its tensors has received anything.
         """
         frozen, trained = self._compare(model, outcome.phases)
         return ChecksRecord(
@@ -48,12 +51,12 @@ class Engagement:
         )
 
     def _compare(self, model: TaskModel, phases: Sequence[PhaseReport]) -> tuple[list[bool], list[bool]]:
-        """Return what can be said about frozen tensors and about trained ones, one statement each."""
+        """Return two lists of statements, true or false: about frozen tensors, and about trained ones."""
         frozen: list[bool] = [report.held_still for report in phases if report.held_still is not None]
         trained: list[bool] = []
         final = fingerprints(model.named_parameters())
-        known = dict(self.before)  # of the run's own model, as far as it has been followed
-        moving: set[str] = set()  # what the phase before trained: the method may carry it on
+        known = dict(self.before)  # the fingerprints of the run's own model when it was last seen
+        moving: set[str] = set()  # trained in the phase before; between two phases a method may change it
         for report in phases:
             start = {**known, **report.before} if report.own else report.before
             end = report.after or final
@@ -67,16 +70,20 @@ class Engagement:
                 moving = set(report.touched)
         if all(report.own for report in phases):
             frozen += [final[name] == value for name, value in known.items() if name not in moving]
-        else:  # the run's model was written back to; by name, what no phase trained stays what it was
+        else:  # another model was trained and written back; what no phase trained, by name, is as it was
             touched = {name for report in phases for name in report.touched}
             frozen += [final[name] == value for name, value in self.before.items() if name not in touched]
         return frozen, trained
 
 
 def _trained(report: PhaseReport, moved: set[str]) -> list[bool]:
-    """State that what received a gradient moved, and that every layer that was to train has such a tensor.
+    """State of each tensor that received a gradient whether it moved, and of each layer whether a tensor did.
 
-    A tensor that was trained at rate zero alone could not move, and nothing is said about it.
+    Nothing is said about a tensor that was trained at rate zero alone: it could not move.
+
+    Args:
+        report: of one phase.
+        moved: the tensors whose fingerprints differ before and after it.
     """
     if not report.movable:
         return []
@@ -102,7 +109,7 @@ def trained_layers(model: TaskModel) -> tuple[int, ...]:
 
 
 def matches_selection(model: TaskModel, prep: Preparation) -> bool:
-    """Whether the trainable count follows from the decision, and the trained layers are the chosen ones."""
+    """Whether as many parameters train as the method's decision says, in the layers that it chose."""
     trainable = count(parameter for parameter in model.parameters() if parameter.requires_grad)
     if prep.layers is not None and not prep.added and trained_layers(model) != prep.layers:
         return False
@@ -110,8 +117,9 @@ def matches_selection(model: TaskModel, prep: Preparation) -> bool:
 
 
 def _matches(model: TaskModel, prep: Preparation, phases: Sequence[PhaseReport]) -> bool:
-    """Whether each phase started with as many trainable parameters as the method says; a method that
-    changes nothing on its way is held against its decision at the end, too.
+    """Whether each phase started with as many trainable parameters as the method says.
+
+    Where the same parameters trained in all steps, the model is also compared with the decision at the end.
     """
     expected = [report.expected for report in phases]
     expected[:1] = [prep.expected_trainable]
@@ -157,10 +165,10 @@ def parameter_facts(model: TaskModel, prep: Preparation) -> dict[str, Any]:
 
 
 def measured_facts(model: TaskModel, prep: Preparation, outcome: TrainOutcome) -> dict[str, Any]:
-    """Return the same counts as training showed them.
+    """Return the counts of `parameter_facts` as training showed them.
 
     `trainable` then also holds `at_once`, the most parameters that got a gradient in one step, and `touched`,
-    all that ever did; the lowest layer is that of the whole run.
+    all that got one in any step. The lowest trained layer is the lowest of the whole run.
     """
     phases = outcome.phases
     touched: dict[str, int] = {}
@@ -193,9 +201,9 @@ def _by_place(model: TaskModel, prep: Preparation, sizes: Mapping[str, int]) -> 
 
 
 def _lowest(places: Mapping[str, int | None], prep: Preparation) -> int | None:
-    """Return the lowest layer that is trained; 0 = below all layers, None = only what lies above them.
+    """Return the lowest trained layer; 0 = something below all layers trains, None = only what is above them.
 
-    What a method added below the layers acts on the first.
+    What a method added below the layers (a prefix) counts as part of the first layer, on which it acts.
     """
     found = [max(place, int(name in prep.added)) for name, place in places.items() if place is not None]
     return min(found, default=None)

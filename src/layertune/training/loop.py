@@ -1,7 +1,8 @@
 """The one training loop: every method trains here and acts through its hooks (§4.4, Algorithm 1, last line).
 
-An epoch is a fixed list of batches; a batch is one optimiser step, split into micro-batches where memory asks
-for it. Nothing in a step reads a value back from the device: losses are summed there and read once per epoch.
+An epoch is a fixed list of batches. Each batch is one optimiser step, and is split into micro-batches where
+it does not fit into memory at once. A step reads no value back from the device, which would make the host
+wait: losses are summed on the device and read once per epoch.
 """
 
 from __future__ import annotations
@@ -40,18 +41,22 @@ log = logging.getLogger(__name__)
 def train(
     run: RunConfig, model: TaskModel, data: TaskData, method: Method, runtime: Runtime, track: Tracker
 ) -> TrainOutcome:
-    """Train a prepared model and evaluate it after each epoch, outside the timed seconds.
+    """Train a prepared model and evaluate it after each epoch; the timed seconds are those of training alone.
 
     Raises:
-        Interruption: the run was asked to stop and its state is on disk.
+        Interruption: the run was asked to stop, and a checkpoint of its state is on disk.
     """
     if run.train.activation_checkpointing:
         model.backbone.enable_activation_checkpointing()
-    seed_everything(run.seed)  # every method of one seed sees the same dropout stream, whatever prepared it
+    # Preparing draws more or fewer random numbers from method to method. Seeded anew, all methods of one seed
+    # see the same dropout.
+    seed_everything(run.seed)
     return _Loop(run, model, data, method, runtime, track).train()
 
 
 class _Loop:
+    """One training: what it works on, and how far it has come."""
+
     def __init__(
         self,
         run: RunConfig,
@@ -68,7 +73,7 @@ class _Loop:
         self.lengths = data.train.store.lengths
         self.total_steps = sum(len(self.batches(epoch)) for epoch in range(1, self.epochs + 1))
         self.watch = Stopwatch(runtime.device)
-        self.evaluating = Stopwatch(runtime.device)  # of one epoch, then of what the read-outs score
+        self.evaluating = Stopwatch(runtime.device)  # of one epoch; at the end of the read-outs
         self.phases = Phases(run, model, method, self.total_steps, self.watch)
         self.stepper = (FastStepper if run.train.mode == "fast" else PlainStepper)(run, data, runtime)
         self.checkpoint = Checkpoint(run, data, runtime.device)
@@ -77,30 +82,31 @@ class _Loop:
         self.keeps_best = run.save is not None and run.save_epoch == "best"
         self.best = BestEpoch(run.task, keep_weights=bool(self.waiting) or self.keeps_best)
         self.history: list[dict[str, Any]] = []
-        self.epoch, self.done = 1, 0  # epoch in progress, its finished steps
-        self.step = 0  # all finished steps
-        self.loss_sum = 0.0  # over the finished steps of the epoch
-        self.read_outs: tuple[dict[str, Scores], dict[str, Any]] | None = None  # once training has ended
+        self.epoch, self.done = 1, 0  # the epoch in progress, and how many of its steps are finished
+        self.step = 0  # finished steps of all epochs
+        self.loss_sum = 0.0  # of the finished steps of the epoch in progress
+        self.read_outs: tuple[dict[str, Scores], dict[str, Any]] | None = None  # last and best, at the end
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the batches of an epoch (1-based); `timing` repeats the first epoch's to its step count."""
+        """Return the row numbers of each batch of an epoch, which is counted from 1.
+
+        The timing protocol takes a given number of steps: it goes round the batches of its only epoch until
+        it has as many.
+        """
         run = self.run
-        assert run.train.batch_size is not None
+        assert run.train.batch_size is not None, "a run is resolved"
         order = epoch_batches(
-            self.lengths,
-            run.train.batch_size,
-            seed=run.seed,
-            epoch=epoch,
-            task=run.task.name,
+            self.lengths, run.train.batch_size, seed=run.seed, epoch=epoch, task=run.task.name
         )
         if run.protocol.max_steps is None:
             return order
         return list(islice(cycle(order), (run.protocol.warmup_steps or 0) + run.protocol.max_steps))
 
     def train(self) -> TrainOutcome:
-        """Run all epochs that are left; stop early only where the loss is no longer finite.
+        """Train all epochs that a checkpoint has not finished, then take the read-outs.
 
-        However it ends, the model computes as the library wrote it afterwards.
+        Training ends early only where the loss is no longer finite. However it ends, also by an error, the
+        model computes afterwards as the library wrote it.
         """
         try:
             self.checkpoint.resume(self._take_up)
@@ -114,22 +120,23 @@ class _Loop:
             self.stepper.close(self.model)
 
     def _read_out(self) -> None:
-        """Score what the read-outs need, unless a run that is resumed here has done so."""
+        """Take the read-outs, unless the run was interrupted after it had taken them."""
         if self.read_outs is not None:
             return
-        if self.waiting:  # scoring them may take long: a stop there must lose no training
+        if self.waiting:  # scoring these splits may take long: a stop meanwhile must lose no training
             self._keep()
-        self.stepper.follow(self.phases, new_epoch=True)  # a run resumed here has a fresh stepper
+        # Where a run is resumed at this point no step has set up the stepper yet.
+        self.stepper.follow(self.phases, new_epoch=True)
         with self.evaluating.counting():
             self.read_outs = self._read_outs()
         self._keep()
 
     def _is_over(self) -> bool:
-        """Whether all epochs are closed, or one whose loss is no longer finite."""
+        """Whether all epochs are in the history, or one whose loss is not finite is."""
         return self.epoch > self.epochs or not all(math.isfinite(entry["loss"]) for entry in self.history)
 
     def _keep(self) -> None:
-        """Save the state, where checkpoints are wanted."""
+        """Write a checkpoint, if the run asks for checkpoints."""
         if self.checkpoint.every is not None:
             self.checkpoint.save(self._progress())
 
@@ -158,7 +165,7 @@ class _Loop:
         self.loss_sum = float(loss_sum)
 
     def _step(self, indices: np.ndarray) -> Tensor:
-        """Take one optimiser step on a batch; return its mean loss, still on the device."""
+        """Take one optimiser step on a batch; return its mean loss, which stays on the device."""
         phases = self.phases
         phases.enter(self.step)
         self.stepper.follow(phases)
@@ -181,12 +188,16 @@ class _Loop:
         return loss
 
     def _forget_warmup(self) -> None:
+        """Start to time anew: the warm-up steps of the timing protocol are over."""
         self.watch.stop()
         self.watch.reset()
         self.watch.start()
 
     def _close_epoch(self) -> None:
-        """Evaluate, and add the epoch to the history."""
+        """Evaluate the epoch, add it to the history and go on to the next.
+
+        An epoch whose loss is not finite is not gone beyond: it stays the last one.
+        """
         self.evaluating.reset()
         with self.evaluating.counting():
             metrics = self._evaluate()
@@ -220,7 +231,7 @@ class _Loop:
             self.epoch, self.done, self.loss_sum = self.epoch + 1, 0, 0.0
 
     def _evaluate(self) -> dict[str, Scores]:
-        """Score the epoch, and keep what a read-out of the best epoch needs."""
+        """Score the epoch; if it is the best so far, keep what the read-out of the best epoch needs."""
         protocol = self.run.protocol
         scored = protocol.evaluate and (protocol.every_epoch or self.epoch == self.epochs)
         if not scored or not math.isfinite(self.loss_sum):
@@ -230,7 +241,8 @@ class _Loop:
         is_best = picks_best(self.run) and self.best.offer(
             self.epoch, metrics, self.model, self.phases.may_change()
         )
-        if is_best and not self.phases.own:  # the method discards this epoch's model: score the rest now
+        # RECAP discards the model of each epoch, so what is to be known of the best one is taken now.
+        if is_best and not self.phases.own:
             if self.waiting:
                 self.best.rest = self._score_rest(self.phases.trained, self.epoch)
             if self.keeps_best:
@@ -239,7 +251,11 @@ class _Loop:
         return metrics
 
     def _read_outs(self) -> tuple[dict[str, Scores], dict[str, Any]]:
-        """Return the scores after the last and at the best epoch, with the splits that waited for them."""
+        """Return the scores after the last epoch and those of the best epoch.
+
+        The splits that are scored at these two epochs alone (foreign ones, the test split of a generation
+        task) are scored here. Both are empty where nothing was evaluated or the loss is not finite.
+        """
         if not self.history[-1]["metrics"] or not math.isfinite(self.loss_sum):
             return {}, {}
         final = self.history[-1]["epoch"]
@@ -259,7 +275,7 @@ class _Loop:
         return self._own_first(last), self._own_first(best) | {"epoch": self.best.epoch}
 
     def _own_first(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """Put the data set of the task in front, where a reader looks for it."""
+        """Return scores with those of the task's own data set first, where a reader looks for them."""
         own = self.run.task.data_name
         return {name: scores[name] for name in sorted(scores, key=lambda name: name != own)}
 
@@ -302,7 +318,7 @@ class _Loop:
         )
 
     def _evaluated(self) -> Evaluated:
-        """Return the model to keep: that of the last epoch, or of the best."""
+        """Return the model to be saved: that of the last epoch, or of the best under `save_epoch=best`."""
         trained, final = self.method.eval_model(self.phases.trained), self.history[-1]["epoch"]
         one_token = trained.backbone.last_block is not None
         if not self.keeps_best or self.best.epoch in (None, final):
@@ -331,7 +347,8 @@ class _Loop:
             setattr(self, name, progress[name])
 
     _NUMBERS = ("history", "epoch", "done", "step", "loss_sum", "read_outs")
-    # Phases before the watch: opening one adds to the watch, whose own state then replaces that.
+    # The phases come before the watch: to resume a phase adds seconds to the watch, which its own saved state
+    # then replaces.
     _PARTS = ("phases", "watch", "best", "memory", "stepper")
 
     def _bar(self) -> tqdm[Any]:
@@ -345,6 +362,6 @@ class _Loop:
         )
 
     def _show(self, bar: tqdm[Any], loss_sum: Tensor) -> None:
-        if not bar.disable and self.step % 20 == 0:  # reading the loss makes a CUDA device wait: rarely
+        if not bar.disable and self.step % 20 == 0:  # not more often: the host waits for the loss to be there
             bar.set_postfix(loss=f"{float(loss_sum) / self.done:.4f}", epoch=self.epoch, refresh=False)
         bar.update()

@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters alone, fused, and the learning-rate schedules (§4.4)."""
+"""The optimiser, AdamW over the trainable parameters alone, and the schedules of its learning rate (§4.4)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def build_optimizer(
     Choice: [weight decay] on every trainable tensor, biases and LayerNorms included, as in the released code.
 
     Args:
-        model: says what is head; in generation nothing is, since the head may be the input embedding.
+        model: says which parameters are those of the head. In generation none are: the language model's head
+            may be one with the input embedding.
         train: rates, betas, weight decay.
-        held: the parameters by name; None = all that are trainable now.
+        held: the parameters that it holds, by name; None = all that are trainable now.
     """
     assert train.learning_rate is not None and train.betas is not None and train.weight_decay is not None
     head = set() if model.kind == "generation" else set(model.head.parameters())
@@ -45,16 +46,20 @@ def build_optimizer(
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, train: TrainSpec, steps: int, done: int = 0) -> LambdaLR:
-    """Return the schedule over `steps` steps: warm-up, then linear or cosine decay to 0, or constant.
+    """Return the schedule of the learning rate: warm-up, then linear or cosine decay to 0, or none.
 
-    `done` of them were taken with an earlier optimiser.
+    Args:
+        optimizer: whose rate is changed.
+        train: names the schedule and the share of the steps that warm up.
+        steps: of the whole schedule.
+        done: how many of them an earlier optimiser has taken.
     """
     factor = rate_factor(train.schedule or "linear", train.warmup_ratio or 0.0, steps)
     return LambdaLR(optimizer, lambda step: factor(done + step))
 
 
 def rate_factor(schedule: str, warmup_ratio: float, steps: int) -> Callable[[int], float]:
-    """Return step (0-based) -> factor on the learning rate."""
+    """Return the function that maps a step, counted from 0, to the factor on the learning rate."""
     warmup = math.ceil(warmup_ratio * steps)
 
     def factor(step: int) -> float:

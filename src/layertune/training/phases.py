@@ -1,7 +1,8 @@
-"""The phases of a run: in each a model, an optimiser over what it may train, and a stretch of the schedule.
+"""The phases of a run. In each one model is trained, by an optimiser of its own, along a part of the
+schedule.
 
-Most methods have one. A boundary may fall anywhere, also in mid-epoch; what a phase's optimiser knew is
-dropped at its end, unless the method carries it over.
+Most methods have one phase. Where there are several, one may end in the middle of an epoch. What an optimiser
+knew (Adam's moments) is dropped at the end of its phase, unless the method carries it over.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ if TYPE_CHECKING:
 
 
 class Phases:
-    """The plan of a run and the phase in progress.
+    """All phases of a run, and the one in progress.
 
     Args:
-        run: its timing protocol takes warm-up steps in the first phase, on top of the plan.
+        run: where its timing protocol takes warm-up steps, they lengthen the first phase.
         model: the model of the run.
-        method: cuts the run into phases.
-        total_steps: optimiser steps, warm-up included.
-        watch: counts what a method does between phases as training.
+        method: says how many phases there are and how long each is.
+        total_steps: optimiser steps of the run, warm-up included.
+        watch: what a method does at the ends of phases counts as training, so it runs meanwhile.
+
+    Attributes:
+        trained: the model that is trained in this phase: the run's own, or one that the method made from it.
+        held: the parameters that the optimiser of this phase holds, by name.
+        reports: what was seen of the phases that have ended.
 
     Raises:
         ValueError: the method's phases do not add up to the run.
@@ -60,11 +66,15 @@ class Phases:
 
     @property
     def own(self) -> bool:
-        """Whether the model of the run is the one that is being trained."""
+        """Whether the model of the run itself is trained in this phase, not another one made from it."""
         return self.trained is self.model
 
     def enter(self, step: int) -> None:
-        """Make the phase of the step after `step` finished ones the current one."""
+        """Go on to the next phase where the one in progress ends.
+
+        Args:
+            step: how many optimiser steps of the run are finished; the next one decides about the phase.
+        """
         if self.index is None:
             self._open(0)
         elif step >= self.ends[self.index] and self.index + 1 < len(self.plan):
@@ -73,7 +83,7 @@ class Phases:
                 self._open(self.index + 1)
 
     def finish(self) -> None:
-        """End the phase in progress: the run is over."""
+        """End the last phase: the run is over."""
         if self.index is not None:
             self._close(last=True)
 
@@ -88,7 +98,7 @@ class Phases:
             self.trained.train()
 
     def _adopt(self, trained: TaskModel) -> None:
-        """Train this model from now on."""
+        """Train this model from now on, with a new optimiser and its part of the schedule."""
         assert self.index is not None
         self.trained = trained
         wanted = self.run.train.activation_checkpointing
@@ -100,7 +110,11 @@ class Phases:
         self.schedule = build_schedule(self.optimizer, self.run.train, *self._stretch(self.index))
 
     def _stretch(self, index: int) -> tuple[int, int]:
-        """Return the steps of the schedule that covers a phase, and how many lie before the phase."""
+        """Return how many steps the schedule of a phase has, and how many of them lie before the phase.
+
+        A schedule begins with the first phase and with each phase that restarts it
+        (`Phase.restart_schedule`).
+        """
         restarts = [i for i, phase in enumerate(self.plan) if phase.restart_schedule or i == 0]
         first = max(i for i in restarts if i <= index)
         last = min([i - 1 for i in restarts if i > index], default=len(self.plan) - 1)
@@ -126,12 +140,13 @@ class Phases:
         for parameter in self.trained.parameters():
             parameter.grad = None
         if not last:
-            del self.optimizer, self.schedule, self.witness  # their memory, before the next ones are built
+            # Free their memory before the next phase builds its own.
+            del self.optimizer, self.schedule, self.witness
             self.held = {}
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """Stop the watch where it runs: fingerprints are no part of training."""
+        """Stop the watch, if it runs, for the length of the block: fingerprints are no part of training."""
         running = self.watch.running
         if running:
             self.watch.stop()
@@ -141,18 +156,19 @@ class Phases:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
+        """Let the watch run for the length of the block: the work of a method between phases is training."""
         self.watch.start()
         yield
         self.watch.stop()
 
     def may_change(self) -> set[str]:
-        """Return the parameters of the run's model that one of its phases may change, by name."""
+        """Return the names of the parameters of the run's model that training may change, in any phase."""
         if len(self.plan) > 1:
             return {name for name, _ in self.model.named_parameters()}
         return set(self.held) if self.own else set()
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, the values of all trained tensors included."""
+        """Return what a checkpoint keeps, with the values of all tensors that were trained so far."""
         names = {name for report in self.reports if report.own for name in report.touched}
         return {
             "index": self.index,
@@ -170,14 +186,14 @@ class Phases:
         """Take up the state of a checkpoint: the phase that was in progress goes on.
 
         Raises:
-            ValueError: it trained other tensors than this run would.
+            ValueError: the interrupted run trained other tensors in this phase than this one would.
         """
         self.index, self.reports = state["index"], [PhaseReport(**report) for report in state["reports"]]
         put_values(self.model, state["model"])
         self.method.load_state_dict(state["method"])
         assert self.index is not None
         self._adopt(self.method.resume_phase(self.model, self.index))
-        if state["held"] != list(self.held):  # the optimiser knows them by their place alone
+        if state["held"] != list(self.held):  # an optimiser's state names its tensors by their place alone
             raise ValueError("it trains other tensors than this run")
         put_values(self.trained, state["trained"])
         self.witness = self._witness(state["witness"]["report"]["before"])

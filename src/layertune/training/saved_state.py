@@ -1,7 +1,7 @@
-"""A state in a folder: its tensors as safetensors, all else as JSON, each under its sha256.
+"""The state of a run in a folder: its tensors as safetensors, all else as JSON, both with their sha256.
 
-`state.json` names the file of tensors it belongs to and is replaced last, so that a folder always holds one
-whole state, however the process that wrote it ended.
+`state.json` names the file of the tensors that belong to it, and is replaced after that file is written. So a
+folder always holds one whole state, whenever the process that writes it is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def has_state(folder: Path) -> bool:
 
 
 def write_state(folder: Path, facts: Mapping[str, Any], state: Any) -> None:
-    """Write a state in place of the one before.
+    """Write a state; it takes the place of the one that the folder held.
 
     Args:
         folder: holds this state alone: all other files in it are removed.
@@ -84,7 +84,10 @@ def _main_file(folder: Path) -> Path:
 
 
 def _sealed(content: Any) -> bytes:
-    """Return the only bytes that stand for a content: one bit more or less is another text or another sum."""
+    """Return the file that holds a content: its one spelling, with its sha256 in front.
+
+    A file in which any bit is changed is not what this function makes of its content.
+    """
     return json.dumps({"sha256": sha256_of(content), "content": content}, separators=(",", ":")).encode()
 
 
@@ -106,7 +109,7 @@ def _plain(value: Any, tensors: list[Tensor]) -> Any:
 
 
 def _apart(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return tensors by number, on the CPU, no two of which share memory: a file cannot say so."""
+    """Return tensors by number, on the CPU; one that shares memory with another is copied for the file."""
     apart: dict[str, Tensor] = {}
     memory = set()
     for number, tensor in enumerate(tensors):
