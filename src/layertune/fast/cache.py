@@ -1,8 +1,10 @@
-"""The frozen-prefix cache: what the layers below the lowest trained one make of each example, computed once.
+"""The cache of frozen layers (the prefix cache): what the layers below the lowest trained one make of each
+text.
 
-Without dropout in them their result never changes. One pass over the training split stores, for every real
-token, the state that enters layer l and, for every example, the representative tokens of the layers below
-(the head reads them). Training then starts at layer l. Seeds, strategies and rates share the entry.
+Without dropout their result never changes, so it is computed once. One pass over the training split stores
+the state of every real token that enters layer l, and of every example the representative tokens of the
+layers below, which the head reads. Each step of training then starts at layer l. Runs that differ in seed,
+strategy or learning rate alone share an entry.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ PREFIX_VERSION = 2  # raised when the same input would give other states
 FP8_LARGEST = 448.0  # of e4m3; each token is scaled to it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn, "fp64": torch.float64}
 _BATCH = 64  # examples per forward pass of the cache's own pass
-_SHARE = 4  # a cache is put on the device, or read into memory, if it takes at most a quarter of what is free
+_SHARE = (
+    4  # a cache is put on the device, or read into memory, where it takes at most a quarter of what is free
+)
 
 BatchOf = Callable[[np.ndarray], Batch]
 
@@ -46,17 +50,17 @@ BatchOf = Callable[[np.ndarray], Batch]
 def run_below(
     backbone: Backbone, batch: Batch, layer: int, representatives: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Run the layers below `layer` alone.
+    """Run the layers below `layer`, and no others.
 
     Args:
         backbone: its dropout should be off.
-        batch: may itself come with the result of still lower layers.
+        batch: may come with the states of still lower layers; then it starts from these.
         layer: 2 to L + 1; L + 1 runs the whole model.
-        representatives: whether they are wanted.
+        representatives: whether the representative vectors are wanted.
 
     Returns:
         The states that enter `layer`, [B, T, H] (None for L + 1), and the representative vectors of the
-        layers below it, [B, layer - 1, H].
+        layers below it, [B, layer - 1, H] (None where they are not wanted).
     """
     pick = backbone.picker(batch.attention_mask)
     entering: Tensor | None = None
@@ -128,14 +132,14 @@ def prefix_key(
 
 
 def shallower_key(key: Mapping[str, Any], model: TaskModel, layer: int) -> dict[str, Any]:
-    """Return the key of a lower layer from that of a higher one: nothing is hashed again."""
+    """Return the key of an entry of fewer layers, made from the key of more: nothing is hashed again."""
     places = places_of(model)
     below = {name: value for name, value in key["below"].items() if (places.get(name) or 0) < layer}
     return {**key, "layer": layer, "below": below}
 
 
 def entry_bytes(model: TaskModel, store: TokenStore, layer: int, dtype: str) -> int:
-    """Return the size of an entry."""
+    """Return how many bytes the tensors of an entry take."""
     shapes = _shapes(model, store, layer, dtype).values()
     return sum(int(np.prod(shape)) * kind.itemsize for shape, kind in shapes)
 
@@ -166,7 +170,7 @@ def build_entry(
     batch_of: BatchOf | None = None,
     cost_so_far: Mapping[str, float] | None = None,
 ) -> None:
-    """Run the layers below `layer` once over all examples and store what comes out; dropout is off.
+    """Run the layers below `layer` over all examples, without dropout, and write what comes out as an entry.
 
     Args:
         model: on the device where it computes.
@@ -176,11 +180,11 @@ def build_entry(
         cache: receives the entry.
         key: names it.
         autocast: makes the context of the forward passes.
-        batch_of: gives batches that already come with the result of still lower layers.
-        cost_so_far: seconds and CPU seconds of making those.
+        batch_of: gathers batches that come with the states of still lower layers; None = of tokens alone.
+        cost_so_far: seconds and CPU seconds that making those states took.
 
     Raises:
-        ModelError: a state is not finite: nothing can be trained on it.
+        ModelError: a state is not a finite number, and nothing could be trained on it.
     """
     with cache.writing(key, _shapes(model, store, layer, dtype)) as (tensors, facts), scoring_mode(model):
         for rows in sorted_batches(store.lengths, _BATCH):
@@ -208,7 +212,7 @@ def _refuse_not_finite(states: Tensor, layer: int) -> None:
 
 
 def _put_states(tensors: Mapping[str, Tensor], store: TokenStore, rows: np.ndarray, real: Tensor) -> None:
-    """Store the states of real tokens, row by row: [tokens of the batch, H]."""
+    """Store the states of a batch's real tokens, [tokens of the batch, H], at the places of their rows."""
     lengths = store.offsets[rows + 1] - store.offsets[rows]
     ends = np.cumsum(lengths)
     shift = np.repeat(store.offsets[rows] - (ends - lengths), lengths)
@@ -225,7 +229,7 @@ def _put_states(tensors: Mapping[str, Tensor], store: TokenStore, rows: np.ndarr
 
 @dataclass(frozen=True)
 class PrefixSource:
-    """Batches that come with the result of the lowest layers.
+    """Gathers batches that come with the states of their lower layers.
 
     Attributes:
         store: tokens and labels.
@@ -244,7 +248,7 @@ class PrefixSource:
     place: str
 
     def batch(self, rows: np.ndarray, multiple: int = 1) -> Batch:
-        """Gather examples; padding repeats the last real token's state, which nothing reads."""
+        """Return the examples at these row numbers; padding has the state of the last real token, unread."""
         rows = np.asarray(rows, dtype=np.int64)
         batch = self.store.batch(rows, multiple)
         states = vectors = None
@@ -262,10 +266,10 @@ class PrefixSource:
         return replace(batch, lower=LowerLayers(self.layer, states, vectors))
 
     def _gathered(self, name: str, where: Tensor) -> Tensor:
-        """Gather rows of a tensor and bring them to the device; fp8 codes become fp32."""
+        """Return rows of a tensor on the device; numbers in fp8 become fp32."""
         tensor = self.tensors[name]
         where = sent(where, tensor.device)
-        if tensor.dtype == torch.float8_e4m3fn:  # its bytes are gathered: not every device can index fp8
+        if tensor.dtype == torch.float8_e4m3fn:  # gathered as bytes: not every device can index fp8
             codes = sent(tensor.view(torch.uint8).index_select(0, where), self.device)
             return codes.view(torch.float8_e4m3fn).float()
         return sent(tensor.index_select(0, where), self.device)
@@ -280,13 +284,13 @@ def open_source(
     place: str = "auto",
     not_kept: str | None = None,
 ) -> PrefixSource:
-    """Put an entry where it is read fastest: on the device, or mapped into memory or from disk.
+    """Put an entry where it is read fastest: on the device, in memory, or left on disk.
 
-    Processes share what is mapped. In memory all of it is read in now, so that no step waits for the disk;
-    from disk the system reads what a batch asks for and drops it as it likes.
+    In memory and on disk alike its files are mapped, so that processes share them. For memory all pages are
+    read now, and no step waits for the disk; from disk the system reads what a batch asks for, when it does.
 
     Args:
-        entry: checked.
+        entry: as `CacheStore.find` returns it, its checksums tested.
         store: tokens and labels.
         layer: the first layer that is left to run.
         dtype: of the model's computation.
@@ -330,7 +334,7 @@ def choose_place(num_bytes: int, device: torch.device) -> tuple[str, str]:
 
 
 def why_not_in_memory(num_bytes: int) -> str | None:
-    """Say why a cache cannot be held in memory alone: it may take half of what is free; None where it can."""
+    """Say why a cache cannot be held in memory alone; None where it can, in up to half of what is free."""
     free = _memory_available()
     if free is None or num_bytes <= free // 2:
         return None
@@ -338,7 +342,7 @@ def why_not_in_memory(num_bytes: int) -> str | None:
 
 
 def _memory_available() -> int | None:
-    """Return the bytes of memory that can be had without swapping; None where the system does not say."""
+    """Return how many bytes of memory can be had without swapping; None where the system does not say."""
     file = Path("/proc/meminfo")
     for line in file.read_text().splitlines() if file.is_file() else []:
         if line.startswith("MemAvailable:"):

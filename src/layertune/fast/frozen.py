@@ -1,7 +1,8 @@
-"""Frozen weights in bf16, cast once: autocast casts those of a linear map anew in every forward pass.
+"""Frozen weights are cast to bf16 once, while autocast casts those of a linear map anew in every forward
+pass.
 
-A map computes the same to the bit. The model's own tensors stay as they are beside the copies: they are what
-is fingerprinted, saved and read by name.
+A linear map computes the same result to the bit. The copies lie beside the model's own tensors, which stay as
+they are: those are fingerprinted, saved and found by name.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ def hold_frozen(model: nn.Module) -> None:
         halves = {
             name: None if own is None else own.detach().bfloat16() for name, own in module._parameters.items()
         }
-        module.forward = partial(_forward, module, halves)  # an attribute in front of the class's
+        module.forward = partial(_forward, module, halves)  # found before the class's, until `release_frozen`
 
 
 def copies_bytes(model: nn.Module) -> int:
-    """Return the bytes that the copies of `hold_frozen` take."""
+    """Return how many bytes the copies of `hold_frozen` would take."""
     return sum(2 * own.numel() for module in _frozen_maps(model) for own in module.parameters(recurse=False))
 
 
 def release_frozen(model: nn.Module) -> None:
-    """Undo `hold_frozen`; the copies are let go."""
+    """Undo `hold_frozen`, and free its copies."""
     for module in model.modules():
         if getattr(vars(module).get("forward"), "func", None) is _forward:
             del module.forward
@@ -54,7 +55,7 @@ def _is_held(parameter: nn.Parameter) -> bool:
 
 
 def _forward(module: nn.Module, halves: dict[str, Tensor | None], *args: Any, **kwargs: Any) -> Tensor:
-    """Run the class's forward pass on other weights."""
+    """Run the class's forward pass; under autocast on the copies in place of the module's own weights."""
     own = module._parameters
     if not torch.is_autocast_enabled(own["weight"].device.type):
         return type(module).forward(module, *args, **kwargs)

@@ -1,9 +1,9 @@
-"""CUDA graphs of a step's forward and backward pass, one per shape of batch (on a CUDA device).
+"""CUDA graphs of a step's forward and backward pass, one for each shape of batch.
 
-At batch 16 and a few dozen tokens a step is bound by the launch of its hundreds of kernels; a graph is
-launched once. Clipping and the fused optimiser follow outside, a handful of kernels: the learning rate
-changes from step to step. Dropout draws anew in every replay: the device's generator is registered with each
-graph.
+With 16 short texts in a batch, most of a step's time goes into launching its hundreds of kernels; a graph of
+them is launched once. Clipping and the optimiser stay outside the graph: they are a handful of kernels, and
+the learning rate changes from step to step. Dropout draws new numbers in every replay, because the device's
+generator is registered with each graph.
 """
 
 from __future__ import annotations
@@ -32,27 +32,29 @@ Gradient = Callable[[Batch, float], Tensor]  # runs forward and backward on a ba
 
 
 class Recorder(Protocol):
-    """What makes a graph of a function, on a device or in a test."""
+    """Records a function so that it can be repeated: as a CUDA graph, or in a test without a device."""
 
     def record(self, function: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
         """Return the tensors that the function returned, and a replay that computes them anew in place."""
 
 
 class CudaRecorder:
-    """Captures on the current CUDA device; all graphs share one pool of memory, for one runs at a time.
+    """Captures graphs on the current CUDA device. They share one pool of memory, as one of them runs at a
+    time.
 
-    Warming up draws no dropout that a run without a capture would not draw: a resumed run captures anew.
+    Warming up leaves the random generator as it was: a run that is resumed captures anew, and must go on with
+    the dropout of a run that was not interrupted.
     """
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(self, function: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
-        """Warm up on a side stream, then capture.
+        """Run the function a few times on a stream of its own, then capture it.
 
         Raises:
-            RuntimeError: it cannot be captured; the device is as it was before.
-            CaptureError: it cannot be captured, and the device cannot go on.
+            RuntimeError: the function cannot be captured, and the device is as it was before.
+            CaptureError: the function cannot be captured, and the device cannot go on.
         """
         generator, stream = (
             torch.cuda.default_generators[torch.cuda.current_device()],
@@ -81,13 +83,13 @@ class CudaRecorder:
 def _take_back(
     stream: torch.cuda.Stream, generator: torch.Generator, before: torch.Generator, error: RuntimeError
 ) -> None:
-    """Leave the device as it was before a capture that failed, and try it.
+    """Bring the device back to where it was before a capture that failed, and try whether it works.
 
-    torch leaves the stream of the capture current, and up to 2.11 the generator refuses to draw: it is given
-    the state of another one, which knows of no capture.
+    After a failure torch leaves the capture's stream as the current one, and up to 2.11 the generator refuses
+    to draw. It is therefore given the state of another generator, which knows of no capture.
 
     Raises:
-        CaptureError: the device cannot go on.
+        CaptureError: the device does not work any more.
     """
     drawn = before.get_state()
     try:
@@ -105,7 +107,7 @@ def _take_back(
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return what made a capture fail: the first of the errors, for leaving the capture raises another."""
+    """Return what made a capture fail: the first of its errors, as ending the capture raises a second one."""
     return str(with_causes(error)[-1]).strip().partition("\n")[0]
 
 
@@ -120,10 +122,10 @@ class _Graph:
 
 
 class StepGraphs:
-    """Runs forward and backward passes by graphs; all of them leave their gradients in the same tensors.
+    """Runs forward and backward passes as graphs, all of which leave their gradients in the same tensors.
 
     Args:
-        gradient: the pass without a graph.
+        gradient: runs such a pass without a graph.
         parameters: what may receive a gradient.
         recorder: makes the graphs.
         device: where the pass runs; batches may come from elsewhere.
@@ -194,12 +196,12 @@ class StepGraphs:
 def why_no_graphs(model: TaskModel, train: TrainSpec, steady: bool) -> str | None:
     """Say why steps on a CUDA device are not captured; None where they are.
 
-    A graph repeats what ran when it was captured. What looks at values on the way, or copies from the host,
-    cannot be captured, and would have been warmed up as something else.
+    A graph repeats exactly what ran when it was captured. A step that decides by the values it computes, or
+    copies from the host, cannot be captured.
 
     Args:
-        model: in training.
-        train: how.
+        model: that is trained.
+        train: how it is trained.
         steady: whether the same tensors train in all steps.
     """
     attention, release = model.backbone.model.config._attn_implementation, transformers.__version__

@@ -1,8 +1,9 @@
-"""The last layer for the representative token alone: its query, its attention, its feed-forward network.
+"""The last layer, run for the representative token alone: its query, attention and feed-forward network.
 
-A classification head reads one token of the last layer; the others matter there as keys and values only.
-The result is exact. Where keys and values are plain projections, their matrices are applied to the one query
-and to one weighted mean of states instead of to every token: (W h)·q = h·(Wᵀ q), and Σ a W h = W Σ a h.
+A classification head reads one token of the last layer. The other tokens matter there only as keys and
+values, so nothing else of them is computed, and the result is exact. Where keys and values are plain linear
+maps, their matrices need not be applied to every token either: by (W h)·q = h·(Wᵀ q) the key's is applied
+to the one query, and by Σ a W h = W Σ a h the value's to one weighted mean of the states.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def why_not_one_token(backbone: Backbone) -> str | None:
 
 
 class OneToken(nn.Module):
-    """Stands where the last block was; hands its input on and keeps the block's result for one token.
+    """Takes the place of the last block: hands its input on, and keeps the block's result for one token per
+    row.
 
     Args:
         backbone: the model; its last block is run.
@@ -64,7 +66,7 @@ class OneToken(nn.Module):
         return (hidden_states,) if self._as_tuple else hidden_states
 
     def vector(self, norm: nn.Module | None) -> Tensor:
-        """Return the block's result, [B, H], after the final norm if one is given."""
+        """Return the block's result, [B, H], after the final norm where one is given."""
         assert self._result is not None
         return (self._result if norm is None else norm(self._result)).squeeze(1)
 
@@ -208,7 +210,7 @@ def _attend(
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is a bare linear map with a bias: nothing wraps it or hangs on it."""
+    """Whether a module is a linear map with a bias, which no adapter wraps and no hook acts on."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return type(module) is nn.Linear and module.bias is not None and not hooked
 

@@ -1,7 +1,8 @@
-"""Dropout with masks of a byte per element, for `train=fast` on a CPU.
+"""Dropout whose masks take one byte per element, for `train=fast` on a CPU.
 
-torch draws a float there for each element and keeps it for the backward pass. Sixteen random bits decide as
-well, and what is kept is a byte: half the time, a quarter of the memory. On CUDA torch does the like itself.
+On a CPU torch draws a float for each element and keeps it for the backward pass. Here sixteen random bits
+decide, and a byte is kept: this takes half the time and a quarter of the memory. On CUDA torch itself does
+much the same.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _LEVELS = 1 << 16  # probabilities are multiples of 1 / 65,536: 0.1 becomes 0.10
 
 
 def use_byte_masks(model: nn.Module) -> None:
-    """Let every `nn.Dropout` of a model keep masks of bytes, with the same interface and generator.
+    """Let every `nn.Dropout` of a model draw masks of bytes, from the same generator of random numbers.
 
-    Attention drops by functions of its own and is left as it is.
+    The dropout inside attention is no module but a function, and stays as it is.
     """
     for module in _plain_dropouts(model):
-        module.forward = MethodType(_forward, module)  # an attribute of its own, in front of the class's
+        module.forward = MethodType(_forward, module)  # found before the class's, until it is removed again
 
 
 def use_own_masks(model: nn.Module) -> None:

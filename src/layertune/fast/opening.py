@@ -1,5 +1,7 @@
-"""From a run to its cached prefix: found on disk, made from a shallower one or from the tokens, or held in
-memory where the disk cannot keep it.
+"""How a run comes by its cache of frozen layers: it is found on disk, or made.
+
+It is made from the cache of fewer layers where that is exact, else from the tokens; and it is held in memory
+alone where the disk cannot keep it.
 """
 
 from __future__ import annotations
@@ -32,15 +34,16 @@ log = logging.getLogger(__name__)
 
 
 def why_no_cache(model: TaskModel, layer: int, num_phases: int, own: bool) -> str | None:
-    """Say why the layers below `layer` are not cached; None where they are.
+    """Say why the states of the layers below `layer` are not cached; None where they are.
 
-    The reason follows from the configuration alone, never from this machine.
+    The reason follows from the configuration alone, never from the machine: the numbers of a run must not
+    depend on how much room a machine has.
 
     Args:
-        model: in training.
+        model: that is trained.
         layer: the first layer that would be left to run.
-        num_phases: of the training.
-        own: whether the model of the run is trained, and not another one made from it.
+        num_phases: how many phases the training has.
+        own: whether the model of the run itself is trained, not another one made from it.
     """
     if num_phases > 1:
         return "what is trained changes from phase to phase"
@@ -65,7 +68,7 @@ def why_no_cache(model: TaskModel, layer: int, num_phases: int, own: bool) -> st
 
 @dataclass(frozen=True)
 class Opening:
-    """One run's way to what the layers below `layer` make of its training split."""
+    """Opens the cache of one run: what the layers below `layer` make of its training split."""
 
     run: RunConfig
     data: TaskData
@@ -81,7 +84,9 @@ class Opening:
         """
         spec, store = self.run.cache, self.data.train.store
         cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
-        opening = Stopwatch(self.runtime.device)  # keys, checks, copies: all but the making of an entry
+        opening = Stopwatch(
+            self.runtime.device
+        )  # for keys, checks and copies; an entry knows what it cost itself
         with opening.counting():
             key = prefix_key(
                 self.model,
@@ -121,10 +126,15 @@ class Opening:
     def _made(
         self, cache: CacheStore, key: dict[str, Any], opening: Stopwatch
     ) -> tuple[Entry, bool, str | None]:
-        """Return the entry, whether another process made it meanwhile, and why it is not on disk.
+        """Make the entry, on disk or else in memory.
 
-        What a run computes must not depend on whether its cache could be kept. States made batch by batch in
-        training would differ in their last digits, so what the disk cannot hold is made and held in memory.
+        What a run computes must not depend on whether its cache could be kept. Without a cache the states
+        would be computed in the batches of training, and differ in their last digits from those of the
+        cache's own batches. So an entry that the disk cannot hold is made by the same pass and held in
+        memory.
+
+        Returns:
+            The entry; whether another process made it meanwhile; and why it is not on disk, None where it is.
         """
         model, store, dtype = self.model, self.data.train.store, self.run.cache.dtype
         num_bytes = entry_bytes(model, store, self.layer, dtype)
@@ -162,10 +172,11 @@ class Opening:
         return memory.entry, False, reason
 
     def _shallower(self, cache: CacheStore, key: dict[str, Any]) -> tuple[Entry, int] | None:
-        """Return the entry of the deepest layer below, to start from; exact ones only.
+        """Return the entry of fewer layers to start from, the deepest there is, and its layer; None for none.
 
-        What a run computes must not depend on which runs came before: a rounded cache is always made from
-        the tokens. `cache.layer` lets several depths share a rounded one.
+        Only exact entries (fp32) are taken. From a rounded one other states would come than from the tokens,
+        and what a run computes must not depend on which runs came before it. `cache.layer` lets runs of
+        several depths share one rounded entry.
         """
         if self.run.cache.dtype != "fp32" or self.run.train.precision != "fp32":
             return None

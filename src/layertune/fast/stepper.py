@@ -1,7 +1,8 @@
-"""The steps of the loop: those of `train=published`, and what `train=fast` changes in them.
+"""How the loop takes a step: under `train=published`, and under `train=fast`.
 
-Fast is defined for every method: dropout is off in the frozen modules below the lowest trained parameter.
-Where nothing lies below it, `fast` is `published`.
+What `fast` means is the same for every method: the frozen modules below the lowest trained parameter run
+without dropout, so that they always give the same states. Where a method trains the embeddings nothing lies
+below, and `fast` trains as `published` does.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ log = logging.getLogger(__name__)
 
 
 class PlainStepper:
-    """The whole model, forward and backward, on the tokens of a batch.
+    """Runs the whole model, forward and backward, on the tokens of a batch.
 
-    On a CUDA device, where a method leaves the steps alone, they are captured, and under bf16 frozen weights
-    are held in it. Neither changes what is computed.
+    On a CUDA device the steps are captured as graphs where the method does not act between them, and under
+    bf16 the frozen weights are held in that precision. Neither changes what is computed.
 
     Args:
         run: how to train.
-        data: the training split.
+        data: holds the training split.
         runtime: device and precision.
 
     Attributes:
-        cost: of a cache, for the record; here there is none.
-        graphs: what the record says of CUDA graphs.
+        cost: what a cache cost, for the record; this stepper has none.
+        graphs: what the record says about CUDA graphs: captured, or why not; None on a CPU.
     """
 
     def __init__(self, run: RunConfig, data: TaskData, runtime: Runtime) -> None:
@@ -58,7 +59,12 @@ class PlainStepper:
         self._graphs: StepGraphs | None = None
 
     def follow(self, phases: Phases, new_epoch: bool = False) -> None:
-        """Take up the model of the phase in progress; to be called before every step."""
+        """Take up the model of the phase in progress. The loop calls this before every step.
+
+        Args:
+            phases: those of the run.
+            new_epoch: an epoch begins, for which the loop has switched dropout on in the whole model.
+        """
         if self._phase == phases.index:
             return
         self._phase, self._model = phases.index, phases.trained
@@ -71,7 +77,15 @@ class PlainStepper:
         return self.data.train.store.batch(rows, self.runtime.multiple)
 
     def gradient(self, batch: Batch, share: float) -> Tensor:
-        """Run forward and backward on a batch; return its share of the loss, still on the device."""
+        """Leave the gradients of a batch in the parameters.
+
+        Args:
+            batch: a whole batch, or a part of one.
+            share: of the part in the mean loss of the batch.
+
+        Returns:
+            The loss times its share, on the device.
+        """
         if self._graphs is None:
             return self._eager(batch.to(self.runtime.device), share)
         loss = self._graphs(batch.pinned(), share)
@@ -93,7 +107,9 @@ class PlainStepper:
         return StepGraphs(self._eager, phases.held.values(), CudaRecorder(), device)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: a run that had ended opens no cache again to know its cost."""
+        """Return what a checkpoint keeps: the cost of a cache, which a run that is resumed at its end no
+        longer opens.
+        """
         return dataclasses.asdict(self.cost)
 
     def load(self, state: dict[str, Any]) -> None:
@@ -101,25 +117,29 @@ class PlainStepper:
         self.cost = CacheRecord(**state)
 
     def close(self, model: TaskModel) -> None:
-        """Leave the model as it was; let go of graphs and copies, which hold memory of the device."""
+        """Leave the model as it was; give back the device's memory that graphs and bf16 copies hold."""
         release_frozen(model)
         self._graphs = None
 
 
 class FastStepper(PlainStepper):
-    """Steps without what the choice of layers makes superfluous: dropout below the lowest trained layer, the
-    layers there where a cache can stand for them, and most of the last layer.
+    """Leaves out of a step what the choice of layers makes superfluous.
+
+    That is the dropout below the lowest trained layer; the layers there, where a cache can give their states;
+    and most of the last layer, where a head reads one token of it.
     """
 
     _source: PrefixSource | None = None
 
     def follow(self, phases: Phases, new_epoch: bool = False) -> None:
-        """Set the modes of the model in training; make or open the cache when its first phase starts."""
+        """Switch dropout off below the lowest trained layer; open the cache, or make it, before the first
+        step.
+        """
         if phases.index == self._phase and not new_epoch:
             return
         model = phases.trained
         lowest = lowest_trained(model, phases.held)
-        if not new_epoch:  # in mid-epoch: the phase before may have switched off what is trained now
+        if not new_epoch:  # in mid-epoch: what is trained now may have lain below in the phase before
             model.train()
         quiet_below(model, lowest)
         if self._phase is None:
@@ -131,20 +151,20 @@ class FastStepper(PlainStepper):
         super().follow(phases, new_epoch)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Return the examples at these row numbers, with what the cache knows of them."""
+        """Return the examples at these row numbers, with the states that the cache holds of them."""
         return (
             super().batch(rows) if self._source is None else self._source.batch(rows, self.runtime.multiple)
         )
 
     def close(self, model: TaskModel) -> None:
-        """Leave the model as it was; let go of the cache too."""
+        """Leave the model as it was; give back the memory of the cache too."""
         super().close(model)
         model.backbone.last_block = None
         use_own_masks(model)
         self._source = None
 
     def _open(self, model: TaskModel, lowest: int, num_phases: int, own: bool) -> PrefixSource | None:
-        """Return the cached prefix, or None for a reason, which is logged and recorded."""
+        """Return the cache of the layers below, or None; why there is none is logged and recorded."""
         asked = self.run.cache.layer
         layer = lowest if asked is None else min(asked, lowest)
         reason = why_no_cache(model, layer, num_phases, own)
@@ -157,7 +177,7 @@ class FastStepper(PlainStepper):
 
 
 def _shorten(model: TaskModel, lowest: int) -> None:
-    """Let the last layer run for the representative token alone, where it can."""
+    """Let the last layer run for the representative token alone, where that gives the same result."""
     reason = "nothing lies below the lowest trained parameter" if lowest == 0 else None
     if model.kind == "generation":
         reason = "the loss reads all tokens"
@@ -167,29 +187,34 @@ def _shorten(model: TaskModel, lowest: int) -> None:
 
 
 def holds_frozen(model: TaskModel, runtime: Runtime) -> bool:
-    """Whether frozen weights are held in bf16: on a CUDA device, where a cast is a launch, that has room."""
+    """Whether frozen weights are held in bf16.
+
+    They are on a CUDA device that has room for the copies: there each cast would be one more kernel to
+    launch.
+    """
     if runtime.precision != "bf16" or runtime.device.type != "cuda":
         return False
     return choose_place(copies_bytes(model), runtime.device)[0] == "device"
 
 
 def _is_steady(phases: Phases) -> bool:
-    """Whether the same tensors train in all steps, and nothing acts between them."""
+    """Whether the same tensors train in all steps, and the method does nothing between the steps."""
     return len(phases.plan) == 1 and is_steady(type(phases.method))
 
 
 def is_steady(method: type[Method]) -> bool:
-    """Whether a method leaves the steps alone: a hook could change what trains, or how, behind a graph."""
+    """Whether a method has no hook within an epoch: one could change what trains without a graph noticing."""
     hooks = ("on_epoch_start", "before_step", "after_backward", "after_step")
     return all(getattr(method, hook) is getattr(Method, hook) for hook in hooks)
 
 
 def lowest_trained(model: TaskModel, held: object) -> int:
-    """Return the lowest layer with a parameter that may train, 0 for what lies below the layers, L + 1 where
-    only the head trains.
+    """Return the lowest layer with a parameter that may train.
+
+    It is 0 where something below the layers may (the embeddings), and L + 1 where only the head may.
 
     Args:
-        model: in training.
+        model: that is trained.
         held: names of the parameters that the optimiser holds.
     """
     places = places_of(model)
@@ -198,7 +223,7 @@ def lowest_trained(model: TaskModel, held: object) -> int:
 
 
 def quiet_below(model: TaskModel, lowest: int) -> None:
-    """Switch dropout off in everything below a layer: embeddings and lower layers (0 = nowhere)."""
+    """Switch dropout off in the embeddings and in all layers below a given one; nowhere where that is 0."""
     if lowest == 0:
         return
     backbone = model.backbone
