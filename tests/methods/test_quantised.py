@@ -9,8 +9,8 @@ from tiny_models import DECODERS, ENCODERS, batch_of, tiny_task_model
 from tiny_runs import compose_tiny
 
 from layertune.errors import ConfigError
-from layertune.methods import build_method, few_bits
-from layertune.methods.few_bits import (
+from layertune.methods import build_method, quantised
+from layertune.methods.quantised import (
     GELU_INPUT,
     SIGNED,
     UNSIGNED,
@@ -19,8 +19,8 @@ from layertune.methods.few_bits import (
     Product,
     Softmax,
     SparseNorm,
+    quantise,
 )
-from layertune.methods.quantised import quantise
 
 
 def stored(form, values):
@@ -137,9 +137,9 @@ def test_every_architecture_computes_the_same_from_far_fewer_bytes(model_type):
 
 @pytest.mark.parametrize("model_type", [*ENCODERS, *DECODERS])
 def test_stored_exactly_the_gradients_are_exact(model_type, monkeypatch):
-    monkeypatch.setattr(few_bits.FixedPoint, "pack", lambda _, values: values.detach().clone())
-    monkeypatch.setattr(few_bits.FixedPoint, "unpack", lambda _, codes, like: codes)
-    monkeypatch.setattr(few_bits, "KEPT_BY_FROZEN_NORM", 1.0)
+    monkeypatch.setattr(quantised.FixedPoint, "pack", lambda _, values: values.detach().clone())
+    monkeypatch.setattr(quantised.FixedPoint, "unpack", lambda _, codes, like: codes)
+    monkeypatch.setattr(quantised, "KEPT_BY_FROZEN_NORM", 1.0)
     model = tiny_task_model(model_type)
     freeze_norms(model)
     batch = batch_of([20, 24, 30, 32])

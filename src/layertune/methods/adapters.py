@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from layertune.config import RunConfig
 from layertune.methods.added import AddedParameters
-from layertune.methods.sites import blocks_at
 from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Adapters(AddedParameters):
 
     def insert(self, backbone: Backbone, sites: Sites) -> dict[str, Any]:
         """Put two adapters into every block."""
-        for block, attention_end in blocks_at(backbone, sites.attention_end):
+        for block, attention_end in backbone.blocks_at(sites.attention_end):
             for site in (attention_end, block.get_submodule(sites.ffn_end)):
                 Adapter(backbone.hidden_size, self.options["bottleneck"], self.options["activation"]).attach(
                     site

@@ -13,8 +13,7 @@ from torch import nn
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, head_parts
-from layertune.methods.sites import known_type, sites_of
-from layertune.models.architectures import Sites
+from layertune.models.architectures import Sites, known_type, sites_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig

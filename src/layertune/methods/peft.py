@@ -19,7 +19,6 @@ from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.methods.added import AddedParameters
 from layertune.methods.fused import FusedGains, FusedLayout, FusedLora, FusedModule
-from layertune.methods.sites import blocks_at
 from layertune.models.architectures import Sites
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Lora(AddedParameters):
         """Give query and value their low-rank updates."""
         if sites.fused is not None:
             layout = _layout(backbone, sites)
-            for _, projection in blocks_at(backbone, sites.query):
+            for _, projection in backbone.blocks_at(sites.query):
                 parts = ("query", "value")
                 FusedLora(layout, projection, parts, self.r, self.alpha, self.dropout).attach(projection)
         else:
@@ -89,7 +88,7 @@ class Ia3(AddedParameters):
         """Give keys, values and inner activations their gains."""
         if sites.fused is not None and self.options["targets"] == "original":
             layout = _layout(backbone, sites)
-            for block, projection in blocks_at(backbone, sites.key):
+            for block, projection in backbone.blocks_at(sites.key):
                 late = getattr(block.get_submodule(sites.attention), "v_bias", None)  # DeBERTa v1
                 biases = {} if late is None else {"value": late}
                 FusedGains(layout, projection, ("key", "value"), biases).attach(projection)

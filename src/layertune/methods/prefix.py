@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from layertune.config import RunConfig
 from layertune.errors import ConfigError
 from layertune.methods.added import AddedParameters
-from layertune.methods.sites import blocks_at
 from layertune.models.architectures import ARCHITECTURES, Sites
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class PrefixTuning(AddedParameters):
                 encoder_hidden_size=MLP_WIDTH,
             )
         )
-        for layer, (_, attention) in enumerate(blocks_at(backbone, sites.attention), start=1):
+        for layer, (_, attention) in enumerate(backbone.blocks_at(sites.attention), start=1):
             attention.add_module("prefix", encoder)
             attention.register_forward_pre_hook(PrefixHook(layer, heads, width, attention), with_kwargs=True)
         return {"kept_parameters": self.options["length"] * 2 * backbone.num_layers * heads * width}

@@ -7,12 +7,15 @@ sentence. To add one: a line in `ARCHITECTURES`, by the `model_type` of its conf
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 
-from layertune.errors import ModelError
+from layertune.config import ModelSpec
+from layertune.config.weights import weights_folder
+from layertune.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,32 @@ ARCHITECTURES: dict[str, Architecture] = {
 def architecture_of(model_type: str) -> Architecture:
     """Return what is known of an architecture: nothing where it is not listed."""
     return ARCHITECTURES.get(model_type, Architecture())
+
+
+def sites_of(model_type: str, method: str) -> Sites:
+    """Return the sites of an architecture.
+
+    Raises:
+        ConfigError: they are not known.
+    """
+    sites = architecture_of(model_type).sites
+    if sites is None:
+        known = sorted(name for name, architecture in ARCHITECTURES.items() if architecture.sites)
+        raise ConfigError(
+            f"method={method} does not know where {model_type} keeps its projections: it works with "
+            f"{', '.join(known)}; another needs a line in layertune.models.architectures."
+        )
+    return sites
+
+
+def known_type(model: ModelSpec) -> str | None:
+    """Return the `model_type` of a model as far as it can be told without the hub or the weights."""
+    folder = weights_folder(model)
+    if folder is not None:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if model.random_config is not None:
+        return model.random_config.get("model_type")
+    return type_named_by(model.source)
 
 
 def type_named_by(hub_id: str) -> str | None:

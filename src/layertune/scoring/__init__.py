@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from layertune.scoring.layer_scores import LayerScores
 from layertune.scoring.similarity import angular, block_influence, cka, cosine, euclidean, io_cosine
-from layertune.scoring.statistics import feature_variance, fisher, gradient_norm
-from layertune.scoring.weights import spectrum, weight_norm
+from layertune.scoring.statistics import feature_variance, fisher, gradient_norm, spectrum, weight_norm
 
 # Each takes (TaskModel, batches); TOKEN_SCORERS (layertune.config.identity) also take tokens="all" |
 # "representative", EXAMPLE_SCORERS `each`; WEIGHT_SCORERS read no batch.

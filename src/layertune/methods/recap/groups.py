@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from layertune.errors import ConfigError
-from layertune.methods.sites import sites_of
 from layertune.models import Backbone
+from layertune.models.architectures import sites_of
 
 # DeBERTa's attention has further maps, from positions to the rows of each head.
 _POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")

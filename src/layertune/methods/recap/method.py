@@ -31,7 +31,7 @@ from layertune.methods.recap.prune import (
     without_lowest,
 )
 from layertune.methods.recap.scores import fisher, taylor
-from layertune.methods.sites import known_type, sites_of
+from layertune.models.architectures import known_type, sites_of
 from layertune.models.parameters import unused_parameters
 
 if TYPE_CHECKING:
