@@ -26,7 +26,7 @@ from layertune.methods.recap.prune import (
     removed_after,
     without_lowest,
 )
-from layertune.methods.recap.scores import MINI_BATCHES, draw_rows, fisher, taylor
+from layertune.methods.recap.scores import MINI_BATCHES, draw_rows, fisher_rows, taylor
 from layertune.pipeline import execute
 
 HEADS, SIZE, INNER = 4, 8, 64  # of the tiny models: 4 heads of 8 make up the width of 32
@@ -232,7 +232,7 @@ def test_taylor_scores_of_a_fused_map_take_each_head_s_three_parts():
 def test_fisher_scores_add_up_squared_gradients_by_row_in_two_pools(model_type, row):
     model = tiny_task_model(model_type).double()
     terms = reference(model, "fisher")
-    pools = fisher(model, layout_of(model.backbone), DATA, TrainSpec(batch_size=8), (0, 1, 2))
+    pools = fisher_rows(model, layout_of(model.backbone), DATA, TrainSpec(batch_size=8), (0, 1, 2))
     attention, feed_forward = pools
     assert all("attn" in name or "attention" in name for name in attention)
     assert not any("attn" in name or "attention" in name for name in feed_forward)

@@ -30,7 +30,7 @@ from layertune.methods.recap.prune import (
     removed_after,
     without_lowest,
 )
-from layertune.methods.recap.scores import fisher, taylor
+from layertune.methods.recap.scores import fisher_rows, taylor
 from layertune.models.architectures import known_type, sites_of
 from layertune.models.parameters import unused_parameters
 
@@ -136,7 +136,7 @@ class Recap(Method):
         for step in range(1, self.prune_steps + 1):
             self.kept = self._without_lowest(model, phase, step)
         trained = self._pruned(model)
-        rows = fisher(trained, self.layout, self.data, self.run.train, (self.run.seed, phase, 0))
+        rows = fisher_rows(trained, self.layout, self.data, self.run.train, (self.run.seed, phase, 0))
         self.masks = {}
         for pool in rows:
             self.masks |= highest_rows(pool, self.mask)

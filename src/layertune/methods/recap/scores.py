@@ -57,7 +57,7 @@ def taylor(
     return group_scores(sums, layout, prefixes)
 
 
-def fisher(
+def fisher_rows(
     model: TaskModel, layout: Layout, data: TaskData, train: TrainSpec, seed: Sequence[int]
 ) -> list[dict[str, Tensor]]:
     """Return the Fisher score of every row: mean of g^2, summed over the row.
