@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import shlex
 
 import pyarrow
 import pyarrow.parquet
@@ -167,6 +168,8 @@ WORDS_OF_RUN_PY = re.compile(r"save=|method[.=]|\bown\.\w|task=|model=")
             "--out reviews.csv",
         ),
         (("fit", "{base}", "reviews.csv", "--text", "stars", *FIT[2:]), "--text stars"),
+        (("fit", "{base}", "reviews.csv", "--text", "reviews", *FIT[2:]), "--text <column>"),
+        (("fit", "minilm-l6", "reviews.csv", *FIT), "Did you mean 'minilm_l6'"),
         (("fit", "{base}", "reviews.csv", *FIT, "--eval", "no.csv"), "--eval no.csv"),
         (
             ("fit", "{base}", "names.csv", "--text", "stars", "--label", "the review", *FIT[4:]),
@@ -194,6 +197,33 @@ def test_what_is_wrong_is_said_in_the_words_that_were_typed(type_in, base, tmp_p
     assert code == 2 and said in sentence
     if said != "layertune fit":
         assert not WORDS_OF_RUN_PY.search(sentence)
+
+
+def test_what_comes_next_can_be_typed_as_it_stands(type_in, base, tmp_path):
+    (tmp_path / "my-model-full").mkdir()
+    code, out, _ = type_in("fit", base, "reviews.csv", *FIT, "--k", "1", "--seed", "3")
+    again = shlex.split(out.strip().splitlines()[-1])
+    assert code == 0 and again[:4] == ["layertune", "fit", str(base), "reviews.csv"]
+    assert again[again.index("--out") + 1] == "my-model-full-2" and "train.learning_rate=3e-3" in again
+    code, out, _ = type_in(*again[1:])
+    assert code == 0 and "--method low_k" in out and "--seed 3" in out
+
+
+def test_a_pair_is_shown_as_a_pair(type_in, base, tmp_path):
+    rows = [(text, "a question", stars) for text, stars in REVIEWS]
+    with (tmp_path / "pairs.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("the review", "other", "stars"), *rows])
+    code, out, _ = type_in("fit", base, "pairs.csv", *FIT, "--text2", "other", "--method", "head_only")
+    assert code == 0 and "text_pair" in out
+    code, out, err = type_in("predict", "my-model", "pairs.csv", "--text2", "others")
+    assert code == 2 and not out and "--text2 <column>" in err
+
+
+def test_a_file_of_a_head_alone_is_predicted_as_one(type_in, base, tmp_path):
+    assert type_in("fit", base, "reviews.csv", *FIT, "--method", "head_only")[0] == 0
+    (tmp_path / "new.csv").write_text("the review\n")
+    code, out, _ = type_in("predict", "my-model", "new.csv")
+    assert code == 0 and out.splitlines() == ["the review,prediction,probability 1,probability 5"]
 
 
 def test_a_card_names_the_base_and_the_file_and_the_labels_say_of_which_rows_they_are(

@@ -28,7 +28,7 @@ from layertune.config import RunConfig
 from layertune.config.compose import compose_run
 from layertune.config.files import SUFFIXES, WRITING, expanded, refuse_no_table
 from layertune.config.groups import group_file, group_names
-from layertune.errors import ConfigError, RunFailed, said_in
+from layertune.errors import ConfigError, RunFailed, did_you_mean, said_in
 
 if TYPE_CHECKING:
     from layertune.baselines import Baseline
@@ -121,9 +121,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="hub id, folder, or a name of `run.py --help` (bert, minilm_l6, …)")
     parser.add_argument("data", help=f"file ({', '.join(SUFFIXES)}) or id of a data set on the hub")
     parser.add_argument("--eval", help="file of evaluation rows (default: a tenth is held out)")
-    parser.add_argument("--text", default="text", help="column of the text")
+    parser.add_argument("--text", default="text", help="column of the text (default: text)")
     parser.add_argument("--text2", help="column of the second text of a pair")
-    parser.add_argument("--label", default="label", help="column of the label")
+    parser.add_argument("--label", default="label", help="column of the label (default: label)")
     parser.add_argument("--regression", action="store_true", help="labels are numbers to predict")
     parser.add_argument("--seed", type=int, default=0)
     parser.epilog = "More words of run.py may follow, such as train.epochs=5 or train=published."
@@ -246,7 +246,7 @@ def _config_of_hub(model: str) -> Path:
     except HubError as error:
         raise ConfigError(
             f"{model} is no folder, none of {', '.join(_known_models())}, and not to be had from the hub: "
-            f"{error}."
+            f"{error}.{did_you_mean(model, _known_models())}"
         ) from error
     return folder / "config.json"
 
@@ -292,25 +292,27 @@ def _times(record: Record, total: float) -> str:
 
 
 def _next(given: argparse.Namespace) -> str:
-    python = (
-        f"from transformers import pipeline; print(pipeline('text-classification', {given.out!r})('a text'))"
-    )
+    text = "{'text': 'a text', 'text_pair': 'another'}" if given.text2 else "'a text'"
+    read = f"pipeline('text-classification', {given.out!r})({text})"
+    python = f"from transformers import pipeline; print({read})"
     lines = [f"layertune predict {shlex.quote(given.out)} <file> --out predictions.csv"]
     if json.loads((expanded(given.out) / "layertune.json").read_text())["form"] == "transformers":
         lines.append(f'python -c "{python}"')
     other = "low_k" if given.method == "full" else "full"
-    lines.append(_fit_again(given, f"--method {other} --out {shlex.quote(f'{given.out}-{other}')}"))
+    lines.append(_fit_again(given, f"--method {other}", f"{given.out}-{other}"))
     return "\n".join([f"kept in {given.out}. Next:", *(f"  {line}" for line in lines)])
 
 
-def _fit_again(given: argparse.Namespace, how: str, *words: str) -> str:
-    """Return the command that fits the same rows in another way."""
+def _fit_again(given: argparse.Namespace, how: str, out: str, *words: str) -> str:
+    """Return the command that fits the same rows in another way, into a folder that is not there yet."""
+    names = (out, *(f"{out}-{number}" for number in range(2, 100)))
+    free = next((name for name in names if not expanded(name).exists()), "<folder>")
     options = [f"layertune fit {shlex.quote(given.model)} {shlex.quote(given.data)}"]
     for key in ("eval", "text", "text2", "label"):
         if (value := getattr(given, key)) is not None:
             options.append(f"--{key} {shlex.quote(value)}")
     options += ["--regression"] * given.regression + [f"--seed {given.seed}"] * bool(given.seed)
-    return " ".join([*options, how, *words, *map(shlex.quote, given.words)])
+    return " ".join([*options, how, f"--out {shlex.quote(free)}", *words, *map(shlex.quote, given.words)])
 
 
 # -- recommend ----------------------------------------------------------------------------------------------
@@ -368,8 +370,8 @@ def _recommend(given: argparse.Namespace) -> None:
         print(search.ended)
     if alike:
         print("No difference beyond noise among the best: take the cheapest.")
-    how = f"--method {best.arm.method} --k {best.arm.k} --out my-model"
-    print(f"  {_fit_again(given, how, f'train.learning_rate={best.arm.learning_rate:g}')}")
+    how, rate = f"--method {best.arm.method} --k {best.arm.k}", best.arm.learning_rate
+    print(f"  {_fit_again(given, how, 'my-model', f'train.learning_rate={rate:g}')}")
 
 
 def _limit(common: Sequence[str], rows: int) -> tuple[float | None, bool]:
@@ -452,12 +454,15 @@ def _predicted(
     from layertune.saved.load import probabilities
     from layertune.tasks.formats import stream_table
 
-    yield [*columns, "prediction", *(f"probability {name}" for name in saved.labels)]
+    head = iter([[*columns, "prediction", *(f"probability {name}" for name in saved.labels)]])
     for table in stream_table(path, columns, CHUNK):
-        if missing := [name for name in columns if name not in table.columns]:
-            raise DataError(
-                f"{path} has no column {missing[0]!r}; its columns are {', '.join(table.names)}: say --text."
-            )
+        for option, name in zip(("--text", "--text2"), columns, strict=False):
+            if name not in table.columns:
+                raise DataError(
+                    f"{path} has no column {name!r}; its columns are {', '.join(table.names)}: "
+                    f"say {option} <column>."
+                )
+        yield from head  # once; nothing is printed of a file that is refused
         rows = list(zip(*(table.columns[name] for name in columns), strict=True))
         full = [number for number, row in enumerate(rows) if all(_is_text(value) for value in row)]
         answers: dict[int, list[Any]] = {}
@@ -472,6 +477,7 @@ def _predicted(
                 answers[number] = [answer, *(f"{value:.6f}" for value in share)]
         empty = [""] * (1 + len(saved.labels))  # a row without text has no answer
         yield from ([*row, *answers.get(number, empty)] for number, row in enumerate(rows))
+    yield from head
 
 
 def _is_text(value: Any) -> bool:

@@ -103,8 +103,8 @@ def _texts_and_labels(
     for key, column in (("text", own.text), ("text2", own.text2), ("label", own.label)):
         if column is not None and column not in table.names:
             raise DataError(
-                f"{name} has no column {column!r} (own.{key}); its columns are {', '.join(table.names)}."
-                + did_you_mean(column, table.names)
+                f"{name} has no column {column!r}; its columns are {', '.join(table.names)}: "
+                f"say own.{key}=<column>.{did_you_mean(column, table.names)}"
             )
     columns = [table.columns[column] for column in task.columns]
     kept = [
