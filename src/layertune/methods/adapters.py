@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
+from layertune.config.schema_base import Count
 from layertune.methods.added import AddedParameters
 from layertune.models.architectures import Sites
 
@@ -61,16 +62,14 @@ class Adapters(AddedParameters):
 
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
-        self.at_least_one("bottleneck")
+        self.bottleneck: int = self.value("bottleneck", Count)
         self.one_of("activation", ACTIVATIONS)
 
     def insert(self, backbone: Backbone, sites: Sites) -> dict[str, Any]:
         """Put two adapters into every block."""
         for block, attention_end in backbone.blocks_at(sites.attention_end):
             for site in (attention_end, block.get_submodule(sites.ffn_end)):
-                Adapter(backbone.hidden_size, self.options["bottleneck"], self.options["activation"]).attach(
-                    site
-                )
+                Adapter(backbone.hidden_size, self.bottleneck, self.options["activation"]).attach(site)
         return {}
 
     def also_trained(self, backbone: Backbone) -> Iterator[nn.Parameter]:

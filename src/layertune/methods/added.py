@@ -84,13 +84,6 @@ class AddedParameters(Method):
         """Return how the `peft` library would insert the same; None where it cannot."""
         return None
 
-    def at_least_one(self, *names: str) -> None:
-        """Raise a ConfigError for the first of these options that is no positive integer."""
-        for name in names:
-            value = self.options[name]
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"method.{name}={value} is not allowed: it is at least 1.")
-
     def one_of(self, name: str, allowed: Iterable[str]) -> None:
         """Raise a ConfigError if an option is none of the allowed words."""
         if self.options[name] not in allowed:

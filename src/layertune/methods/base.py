@@ -99,6 +99,18 @@ class Method:
         """
         return convert(kind | None, self.spec.options.get(name), f"method.{name}")
 
+    def value(self, name: str, kind: Any) -> Any:
+        """Return an option that must have a value.
+
+        Args:
+            name: of the option.
+            kind: its type and range, such as `Count` or `Share` of `layertune.config.schema_base`.
+
+        Raises:
+            ConfigError: the value is not of this type, or out of its range.
+        """
+        return convert(kind, self.spec.options.get(name), f"method.{name}")
+
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Decide what is trained and set `requires_grad` accordingly."""
         raise NotImplementedError

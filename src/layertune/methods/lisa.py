@@ -10,6 +10,7 @@ import random
 from typing import TYPE_CHECKING
 
 from layertune.config import RunConfig
+from layertune.config.schema_base import Count
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, head_parts, train_only
 from layertune.models.parameters import unused_parameters
@@ -34,15 +35,13 @@ class Lisa(Method):
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
         self.layers: int = self.spec.options["layers"]
-        self.every: int = self.spec.options["every"]
+        self.every: int = self.value("every", Count)
         self.interval: int | None = None
         num_layers = run.model.num_layers
         if not 1 <= self.layers <= num_layers:
             raise ConfigError(
                 f"method.layers={self.layers} is out of range: {run.model.name} has {num_layers} layers."
             )
-        if self.every < 1:
-            raise ConfigError(f"method.every={self.every} is not allowed: it is at least 1.")
 
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Unfreeze all that may ever train: the optimiser holds it from the first step."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layertune.config import RunConfig
-from layertune.errors import ConfigError
+from layertune.config.schema_base import Count, Norm, Share
 from layertune.methods.added import AddedParameters
 from layertune.methods.fused import FusedGains, FusedLayout, FusedLora, FusedModule
 from layertune.models.architectures import Sites
@@ -35,15 +35,10 @@ class Lora(AddedParameters):
 
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
-        self.at_least_one("r")
-        self.r: int = self.options["r"]
-        alpha = self.option("alpha", float)
+        self.r: int = self.value("r", Count)
+        alpha = self.option("alpha", Norm)
         self.alpha: float = 2 * self.r if alpha is None else alpha  # Paper: §7.6, α = 2r
-        self.dropout: float = self.options["dropout"]
-        if not self.alpha > 0:
-            raise ConfigError(f"method.alpha={self.alpha} is not allowed: it is above 0, or null for 2r.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"method.dropout={self.dropout} is not allowed: it is at least 0 and below 1.")
+        self.dropout: float = self.value("dropout", Share)
 
     def insert(self, backbone: Backbone, sites: Sites) -> dict[str, Any]:
         """Give query and value their low-rank updates."""

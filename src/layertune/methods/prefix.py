@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
+from layertune.config.schema_base import Count
 from layertune.errors import ConfigError
 from layertune.methods.added import AddedParameters
 from layertune.models.architectures import ARCHITECTURES, Sites
@@ -41,7 +42,7 @@ class PrefixTuning(AddedParameters):
 
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
-        self.at_least_one("length")
+        self.length: int = self.value("length", Count)
         if run.model.attention not in (None, *ATTENTION):
             raise ConfigError(_needs_plain_attention(str(run.model.attention)))
 
@@ -67,7 +68,7 @@ class PrefixTuning(AddedParameters):
         heads, width = key_heads(config)
         encoder = PrefixEncoder(
             PrefixTuningConfig(
-                num_virtual_tokens=self.options["length"],
+                num_virtual_tokens=self.length,
                 token_dim=heads * width,
                 num_transformer_submodules=1,
                 num_attention_heads=heads,
@@ -79,7 +80,7 @@ class PrefixTuning(AddedParameters):
         for layer, (_, attention) in enumerate(backbone.blocks_at(sites.attention), start=1):
             attention.add_module("prefix", encoder)
             attention.register_forward_pre_hook(PrefixHook(layer, heads, width, attention), with_kwargs=True)
-        return {"kept_parameters": self.options["length"] * 2 * backbone.num_layers * heads * width}
+        return {"kept_parameters": self.length * 2 * backbone.num_layers * heads * width}
 
 
 def _needs_plain_attention(given: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
+from layertune.config.schema_base import Share
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, moves
 from layertune.methods.quantised import quantise
@@ -49,13 +50,8 @@ class SlimFit(Method):
 
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
-        rate = self.spec.options["freezing_rate"]
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise ConfigError(
-                f"method.freezing_rate={rate} is not allowed: it is at least 0 and below 1 (null = "
-                "that of the task in method.freezing_rate_by_task)."
-            )
-        self.freezing_rate = float(rate)
+        # null = that of the task in method.freezing_rate_by_task, which is in its place here
+        self.freezing_rate: float = self.value("freezing_rate", Share)
         self.quantised = bool(self.spec.options.get("quantise"))
         if self.quantised and run.train.activation_checkpointing:
             raise ConfigError(

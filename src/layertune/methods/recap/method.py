@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
+from layertune.config.schema_base import Count, Share, Whole
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Phase, Preparation, count
 from layertune.methods.recap.carried import Moments, write_back
@@ -60,15 +61,10 @@ class Recap(Method):
 
     def __init__(self, run: RunConfig) -> None:
         super().__init__(run)
-        options = self.spec.options
-        self.prune, self.mask = _share("prune", options["prune"]), _share("mask", options["mask"])
-        self.rounds: int = options["rounds"]
-        self.prune_steps: int = options["prune_steps"]
-        if self.rounds < 0 or self.prune_steps < 1:
-            raise ConfigError(
-                f"method.rounds={self.rounds} and method.prune_steps={self.prune_steps} are not allowed: "
-                "rounds are at least 0, prune_steps at least 1."
-            )
+        self.prune: float = self.value("prune", Share)
+        self.mask: float = self.value("mask", Share)
+        self.rounds: int = self.value("rounds", Whole)
+        self.prune_steps: int = self.value("prune_steps", Count)
         if run.train.weight_decay:
             raise ConfigError(
                 f"method=recap takes train.weight_decay=0, not {run.train.weight_decay}: "
@@ -267,9 +263,3 @@ class Recap(Method):
             sum(int(mask.sum()) for mask in self.masks.values()),
             sum(len(mask) for mask in self.masks.values()),
         )
-
-
-def _share(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigError(f"method.{name}={value} is not allowed: it is at least 0 and below 1.")
-    return float(value)
