@@ -19,8 +19,7 @@ from layertune.config.compose import compose_run
 from layertune.landscape.sweep import lacking
 from layertune.pipeline import execute
 from layertune.records import Store, read_record
-from layertune.report.request import read_words
-from layertune.report.summary import compare_means
+from layertune.report.request import read_request, read_words
 from layertune.training import train
 
 
@@ -99,12 +98,27 @@ def test_what_the_results_say_of_a_search_is_what_its_command_prints(repo, tmp_p
     assert printed and "```\n" + "\n".join(printed) + "\n```" in text
 
 
-def test_the_tables_of_the_results_are_what_the_records_say(repo):
-    for name, task in (("results/README.md", "trec"), ("results/README.md", "cr")):
-        records = [
-            read_record(path) for path in sorted((repo / "results/runs").glob(f"gte_small-{task}-*.json"))
-        ]
-        assert compare_means(records) in (repo / name).read_text(encoding="utf-8")
+def test_what_the_documents_quote_stands_in_what_was_made_of_the_records(repo):
+    made = [*(repo / "results/landscapes").glob("*-k*.md"), *(repo / "results/claims").glob("*.md")]
+    sentences = {line.strip().removeprefix("- ") for path in made for line in path.read_text().splitlines()}
+    for document in (repo / "README.md", repo / "results" / "README.md"):
+        quoted = re.findall(r"^> (.+)$", document.read_text(encoding="utf-8"), flags=re.M)
+        assert quoted and set(quoted) <= sentences, set(quoted) - sentences
+
+
+@pytest.mark.slow
+def test_the_claims_of_the_study_are_judged_anew_as_they_stand(repo, tmp_path, monkeypatch, capsys):
+    for folder in (repo / "results" / "tables").glob("gte_small-*/"):
+        asked = read_request(folder / "request.json")
+        words = [f"model={asked.model}", *asked.settings]
+        for name in ("runs", "scores", "landscapes"):
+            if not (tmp_path / name).exists():
+                (tmp_path / name).symlink_to(repo / "results" / name)
+        words.append(f"results_dir={tmp_path}")
+        assert program(repo / "scripts" / "report.py", ["claims", *words], monkeypatch) == 0
+        capsys.readouterr()
+        written = tmp_path / "claims" / f"{asked.folder}.md"
+        assert written.read_bytes() == (repo / "results" / "claims" / written.name).read_bytes()
 
 
 def test_every_choice_is_listed_by_name_and_every_row_is_a_choice_of_the_code(documents, repo):

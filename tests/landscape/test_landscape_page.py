@@ -184,13 +184,6 @@ def test_the_rule_of_the_document_is_placed(repo, tmp_path, monkeypatch, capsys)
     assert float(said[1]) == pytest.approx(100 * 5 / 19)
 
 
-def test_what_the_documents_quote_of_a_landscape_is_what_its_table_says(repo):
-    tables = "".join(path.read_text() for path in (repo / "results" / "landscapes").glob("*-k*.md"))
-    for document in (repo / "README.md", repo / "results" / "README.md"):
-        quoted = re.findall(r"^> (.+)$", document.read_text(), flags=re.M)
-        assert quoted and all(f"- {sentence}\n" in tables for sentence in quoted)
-
-
 def test_the_landscapes_of_this_repository_are_written_anew_as_they_stand(repo, tmp_path):
     for name in ("landscapes", "runs", "scores"):
         (tmp_path / name).mkdir()
