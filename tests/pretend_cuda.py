@@ -69,7 +69,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-OWN = f"{os.sep}layertune{os.sep}"
+import layertune
+
+OWN = f"{Path(layertune.__file__).parent}{os.sep}"
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 # What every generator of a device that once failed in a capture says up to torch 2.11.
 POISONED = "Offset increment outside graph capture encountered unexpectedly."
@@ -198,8 +200,8 @@ def _place() -> str:
     frame, other = sys._getframe(2), "autograd"
     while frame is not None:
         name = frame.f_code.co_filename
-        if OWN in name:
-            return f"{name.rpartition(OWN)[2]}:{frame.f_lineno}"
+        if name.startswith(OWN):
+            return f"{name.removeprefix(OWN)}:{frame.f_lineno}"
         if other == "autograd" and f"{os.sep}torch{os.sep}" not in name and name != __file__:
             other = f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""What needs a CUDA device, on a pretended one (`pretend_cuda.py`), each part in a process of its own."""
+"""What needs a CUDA device, on a pretended one (`pretend_cuda.py`), in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,41 +12,21 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="a pretended CUDA device needs g++"),
-]
+PARTS = ("test_gpu_fast.py", "pretended")
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        "pretended/test_pretend_cuda.py",
-        "pretended/test_captures.py",
-        "pretended/test_device.py",
-        "test_gpu_fast.py",
-    ],
-)
-def test_it_holds_on_a_pretended_device(part):
-    rehearse(part)
-
-
-def test_every_way_of_training_runs_on_a_pretended_device():
-    """A fast encoder and a published decoder; `make rehearsal` runs every method in all four ways."""
-    rehearse("pretended/test_every_method.py")
-
-
-def rehearse(part: str, *arguments: str) -> None:
-    """Run tests of a CUDA device on a pretended one; what fails there fails here, with what it said."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "pretend_cuda"]
-    source = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a pretended CUDA device needs g++")
+def test_what_needs_a_cuda_device_holds_on_a_pretended_one():
+    """What fails there fails here, with what it said; `make rehearsal` runs every method in all four ways."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pretend_cuda"]
+    chosen = ["-m", "(gpu or pretended) and not whole", *(str(TESTS / part) for part in PARTS)]
     done = subprocess.run(
-        [*command, "-m", "(gpu or pretended) and not whole", str(TESTS / part), *arguments],
+        [*command, *chosen],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": source},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])},
         cwd=TESTS.parent,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
