@@ -74,11 +74,16 @@ def hide_the_rest() -> None:
     sys.meta_path[:] = [Bare(finder, carried, modules) for finder in sys.meta_path]
 
 
+def run(words: Sequence[str]) -> None:
+    """Run `python <words>` in this process."""
+    if words[0] == "-m":
+        sys.argv, sys.path[0] = list(words[1:]), str(Path.cwd())
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(words)
+        runpy.run_path(words[0], run_name="__main__")
+
+
 if __name__ == "__main__":
     hide_the_rest()
-    if sys.argv[1] == "-m":
-        sys.argv, sys.path[0] = sys.argv[2:], str(Path.cwd())
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = sys.argv[1:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+    run(sys.argv[1:])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import forked
 from tiny_runs import DEFAULTS, compose_tiny
 
 from layertune.pipeline import execute
@@ -90,8 +91,7 @@ def test_help_and_the_composed_configuration_import_nothing_heavy(repo, tmp_path
 
 def test_a_run_prints_its_layers_and_its_score(repo, words_of, tmp_path):
     """In a process of its own, as a person starts it."""
-    given = [sys.executable, str(repo / "run.py"), *words_of("method.k=2")]
-    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+    done = forked(repo / "run.py", words_of("method.k=2"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "layers" in done.stdout and "accuracy" in done.stdout
     (record,) = (tmp_path / "outputs" / "records").glob("*.json")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import forked
 from tiny_runs import DEFAULTS, compose_tiny, timeless
 
 from layertune.command_line import run_command_line
@@ -89,24 +87,18 @@ class Fails(SelectedLayers):
 
 
 @pytest.fixture
-def command(repo, tmp_path):
+def command(repo, tmp_path, monkeypatch):
     (tmp_path / "method_of_mine.py").write_text(METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
 
     def call(*arguments, **environment):
-        paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
         given = {item.split("=")[0] for item in arguments}
         chosen = [item for item in DEFAULTS if item.split("=")[0] not in given]
         folders = (
             f"outputs_dir={tmp_path / 'outputs'}",
             f"results_dir={tmp_path / 'results'}",
         )
-        return subprocess.run(
-            [sys.executable, str(repo / "run.py"), *arguments, *chosen, *folders],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        )
+        return forked(repo / "run.py", (*arguments, *chosen, *folders), tmp_path, **environment)
 
     return call
 
@@ -117,7 +109,7 @@ def records(folder):
 
 
 @pytest.mark.slow
-def test_a_real_sigterm_ends_resumable_and_the_same_request_goes_on(command, tmp_path, monkeypatch, caplog):
+def test_a_real_sigterm_ends_resumable_and_the_same_request_goes_on(command, tmp_path, caplog):
     request = ("method.kind=method_of_mine.Stops", "method.k=2", "train.epochs=2")
     kept = "checkpoint.every_steps=100"
     stopped = command(*request, kept, STOP_SEED="0")
@@ -129,7 +121,6 @@ def test_a_real_sigterm_ends_resumable_and_the_same_request_goes_on(command, tmp
     assert records(tmp_path)[0].status == "interrupted"
     (checkpoint,) = (tmp_path / "outputs" / "checkpoints").iterdir()
 
-    monkeypatch.syspath_prepend(tmp_path)
     caplog.set_level("INFO")
     resumed, whole = (
         execute(run, Store(run.results_dir, run.outputs_dir))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from itertools import product
 
 import pytest
 import torch
+from processes import forked
 from programs import program
 from report.made_records import made, write
 from tiny_runs import compose_tiny, prepare, weights
@@ -151,7 +150,8 @@ def test_the_script_of_the_readme_runs(words, tmp_path):
     scripts = re.findall(r"```python\n(.+?)```", words, flags=re.S)
     (script,) = [script for script in scripts if "result = fine_tune(" in script]
     script = script.replace("google-bert/bert-base-uncased", str(folder))
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "script.py").write_text(script)
+    done = forked(tmp_path / "script.py", (), tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"trained layers \(\d, \d, \d\): [\d,]+ parameters", done.stdout)
 
@@ -213,16 +213,9 @@ def test_the_command_of_the_readme_runs_the_method(example, repo, tmp_path):
     command, *others = [one for one in commands if " -m " not in one]
     assert all("--config-dir=mine" in one and "method=bitfit" in one for one in (command, *others))
     assert "export PYTHONPATH=mine" in example
-    path = os.pathsep.join(["mine", *filter(None, [os.environ.get("PYTHONPATH")])])
 
     def call(*extra):
-        return subprocess.run(
-            [sys.executable, str(repo / "run.py"), *shlex.split(command, comments=True), *extra],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "WANDB_MODE": "offline"},
-        )
+        return forked(repo / "run.py", [*shlex.split(command, comments=True), *extra], tmp_path)
 
     done = call("tracking=disabled")
     assert done.returncode == 0, done.stderr
@@ -237,19 +230,12 @@ def test_the_method_of_the_readme_has_its_row_in_every_table_from_a_folder_of_it
     example, repo, tmp_path
 ):
     """One record of it, one of a table of one's own: the commands of the document find and print both."""
-    path = os.pathsep.join(["mine", *filter(None, [os.environ.get("PYTHONPATH")])])
     # what follows `python scripts/report.py` in the document
     plan, tables = re.findall(r"^python scripts/report\.py (.+)$", example, flags=re.M)
     (sweep,) = re.findall(r"^python run\.py (.+ table=table1 .+)$", example, flags=re.M)
 
     def call(script, command, *extra):
-        return subprocess.run(
-            [sys.executable, str(repo / script), *shlex.split(command, comments=True), *extra],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        return forked(repo / script, [*shlex.split(command, comments=True), *extra], tmp_path)
 
     planned = call("scripts/report.py", plan, "task=trec", "seed=0")
     assert planned.returncode == 0, planned.stderr

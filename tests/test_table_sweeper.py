@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
-from processes import others_that_hold
-from programs import own_logging, program
+from processes import forked, others_that_hold
+from programs import Ended, own_logging, program
 
 from hydra_plugins.layertune_table_sweeper import _gpus
 from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, listed_gpus, one_per_worker, visible_gpus
@@ -189,23 +190,13 @@ def test_a_plain_sweep_over_models_is_composed_job_by_job(call, folder):
     assert names == ["tiny_bert", "tiny_gpt2"]
 
 
-def run_by(launcher: str, folder: Path, repo: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Sweep through a launcher, in a process of its own: its workers import the method."""
-    return subprocess.run(
-        [
-            sys.executable,
-            str(repo / "run.py"),
-            *SWEEP,
-            f"hydra/launcher={launcher}",
-            "seed=0",
-            "method=full,top_k",
-            *more,
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-    )
+def interpreted(path: Path, words: Sequence[str], folder: Path) -> Ended:
+    """Run a file in an interpreter of its own: workers of joblib and submitit begin as that one does."""
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, str(path), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def needs(module: str) -> pytest.MarkDecorator:
@@ -222,7 +213,8 @@ def needs(module: str) -> pytest.MarkDecorator:
     ],
 )
 def test_other_launchers_run_the_same(launcher, more, folder, repo):
-    done = run_by(launcher, folder, repo, *more)
+    words = (*SWEEP, f"hydra/launcher={launcher}", "seed=0", "method=full,top_k", *more)
+    done = interpreted(repo / "run.py", words, folder)
     assert done.returncode == 1, done.stderr
     assert {name: record.status for name, record in records(folder).items()} == {
         "full 0": "done",
@@ -234,19 +226,20 @@ def test_other_launchers_run_the_same(launcher, more, folder, repo):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "words"),
+    ("first", "start", "words"),
     [
-        ("low_k", SWEEP[:4]),
-        ("full", ("-m", "task=demo")),
+        ("low_k", forked, SWEEP[:4]),
+        ("full", forked, ("-m", "task=demo")),
         pytest.param(
             "full",
+            interpreted,
             ("-m", "task=demo", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
             marks=needs("hydra_joblib_launcher"),
         ),
     ],
     ids=["table", "plain", "joblib"],
 )
-def test_a_run_that_another_process_trains_comes_again_at_the_end(first, words, folder, repo):
+def test_a_run_that_another_process_trains_comes_again_at_the_end(first, start, words, folder, repo):
     """It is held until the other run is done, then given up as by a process that was killed."""
     run = (*SWEEP[4:], "seed=0", "method=full,low_k")
     mine = compose_run(*run[:-1], "task=demo", f"method={first}", f"outputs_dir={folder / 'outputs'}")
@@ -257,14 +250,9 @@ def test_a_run_that_another_process_trains_comes_again_at_the_end(first, words, 
             while not records(folder):
                 time.sleep(0.1)
 
-    with others_that_hold() as start:
-        start(hold)
-        done = subprocess.run(
-            [sys.executable, str(repo / "run.py"), *words, *run],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
+    with others_that_hold() as another:
+        another(hold)
+        done = start(repo / "run.py", (*words, *run), folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("comes again at the end") + done.stdout.count("comes again at the end") == 1
     found = records(folder)

@@ -9,7 +9,6 @@ is built.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import runpy
 import shutil
@@ -17,10 +16,12 @@ import signal
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from processes import import_what_runs_need, in_a_process
 from test_generation_run import write as write_e2e
 from tiny_runs import DEFAULTS, lasting
 from tqdm import tqdm
@@ -59,14 +60,13 @@ REQUESTS: dict[str, tuple[str, ...]] = {
     "save": ("method=top_k", "method.k=2", "save={folder}/kept", "save_epoch=best"),
     "lisa": ("method=lisa", "method.layers=2", "method.every=3"),
 }
-MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2")]
-HEAVY = ["layertune.pipeline", "hydra.main", "accelerate", "peft", *MODELS]
 # The function that is called when training has ended and the record, or the model, is not written.
 TRAINED = {name: "keep_model" if name == "save" else "conclude" for name in REQUESTS}
 
 
 def run(cases: int, seed: int) -> list[str]:
     """Kill one request per case, once or more often, and compare its record with that of an unharmed one."""
+    import_what_runs_need()
     failures = []
     whole: dict[str, tuple[Any, int, int]] = {}
     root = Path(tempfile.mkdtemp(prefix="layertune-kill-"))
@@ -138,13 +138,8 @@ def _run_py(name: str, folder: Path, data: Path, moment: int | str | None) -> tu
     chosen = [item for item in DEFAULTS if item.split("=")[0] not in {word.split("=")[0] for word in given}]
     folders = [f"{key}_dir={folder / key}" for key in ("outputs", "results")]
     folder.mkdir(exist_ok=True)
-    context = multiprocessing.get_context("forkserver")  # what is heavy is imported once, there
-    context.set_forkserver_preload(HEAVY)
-    process = context.Process(target=_child, args=([*given, *chosen, *COMMON, *folders], folder, moment))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode, (folder / "said").read_text().splitlines() or [""]
+    done = in_a_process(partial(_child, [*given, *chosen, *COMMON, *folders], folder, moment), folder)
+    return done.returncode, (done.stdout + done.stderr).splitlines() or [""]
 
 
 def no_java(path: str | None = None) -> None:
@@ -154,9 +149,6 @@ def no_java(path: str | None = None) -> None:
 
 def _child(arguments: list[str], folder: Path, moment: int | str | None) -> None:
     """`python run.py <arguments>`, killed at a moment."""
-    said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
     sys.argv = ["run.py", *arguments]
     calls = calls_to_model = 0
 

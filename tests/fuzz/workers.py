@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import tempfile
@@ -11,12 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import at_once
+from processes import at_once, import_what_runs_need
 from programs import program
 
 from layertune import pipeline
-
-from .kill import HEAVY
 
 REPO = Path(__file__).resolve().parents[2]
 MOST = 16  # workers
@@ -25,8 +22,7 @@ SECONDS = 900
 
 def run(cases: int, seed: int) -> list[str]:
     """Let up to 16 processes work on one sweep of as many runs as cases, which begin at a seed."""
-    for module in HEAVY:  # once, for all of them
-        importlib.import_module(module)
+    import_what_runs_need()
     workers = min(MOST, cases)
     with tempfile.TemporaryDirectory(prefix="layertune-workers-") as name:
         folder = Path(name)
