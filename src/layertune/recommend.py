@@ -74,7 +74,7 @@ class Tried:
     cost: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.arm}, {self.rows:,} rows: {100 * self.score:.1f} in {self.seconds:.1f} s"
+        return f"{self.arm}, {self.rows:,} rows: {printed(100 * self.score, 1)} in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
