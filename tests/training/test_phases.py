@@ -153,15 +153,29 @@ def test_a_copy_is_trained_evaluated_and_written_back(toy, monkeypatch):
     assert facts["trainable"]["at_once"] == facts["trainable"]["touched"] == case.prep.expected_trainable
 
 
+@pytest.fixture(scope="module")
+def unbroken():
+    """Return a function that trains a run to its end, once per name: its weights and its outcome."""
+    known = {}
+
+    def train_once(name, make):
+        if name not in known:
+            case = make()
+            outcome = train(*case.parts)
+            known[name] = weights(case.model), outcome
+        return known[name]
+
+    return train_once
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 6, 8])  # 3 and 6 end a phase, 4 and 8 an epoch
-def test_a_copy_in_training_is_resumed_bit_for_bit(toy, interrupted, stop):
+def test_a_copy_in_training_is_resumed_bit_for_bit(toy, interrupted, unbroken, stop):
     def make(*extra):
         return with_foreign(toy(Copies, *TWO_EPOCHS, *extra))
 
-    whole = make()
-    expected = train(*whole.parts)
+    whole, expected = unbroken("copies", make)
     case, outcome = interrupted(lambda: make("checkpoint.every_steps=100"), stop)
-    assert_same(weights(whole.model), weights(case.model))
+    assert_same(whole, weights(case.model))
     assert timeless(outcome.history) == timeless(expected.history)
     assert (outcome.last, outcome.best, outcome.phases) == (expected.last, expected.best, expected.phases)
 
@@ -180,14 +194,15 @@ CHANGING = [
 
 @pytest.mark.parametrize("options", CHANGING, ids=lambda options: " ".join(options))
 @pytest.mark.parametrize("stop", [2, 5, 8])  # lift: the end of a phase, within one, the end of the run
-def test_methods_that_change_what_they_train_resume_bit_for_bit(prepared, interrupted, options, stop):
+def test_methods_that_change_what_they_train_resume_bit_for_bit(
+    prepared, interrupted, unbroken, options, stop
+):
     def make(*extra):
         return with_foreign(prepared(*options, *TWO_EPOCHS[1:], *extra))
 
-    whole = make()
-    expected = train(*whole.parts)
+    whole, expected = unbroken(options, make)
     case, outcome = interrupted(lambda: make("checkpoint.every_steps=100"), stop)
-    assert_same(weights(whole.model), weights(case.model))
+    assert_same(whole, weights(case.model))
     assert timeless(outcome.history) == timeless(expected.history)
     assert (outcome.last, outcome.best, outcome.phases) == (expected.last, expected.best, expected.phases)
     assert outcome.facts == expected.facts and bool(expected.facts) == ("method=recap" in options)
@@ -230,9 +245,10 @@ def test_foreign_splits_of_the_best_epoch_are_scored_while_its_model_is_there(to
     assert_same(seen[1], weights(case.model))  # the last copy, as it was written back
 
 
-@pytest.mark.parametrize("method", ["lift", "lisa", "slimfit", pytest.param("recap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["lift", "lisa", "slimfit", "recap"])
 def test_accumulation_equals_the_whole_batch(prepared, method):
-    options = (f"method={method}", *TWO_EPOCHS[1:], *NO_DROPOUT["tiny_bert"])
+    fewer = ("method.rounds=1",) if method == "recap" else ()
+    options = (f"method={method}", *fewer, *TWO_EPOCHS[1:], *NO_DROPOUT["tiny_bert"])
     cases = [prepared(*options), prepared(*options, "train.micro_batch=4")]
     for case in cases:
         case.model.double()  # rounding is no excuse then
