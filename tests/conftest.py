@@ -46,7 +46,10 @@ def _folder(*parts: str) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first: workers take files in this order, so none ends alone on a long one."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow: Counter[Path] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            slow[item.path] += mark.kwargs.get("tests", 1)
     items.sort(key=lambda item: -slow[item.path])
 
 

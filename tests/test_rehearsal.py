@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 PARTS = ("test_gpu_fast.py", "pretended")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(tests=65)  # in one: it begins first
 @pytest.mark.skipif(shutil.which("g++") is None, reason="a pretended CUDA device needs g++")
 def test_what_needs_a_cuda_device_holds_on_a_pretended_one():
     """What fails there fails here, with what it said; `make rehearsal` runs every method in all four ways."""
