@@ -189,7 +189,7 @@ def test_the_best_of_several_averages_is_chosen_on_the_first_seed_too() -> None:
 def test_a_best_with_a_single_seed_has_its_number_and_no_test() -> None:
     claim = CLAIMS["better_out_of_domain"]
     decision = decide(claim, Made({key: own[:1] for key, own in put(claim, low_k=60.0).items()}))
-    assert decision.tests == () and decision.verdict.numbers
+    assert decision.tests == () and decision.verdict.numbers and "first seed" in decision.no_test
     assert decision.verdict.status == "within_noise"
 
 

@@ -96,7 +96,10 @@ def decide(claim: Claim, numbers: SeededNumbers) -> Decision:
     wanted = {"holds": True, "does_not_hold": False}.get(point.status)
     if wanted is not None and strict.status != point.status and average is not wanted:
         verdict = replace(point, status="not_enough_runs" if point.missing else "within_noise")
-    no_test = NO_TEST.get(claim.kind, "" if tests else "no task and seed is recorded under both rows")
+    why = "no task and seed is recorded under both rows"
+    if any(noise.is_chosen(one) for one in compared):
+        why = "a best of rows is chosen on the first seed and tested on the others: no other has both rows"
+    no_test = NO_TEST.get(claim.kind, "" if tests else why)
     ordered = sorted(tests, key=lambda test: (test.where, test.lead))
     return Decision(verdict, tuple(ordered), no_test, (strict.held, strict.failed, point.compared))
 
@@ -233,7 +236,7 @@ class _Noise:
             # Of an average over tasks no column is the task's own: its differences alone tell the spread.
             own = [column for column in one.columns if f"{column.model}/{column.task}" in differences]
             spread = self.spread(name, one.other or name, own[0]) if own else None
-        chosen = chosen or any(self._is_best(r, c) for r in (name, one.other) if r for c in one.columns)
+        chosen = chosen or self.is_chosen(one)
         return paired_test(
             name,
             one.other,
@@ -244,6 +247,11 @@ class _Noise:
             spread,
             chosen,
         )
+
+    def is_chosen(self, one: Comparison) -> bool:
+        """Whether one side of a comparison is the best of several rows."""
+        rows = (*one.rows, one.other)
+        return len(one.rows) > 1 or any(self._is_best(r, c) for r in rows if r for c in one.columns)
 
     def _best_on_average(self, one: Comparison) -> tuple[str, dict[str, Seeds], bool]:
         """Return the row of a comparison, its values, and whether it was chosen from several."""

@@ -127,11 +127,12 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
     cells = [value for table in tables for value in table.cells.values()]
     found = [_counted(len(records), "run"), "of", _counted(len({r.spec.method for r in records}), "method")]
     found += ["on", _counted(len({r.spec.task for r in records}), "task")]
-    seeds = listed([str(seed) for seed in sorted({r.spec.seed for r in records})])
+    used = sorted({record.spec.seed for record in records})
+    seeds = f"seed{'s' * (len(used) > 1)} {listed([str(seed) for seed in used])}"
     devices = "; ".join(sorted({record.device for record in records}))
     done = sum(value.state == "done" for value in cells)
     lines = [
-        f"{' '.join(found)}, seeds {seeds}, on {devices}: {done} of {len(cells)} cells of the ten tables are "
+        f"{' '.join(found)}, {seeds}, on {devices}: {done} of {len(cells)} cells of the ten tables are "
         f"done. Read-out {READ_OUTS[request.readout]}."
     ]
     statuses = Counter(record.data_status for record in records if not record.is_official)
