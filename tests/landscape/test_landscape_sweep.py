@@ -72,7 +72,7 @@ def test_a_landscape_holds_every_set_once(swept):
 
 def test_sets_of_one_lowest_layer_share_one_cache(swept):
     facts = [json.loads(path.read_text()) for path in (swept / "outputs" / "cache").rglob("facts.json")]
-    layers = sorted(one["key"]["layer"] for one in facts if "key" in one)
+    layers = sorted(one["key"]["layer"] for one in facts if "layer" in one.get("key", {}))
     assert layers == [2, 3]  # nothing lies below layer 1
     rows = {row.layers: row for row in read_rows(the_file(swept))[1]}
     assert min(rows[2, 3].cache_seconds, rows[2, 4].cache_seconds) > 0 == rows[1, 2].cache_seconds

@@ -150,7 +150,7 @@ def test_foreign_splits_are_really_evaluated(prepared):
 def test_without_foreign_splits_no_second_copy_of_the_weights_is_kept(prepared):
     a_loop = loop._Loop(*prepared("train.epochs=2").parts)
     a_loop.train()
-    assert a_loop.best.epoch is not None and a_loop.best._weights == {}
+    assert a_loop.best.epoch is not None and a_loop.best.kept == {}
 
 
 def test_training_stops_in_the_epoch_whose_loss_is_not_finite(prepared, monkeypatch):
