@@ -60,7 +60,7 @@ def test_a_notebook_of_results_imports_records_and_report_alone(repo, name):
             (r"layer 6: 0\.\d{3} ± 0\.\d{3}", r"layers \(\d, \d\): [\d,]+ of [\d,]+ parameters"),
         ),
         ("02_layer_similarity", (r"19 tasks", r"TREC +5 6 7 +10 11 12", r"two tasks: 171 pairs")),
-        ("03_results", (r"low_k .*paper +10 11 12", r"frozen_unchanged=True", r"coverage: \d+ of \d+ runs")),
+        ("03_results", (r"low_k .*tuned +10 11 12", r"frozen_unchanged=True", r"coverage: \d+ of \d+ runs")),
     ],
 )
 def test_a_notebook_runs(repo, name, shown):
