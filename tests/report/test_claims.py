@@ -184,7 +184,7 @@ def test_a_best_is_unknown_while_a_row_lacks_a_seed_but_other_pairs_count(
 ) -> None:
     records = world_of(CLAIMS["beats_full_on_mr_trec"], holds=True).records(BERT, without=("low_k", 42))
     one = judged("beats_full_on_mr_trec", paper, *records)
-    assert (one.tests, one.no_test) == ((), "no task and seed is recorded under both rows")
+    assert one.tests == () and "every row" in one.no_test
     records = world_of(CLAIMS["cola_wants_blocks"], holds=True).records(BERT, without=("low_k", 42))
     tests = judged("cola_wants_blocks", paper, *records).tests
     pairs = {(test.row, test.other): test.pairs for test in tests}

@@ -237,7 +237,8 @@ def test_a_run_whose_training_had_ended_trains_and_evaluates_nothing_again(prepa
     again = with_foreign(prepared(*options))
     outcome = train(*again.parts)
     assert_same(weights(first.model), weights(again.model))
-    assert outcome.peak_memory_bytes >= expected.peak_memory_bytes > 0
+    # the peak of the last checkpoint; what came after it was read by the first run alone
+    assert outcome.peak_memory_bytes > 0.99 * expected.peak_memory_bytes > 0
     assert {**vars(outcome), **cost(expected)} == vars(expected)
     assert outcome.seconds == pytest.approx(expected.seconds, rel=0.1)  # writing back is done again
 

@@ -98,7 +98,10 @@ def decide(claim: Claim, numbers: SeededNumbers) -> Decision:
         verdict = replace(point, status="not_enough_runs" if point.missing else "within_noise")
     why = "no task and seed is recorded under both rows"
     if any(noise.is_chosen(one) for one in compared):
-        why = "a best of rows is chosen on the first seed and tested on the others: no other has both rows"
+        why = (
+            "a best of rows is chosen on the first seed and tested on the others: "
+            "none has the runs of every row"
+        )
     no_test = NO_TEST.get(claim.kind, "" if tests else why)
     ordered = sorted(tests, key=lambda test: (test.where, test.lead))
     return Decision(verdict, tuple(ordered), no_test, (strict.held, strict.failed, point.compared))
