@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from layertune.records.record import Record
@@ -153,16 +153,16 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
 def _ranking(table: TableValues) -> str:
     """Say which methods lead a table's average, over the rows that have one."""
     columns = [column for column in table.spec.columns if column.mean_of]
-    averages: Mapping[str, float] = {
-        row.key: mean
-        for row in table.spec.rows
-        for column in columns
-        if (mean := table.cell(row.key, column.key).mean) is not None
-        and table.cell(row.key, column.key).has_learned
-    }
+    cells = {row.key: table.cell(row.key, column.key) for row in table.spec.rows for column in columns}
+    averages = {key: cell.mean for key, cell in cells.items() if cell.mean is not None and cell.has_learned}
     title = table.spec.title
     if len(averages) < 2:
-        return f"{title}: fewer than two methods have all tasks and seeds: no average compares yet."
+        whole = sum(cell.mean is not None for cell in cells.values())
+        why = "fewer than two methods have all tasks and seeds"
+        if whole > 1:
+            learned = f"{len(averages) or 'none'} learned something on each ({MARKS['majority']})"
+            why = f"of {whole} methods that have all tasks, {learned}"
+        return f"{title}: {why}: no average compares yet."
     tasks = len(columns[0].mean_of)
     named = {
         row.key: f"{row.title} {printed(averages[row.key], 1)}"
