@@ -350,7 +350,7 @@ def _recommend(given: argparse.Namespace) -> None:
             words += [f"protocol.train_examples={size}"] if size < rows else []
             scored = recommend.scored_rows(size, rows, count)
             words += [f"protocol.eval_examples={scored}"] if scored < count else []
-            found = recommend.tried(arm, _executed(*words), cpu)
+            found = recommend.tried(arm, _executed(compose_run(*words)), cpu)
             print(found, file=sys.stderr)
             return found
 
@@ -385,7 +385,7 @@ def _limit(common: Sequence[str], rows: int) -> tuple[float | None, bool]:
     words.append(f"protocol.max_steps={recommend.PROBED}")
     run = compose_run(*common, *words)
     try:
-        record = _executed(*common, *words)
+        record = _executed(run)
     except RunFailed as error:
         print(f"{error}: a search without --budget has no limit here.")
         return None, False
@@ -401,11 +401,10 @@ def _limit(common: Sequence[str], rows: int) -> tuple[float | None, bool]:
     return limit, cpu
 
 
-def _executed(*words: str) -> Record:
+def _executed(run: RunConfig) -> Record:
     from layertune.pipeline import execute
     from layertune.records import Store
 
-    run = compose_run(*words)
     return execute(run, Store(run.results_dir, run.outputs_dir))
 
 

@@ -160,12 +160,9 @@ def whole_cost(steps: Record, rows: int, epochs: int, batch_size: int, cpu: bool
 
 def rounds_of(number: int, rows: int) -> list[tuple[int, int]]:
     """Return rows and arms of each round that so many arms on so many rows go through."""
-    sizes, left = [rows], number
-    while left > FINAL and sizes[0] // KEPT >= LEAST:
+    sizes, counts = [rows], [number]
+    while counts[-1] > FINAL and sizes[0] // KEPT >= LEAST:
         sizes.insert(0, sizes[0] // KEPT)
-        left = max(FINAL, left // KEPT)
-    counts = [number]
-    while len(counts) < len(sizes):
         counts.append(max(FINAL, counts[-1] // KEPT))
     return list(zip(sizes, counts, strict=True))
 

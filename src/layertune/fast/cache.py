@@ -39,9 +39,8 @@ PREFIX_VERSION = 2  # raised when the same input would give other states
 FP8_LARGEST = 448.0  # of e4m3; each token is scaled to it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn, "fp64": torch.float64}
 _BATCH = 64  # examples per forward pass of the cache's own pass
-_SHARE = (
-    4  # a cache is put on the device, or read into memory, where it takes at most a quarter of what is free
-)
+# A cache is put on the device, or read into memory, where it takes at most a quarter of what is free.
+_SHARE = 4
 
 BatchOf = Callable[[np.ndarray], Batch]
 

@@ -84,9 +84,8 @@ class Opening:
         """
         spec, store = self.run.cache, self.data.train.store
         cache = CacheStore(self.run.cache_dir / "prefix", int(spec.max_gb * 1e9))
-        opening = Stopwatch(
-            self.runtime.device
-        )  # for keys, checks and copies; an entry knows what it cost itself
+        # Times keys, checks and copies; an entry knows what it cost itself.
+        opening = Stopwatch(self.runtime.device)
         with opening.counting():
             key = prefix_key(
                 self.model,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -32,25 +32,27 @@ ALIKE = 0.1  # of a rank correlation: tasks that differ by less order the sets a
 
 def judges(results: Path) -> Mapping[str, Judge]:
     """Return what judges the claims that no table settles, by the landscapes of a folder of results."""
-    return {
-        **BY_SCORES,
-        "landscape_rules": partial(_judge, results / FOLDER, better_than_chance),
-        "landscape_tasks": partial(_judge, results / FOLDER, follows_the_task),
-    }
+    pages = cache(lambda index, model: _whole(results / FOLDER, index, model))  # both claims read the same
+
+    def by(verdict: Callable[[Sequence[Page]], Verdict]) -> Judge:
+        def judge(index: RecordIndex, model: str) -> Elsewhere:
+            found = pages(index, model)
+            return Elsewhere("landscapes", verdict(found), (), {"landscapes": [page.name for page in found]})
+
+        return judge
+
+    return {**BY_SCORES, "landscape_rules": by(better_than_chance), "landscape_tasks": by(follows_the_task)}
 
 
-def _judge(
-    folder: Path, verdict: Callable[[Sequence[Page]], Verdict], index: RecordIndex, model: str
-) -> Elsewhere:
-    """Ask one landscape of each task, that of the most seeds, the last by name of equals."""
+def _whole(folder: Path, index: RecordIndex, model: str) -> list[Page]:
+    """Return one landscape of each task, that of the most seeds, the last by name of equals."""
     whole: dict[str, Page] = {}
     for page in read_pages(folder, index, model):
         known = whole.get(page.ground.task)
         is_whole = page.k == K and len(page.scores.sets) == comb(page.ground.num_layers, K)
         if is_whole and (known is None or len(known.scores.seeds) <= len(page.scores.seeds)):
             whole[page.ground.task] = page
-    found = verdict(list(whole.values()))
-    return Elsewhere("landscapes", found, (), {"landscapes": [page.name for page in whole.values()]})
+    return list(whole.values())
 
 
 def better_than_chance(pages: Sequence[Page]) -> Verdict:

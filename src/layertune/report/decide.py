@@ -224,7 +224,7 @@ class _Noise:
 
     def test(self, one: Comparison) -> PairedTest | None:
         """Return the test of a comparison; None where no task and seed is recorded on both sides."""
-        name, mine, chosen = self._best_on_average(one)
+        name, mine = self._best_on_average(one)
         theirs = {} if not one.other else self._joined(one.other, one.columns)
         differences = {}
         for key, seeds in mine.items():
@@ -239,7 +239,6 @@ class _Noise:
             # Of an average over tasks no column is the task's own: its differences alone tell the spread.
             own = [column for column in one.columns if f"{column.model}/{column.task}" in differences]
             spread = self.spread(name, one.other or name, own[0]) if own else None
-        chosen = chosen or self.is_chosen(one)
         return paired_test(
             name,
             one.other,
@@ -248,7 +247,7 @@ class _Noise:
             one.against,
             one.lower_is_better,
             spread,
-            chosen,
+            self.is_chosen(one),
         )
 
     def is_chosen(self, one: Comparison) -> bool:
@@ -256,13 +255,10 @@ class _Noise:
         rows = (*one.rows, one.other)
         return len(one.rows) > 1 or any(self._is_best(r, c) for r in rows if r for c in one.columns)
 
-    def _best_on_average(self, one: Comparison) -> tuple[str, dict[str, Seeds], bool]:
-        """Return the row of a comparison, its values, and whether it was chosen from several."""
+    def _best_on_average(self, one: Comparison) -> tuple[str, dict[str, Seeds]]:
+        """Return the row of a comparison and its values: of several the best, less the seed that chose it."""
         joined = {row: self._joined(row, one.columns) for row in one.rows}
-        if len(one.rows) == 1:
-            return one.rows[0], joined[one.rows[0]], False
-        name, values = _held_out(joined)
-        return name, values, True
+        return next(iter(joined.items())) if len(joined) == 1 else _held_out(joined)
 
     def _join(self, row: str, columns: tuple[ClaimColumn, ...]) -> dict[str, Seeds]:
         """Return model/task -> seed -> value."""

@@ -173,7 +173,7 @@ def read_requests(words: Iterable[str], sides: int = 1) -> tuple[tuple[Request, 
     """
     chosen, overrides = _read(words, ("readout", "seed"), ("compare",))
     for word in overrides:
-        if (key := word.partition("=")[0]) in ("table", "task", "method"):
+        if (key := word.partition("=")[0]) in ("table", *SELECTING):
             raise ConfigError(
                 f"{word}: all runs of all tables are read; {key}= is for plans and sweeps alone."
             )
