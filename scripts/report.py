@@ -5,7 +5,7 @@ python scripts/report.py claims model=bert readout=best --json   which of the pa
 python scripts/report.py figures model=gte_small                 all figures, as PNG and SVG
 python scripts/report.py plan table=1 task=trec,cr seed=0        what is still to be run, as a shell script
 python scripts/report.py landscape                               where rules land among all sets of layers
-python scripts/report.py compare --means results/runs/*.json     records side by side
+python scripts/report.py compare --means results/runs/*.json     records side by side; --precisions, --modes
 
 Words are those of run.py. Exit codes: 1 with --strict if a cell is not done, 2 if the request was wrong (one
 sentence says why).
@@ -35,7 +35,7 @@ from layertune.report.plan import interpreter, lines, make_plan, read_index, sto
 from layertune.report.render.write import write_comparison, write_tables
 from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
-from layertune.report.summary import compare_means, compare_modes
+from layertune.report.summary import compare_means, compare_sides
 
 FEW = 5  # stale records are named, more are counted
 
@@ -94,11 +94,11 @@ def compare(args: argparse.Namespace) -> None:
     records, _ = read_files(map(Path, args.files))
     if not records:
         raise ConfigError("none of these files is a record.")
-    print(
-        (compare_means if args.means else compare_modes if args.modes else compare_runs)(
-            list(records.values())
-        )
-    )
+    found = list(records.values())
+    if args.differ is not None:
+        print(compare_sides(found, args.differ))
+    else:
+        print(compare_means(found) if args.means else compare_runs(found))
 
 
 def main(args: argparse.Namespace) -> int | None:
@@ -145,9 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("files", nargs="+", help="records, such as results/runs/*.json")
     ways = one.add_mutually_exclusive_group()
     ways.add_argument("--means", action="store_true", help="one row per method, over its seeds")
-    ways.add_argument(
-        "--modes", action="store_true", help="train=published beside train=fast, with a paired test"
-    )
+    sides = {"modes": ("train", "published beside fast"), "precisions": ("precision", "fp32 beside bf16")}
+    for name, (differ, told) in sides.items():
+        ways.add_argument(
+            f"--{name}", dest="differ", action="store_const", const=differ, help=f"{told}, with a paired test"
+        )
     return parser
 
 

@@ -1,9 +1,10 @@
-"""Records in a few lines, for the person who waits at the terminal: one, several, their means, two modes."""
+"""Records in a few lines, for the person who waits at the terminal: one, several, their means, two sides."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 from layertune.errors import ConfigError
 from layertune.records.record import OPEN_METRICS, Record, TrainingRecord
@@ -12,14 +13,10 @@ from layertune.report.paired import effect, paired_test
 from layertune.report.rounding import printed
 from layertune.report.values import split_error
 
-MODES = ("published", "fast")
+SIDES = {"train": ("published", "fast"), "precision": ("fp32", "bf16")}  # what may stand side by side
 RUN_HEAD = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
 MEAN_HEAD = (
     "method", "grid", "layers", "trained", "select s", "train s", "cpu s", "peak MiB", "score", "split", "n"
-)  # fmt: skip
-MODE_HEAD = (
-    "task", "method", "layers", "published", "fast", "difference", "n", "cpu s published", "cpu s fast",
-    "of it cache",
 )  # fmt: skip
 
 
@@ -94,49 +91,58 @@ def compare_means(records: Sequence[Record]) -> str:
     return aligned(MEAN_HEAD, rows)
 
 
-def compare_modes(records: Sequence[Record]) -> str:
-    """Return train=published beside train=fast, one row per task, method and recipe, over the seeds of both.
+def compare_sides(records: Sequence[Record], differ: Literal["train", "precision"]) -> str:
+    """Return runs that differ in one setting side by side, one row per task, method and recipe.
 
-    Scores are the headline metric after the last epoch, mean ± sample standard deviation; `cpu s` is training
-    and, under fast, the cache as first made; selection and evaluation are left out. Below it the difference
-    over rows whose runs learned something. Records of older versions are left out and counted.
+    Only seeds trained on both sides count. Scores are the headline metric after the last epoch, mean ± sample
+    standard deviation; `cpu s` is training and, under fast, the cache as first made; selection and
+    evaluation are left out. Below it the difference over rows whose runs learned something. Records of older
+    versions are left out and counted.
+
+    Args:
+        records: of any runs.
+        differ: `train` sets the mode `fast` beside `published`, `precision` bf16 beside fp32.
 
     Raises:
-        ConfigError: no task, method and seed was trained in both modes.
+        ConfigError: no task, method and seed was trained on both sides.
     """
+    plain, other = SIDES[differ]
     current = [record for record in records if not is_stale(record)]
     stale = len(records) - len(current)
     left_out = f" {stale} stale records, of older versions, are left out." if stale else ""
-    found: dict[tuple[str, str, str], dict[int, dict[str, Record]]] = {}  # seed -> mode -> record
+    found: dict[tuple[str, ...], dict[int, dict[str, Record]]] = {}  # recipe -> seed -> side -> record
     for record in current:
         spec = record.spec
-        if is_scored(record) and spec.train in MODES:
-            rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)}"
+        settings = {"train": spec.train, "precision": precision_of(record)}
+        side = settings.pop(differ)
+        if is_scored(record) and side in SIDES[differ]:
+            rest = f"{spec.model} {spec.k} {spec.grid} {spec.protocol} {recipe_of(record)} {settings}"
             key = (spec.task, with_rate(spec.method, record), rest)
-            found.setdefault(key, {}).setdefault(spec.seed, {})[spec.train] = record
+            found.setdefault(key, {}).setdefault(spec.seed, {})[side] = record
     rows, differences = [], {}
     for (task, method, rest), seeds in sorted(found.items()):
-        published, fast = (
-            [pair[mode] for _, pair in sorted(seeds.items()) if len(pair) == len(MODES)] for mode in MODES
-        )
-        if not fast:
+        pairs = [(pair[plain], pair[other]) for _, pair in sorted(seeds.items()) if len(pair) == 2]
+        if not pairs:
             continue
-        rows.append((task, method, *_mode_row(published, fast)))
-        if not any(record.is_below_majority for record in (*published, *fast)):
-            pairs = zip(_scores(fast), _scores(published), strict=True)
-            differences[f"{task} {method} {rest}"] = [100 * one - 100 * other for one, other in pairs]
+        rows.append((task, method, *_sides_row(pairs)))
+        if not any(record.is_below_majority for pair in pairs for record in pair):
+            differences[f"{task} {method} {rest}"] = [
+                100 * after - 100 * before for before, after in map(_scores, pairs)
+            ]
     if not rows:
         raise ConfigError(
-            f"no task, method and seed is there under both train=published and train=fast.{left_out}"
+            f"no task, method and seed is there under both {differ}={plain} and {differ}={other}.{left_out}"
         )
     told = "No row learned more than the majority class: nothing is compared."
     if differences:
-        test = paired_test("fast", "published", differences)
+        test = paired_test(other, plain, differences)
         told = (
-            f"fast minus published, in points: {effect(test)}, over the {test.tasks} rows that learned more "
+            f"{other} minus {plain}, in points: {effect(test)}, over the {test.tasks} rows that learned more "
             f"than the majority class, {test.pairs} pairs of seeds."
         )
-    return f"{aligned(MODE_HEAD, rows)}\n\n{told}{left_out}"
+    head = ("task", "method", "layers", plain, other, "difference", "n")
+    costs = (f"cpu s {plain}", f"cpu s {other}", "of it cache")
+    return f"{aligned((*head, *costs), rows)}\n\n{told}{left_out}"
 
 
 def is_scored(record: Record) -> bool:
@@ -150,6 +156,11 @@ def recipe_of(record: Record) -> tuple[float | None, ...]:
     if training is None:
         return ()
     return training.learning_rate, training.head_learning_rate, training.epochs, training.batch_size
+
+
+def precision_of(record: Record) -> str:
+    """Return the precision of a run's matrix products; fp32 in a record that does not say where it ran."""
+    return record.env.precision if record.env is not None else "fp32"
 
 
 def with_rate(name: str, record: Record) -> str:
@@ -183,7 +194,8 @@ def _groups(records: Sequence[Record]) -> list[list[Record]]:
     for record in records:
         spec = record.spec
         asked = (spec.model, spec.task, spec.method, spec.k, spec.grid, spec.train, spec.protocol)
-        groups.setdefault((*asked, is_stale(record), *recipe_of(record)), []).append(record)
+        told = (*asked, precision_of(record), is_stale(record), *recipe_of(record))
+        groups.setdefault(told, []).append(record)
 
     def mean_score(group: Sequence[Record]) -> float:
         scores = _scores(group)
@@ -224,8 +236,9 @@ def _row(record: Record) -> tuple[str, ...]:
 
 
 def _called(record: Record) -> str:
-    """Return the method, and what its numbers must not be compared across: the mode, older versions."""
-    words = {"fast": record.spec.train == "fast", "stale": is_stale(record)}
+    """Return the method, and what its numbers must not be compared across: mode, precision, versions."""
+    precision = precision_of(record)
+    words = {"fast": record.spec.train == "fast", precision: precision != "fp32", "stale": is_stale(record)}
     said = ", ".join(word for word, holds in words.items() if holds)
     return f"{record.spec.method} ({said})" if said else record.spec.method
 
@@ -265,21 +278,19 @@ def _split_error(record: Record) -> float | None:
     return split_error(record, evaluation, record.headline()[0])
 
 
-def _mode_row(published: Sequence[Record], fast: Sequence[Record]) -> tuple[str, ...]:
-    """Return the row of one recipe, its seeds in the same order in both modes."""
-    plain, cached = _trainings(published), _trainings(fast)
-    chosen = {_layers(record) for record in (*published, *fast)}
+def _sides_row(pairs: Sequence[tuple[Record, Record]]) -> tuple[str, ...]:
+    """Return the row of one recipe: pairs of one seed each, the plain side first."""
+    sides = tuple(zip(*pairs, strict=True))
+    chosen = {_layers(record) for pair in pairs for record in pair}
     layers = chosen.pop() if len(chosen) == 1 else "differ"
-    steps = statistics.mean(training.cpu_seconds for training in cached)
-    cache = statistics.mean(training.cache.cpu_seconds for training in cached)
-    points = [100 * statistics.mean(_scores(records)) for records in (fast, published)]
+    caches = [statistics.mean(t.cache.cpu_seconds for t in _trainings(side)) for side in sides]
+    steps = [statistics.mean(t.cpu_seconds for t in _trainings(side)) for side in sides]
+    before, after = (100 * statistics.mean(_scores(side)) for side in sides)
     return (
         "—" if layers in ("all", "none", "") else layers,
-        _percent(_scores(published)),
-        _percent(_scores(fast)),
-        printed(points[0] - points[1], 2, "+"),
-        str(len(fast)),
-        f"{statistics.mean(training.cpu_seconds for training in plain):.0f}",
-        f"{steps + cache:.0f}",
-        f"{cache:.0f}",
+        *(_percent(_scores(side)) for side in sides),
+        printed(after - before, 2, "+"),
+        str(len(pairs)),
+        *(f"{step + cache:.0f}" for step, cache in zip(steps, caches, strict=True)),
+        f"{caches[-1]:.0f}",
     )
