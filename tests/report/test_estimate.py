@@ -17,7 +17,7 @@ from layertune.report.estimate import Estimator
 from layertune.report.index import RecordIndex
 
 # Every made record: 1,000 tokens and 64 examples per second, lowest trained layer 2, peak 2 GiB, batch 32.
-LENGTH = 1000 / 64  # tokens per example
+LOAD = 1000 / 64 + 8  # tokens per example, and what it costs besides them
 
 
 def run_of(method: str, seed: int = 0, task: str = "sst2", model: str = "bert", *more: str) -> RunConfig:
@@ -40,14 +40,14 @@ def test_a_seed_costs_what_the_other_seeds_did(tmp_path: Path) -> None:
     # (12 + (12 - 2 + 1) - 1/4 + 3)
     assert found.seconds == pytest.approx(5 * 6920 / 64 + 5 * 872 / 64 * 12 / 25.75)
     assert found.memory_bytes == 3 * 2**30
-    assert found.basis == "2 records of same model, method and task"
+    assert found.basis == "2 records of same model, method, task and protocol"
 
 
 def test_scores_are_paid_for_by_the_first_run_that_needs_them(tmp_path: Path) -> None:
     estimator = Estimator(index_of(tmp_path, made(run_of("low_k", 42))), ["bert"])
     first, second = (estimator.estimate(run_of("low_k", seed)).seconds for seed in (0, 100))
     assert first is not None and second is not None
-    assert first - second == pytest.approx(6920 / 64 * 12 / 25.75)  # one pass forward over the training rows
+    assert first - second == pytest.approx(6920 * 8 / 64)  # all training rows, of which 64 took 8 seconds
     same_scores = estimator.estimate(run_of("high_k")).seconds
     other_scores = Estimator(index_of(tmp_path), ["bert"]).estimate(run_of("high_k")).seconds
     assert same_scores is not None and other_scores is not None and same_scores < other_scores
@@ -68,32 +68,33 @@ def test_another_task_counts_by_its_tokens(tmp_path: Path) -> None:
     found = Estimator(index_of(tmp_path, made(run_of("top_k"))), ["bert"]).estimate(
         run_of("top_k", task="cr")
     )
-    # CR: 1,775 rows of 23.8 tokens, 2,000 test rows
-    assert found.seconds == pytest.approx(5 * (1775 + 2000 * 12 / 25.75) * 23.8 / 1000)
-    assert found.basis == "1 record of same model and method"
+    # CR: 1,775 rows of 23.8 tokens, 2,000 test rows; each row costs as 8 tokens more
+    assert found.seconds == pytest.approx(5 * (1775 + 2000 * 12 / 25.75) * (23.8 + 8) / LOAD / 64)
+    assert found.basis == "1 record of same model, method and protocol"
 
 
 def test_another_method_counts_by_the_cost_model(tmp_path: Path) -> None:
     index = index_of(tmp_path, made(run_of("full"), lowest=0), made(run_of("full", 42), lowest=0))
     found = Estimator(index, ["bert"]).estimate(run_of("lora"))
-    unit = 1 / 1000 / 36  # full fine-tuning: three times twelve layers
-    assert found.seconds == pytest.approx(5 * (6920 * 24 + 872 * 12) * LENGTH * unit)
+    unit = 1 / 64 / 36  # full fine-tuning: three times twelve layers
+    assert found.seconds == pytest.approx(5 * (6920 * 24 + 872 * 12) * unit)
     assert found.basis == "2 records of bert, by the cost model"
     top = Estimator(index, ["bert"]).estimate(run_of("top_k")).seconds
-    assert top == pytest.approx(5 * (6920 * 17.75 + 872 * 12) * LENGTH * unit)
+    assert top == pytest.approx(5 * (6920 * 17.75 + 872 * 12) * unit)
 
 
 def test_another_model_counts_by_the_size_of_a_layer(tmp_path: Path) -> None:
     index = index_of(tmp_path, made(run_of("full", model="gte_small"), lowest=0))
     found = Estimator(index, ["bert"], device="gpu a").estimate(run_of("full"))
-    assert found.seconds == pytest.approx(5 * (6920 * 36 + 872 * 12) * 25.3 / 36000 * 7.09 / 1.77)
+    unit = 7.09 / 1.77 / 64 / 36
+    assert found.seconds == pytest.approx(5 * (6920 * 36 + 872 * 12) * (25.3 + 8) / LOAD * unit)
     assert found.basis == "1 record of other models, by the cost model and the size of a layer"
 
 
 def test_without_a_record_the_assumption_is_named(tmp_path: Path) -> None:
     estimator = Estimator(index_of(tmp_path), ["bert"])
     found = estimator.estimate(run_of("full"))
-    assert found.seconds == pytest.approx(5 * (6920 * 36 + 872 * 12) * 25.3 * 2 * 7.09e6 / 10e12)
+    assert found.seconds == pytest.approx(5 * (6920 * 36 + 872 * 12) * (25.3 + 8) * 2 * 7.09e6 / 10e12)
     assert "assumption of 10 TFLOP/s" in found.basis and estimator.device == "a GPU (assumed)"
 
 
@@ -134,7 +135,23 @@ def test_memory_of_another_method_is_modelled_and_scaled_by_what_was_measured(tm
 def test_a_pass_for_scores_alone_trains_nothing(tmp_path: Path) -> None:
     estimator = Estimator(index_of(tmp_path, made(run_of("low_k", 42))), ["bert"])
     found = estimator.estimate(run_of("low_k", 0, "sst2", "bert", "stage=score"))
+    assert found.seconds == pytest.approx(6920 * 8 / 64)
+
+
+def test_scoring_takes_one_pass_forward_where_no_record_says_what_it_took(tmp_path: Path) -> None:
+    record = made(run_of("top_k", 42), selected=None)
+    found = Estimator(index_of(tmp_path, record), ["bert"]).estimate(
+        run_of("low_k", 0, "sst2", "bert", "stage=score")
+    )
     assert found.seconds == pytest.approx(6920 / 64 * 12 / 25.75)
+
+
+def test_adaptive_scoring_reads_as_many_rows_as_it_did(tmp_path: Path) -> None:
+    fast = ("sst2", "bert", "train=fast", "stage=score")
+    index = index_of(tmp_path, made(run_of("low_k", 42, "sst2", "bert", "train=fast")))
+    assert Estimator(index, ["bert"]).estimate(run_of("low_k", 0, *fast)).seconds == pytest.approx(8)
+    other = Estimator(index, ["bert"]).estimate(run_of("high_k", 0, *fast)).seconds
+    assert other == pytest.approx(256 * 8 / 64)  # no record of the method: a guess
 
 
 def test_evaluation_takes_what_records_say_it_took(tmp_path: Path) -> None:

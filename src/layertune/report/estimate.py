@@ -26,8 +26,11 @@ from layertune.report.index import RecordIndex
 ASSUMED_DEVICE = "a GPU (assumed)"
 ASSUMED_FLOPS = 10e12  # sustained in fp32 on short sentences at batch 32; an assumption, not a measurement
 ASSUMED_ROWS = 10_000  # of a task whose YAML has no counts
-ADAPTIVE_ROWS = 256  # that `scoring.examples=adaptive` reads: a guess
+ADAPTIVE_ROWS = 256  # that `scoring.examples=adaptive` reads where no record says so: a guess
 NO_DEVICE = "none"  # asks for the assumption, whatever is recorded
+# What an example costs besides its own tokens, in tokens: its share of a step and the lesser speed of short
+# rows. With 8, runs of gte_small on texts of 5 to 70 tokens foretell each other within a quarter.
+OVERHEAD = 8.0
 TOKENS = {"sentence": 25.0, "pair": 45.0, "generation": 60.0}  # of an example, where its YAML says nothing
 # A step of RECAP in steps of full fine-tuning, as measured on gte_small: the masks of gradients and the odd
 # sizes of the pruned matrices cost more than the pruning saves.
@@ -206,7 +209,7 @@ class Estimate:
 
     seconds: float | None  # selection, caches, training and evaluation; None where nothing is known
     memory_bytes: float | None  # peak
-    basis: str  # "3 records of the same model, method and task"
+    basis: str  # "3 records of same model, method and protocol"
 
 
 class Estimator:
@@ -244,20 +247,20 @@ class Estimator:
         if per_unit is None:
             return Estimate(None, memory, basis)
         tokens = _median(m.tokens for m in own.named(task=run.task.name)) or tokens_per_example(run.task)
+        load = tokens + OVERHEAD
         data = run.model.name, run.task.data_name, run.protocol.train_examples
-        work, evaluation = 0.0, 0.0
+        work, evaluation, scores = 0.0, 0.0, 0.0
         if run.stage == "run":
             work = trained_examples(run) * units
             rate = _median(one.evaluation_rate for one in nearest) or own.evaluation_rate or per_unit
-            evaluation = rate * tokens * evaluated_examples(run) * run.model.num_layers
+            evaluation = rate * load * evaluated_examples(run) * run.model.num_layers
             once = once_units(run, lowest)
             if once and self._pays("cache", once, run.cache, *data):
                 work += training_rows(run) * once
         if (scoring := scoring_units(run)) and self._pays("scores", run.method.scorer, run.scoring, *data):
-            rows, asked_rows = training_rows(run), run.scoring.examples
-            limit = ADAPTIVE_ROWS if asked_rows == "adaptive" else asked_rows
-            work += (min(rows, limit) if isinstance(limit, int) else rows) * scoring
-        return Estimate(per_unit * tokens * work + evaluation, memory, basis)
+            rate = _median(one.scoring_rate for one in nearest) or own.scoring_rate or per_unit
+            scores = rate * load * _scored_rows(run, nearest) * scoring
+        return Estimate(per_unit * load * work + evaluation + scores, memory, basis)
 
     def _group(self, run: RunConfig, model: str) -> _Group:
         """Return a model's records of the same precision.
@@ -282,10 +285,17 @@ class Estimator:
     ) -> tuple[float | None, str, Sequence[_Measured]]:
         """Return seconds per unit of the cost model, from where, and the records of the same method."""
         asked = {"method": run.method.name, "k": run.method.k, "train": run.train.mode}
-        same, here = own.named(**asked), own.named(**asked, task=run.task.name)
-        for nearest, words in ((here, "same model, method and task"), (same, "same model and method")):
-            if nearest and units:
-                seconds = statistics.median(one.seconds_per_token for one in nearest)
+        task, protocol = {"task": run.task.name}, {"protocol": run.protocol.name}
+        for more in (
+            task | protocol,
+            protocol,
+            task,
+            {},
+        ):  # a protocol's runs are alike in more than a task's
+            if units and (nearest := own.named(**asked, **more)):
+                seconds = statistics.median(one.seconds_per_load for one in nearest)
+                *first, last = "model", "method", *more
+                words = f"same {', '.join(first)} and {last}"
                 return seconds / units, _counted(len(nearest), words), nearest
         if known := own.per_unit:
             words = _counted(len(known), f"{run.model.name}, by the cost model")
@@ -324,22 +334,32 @@ class _Measured:
         assert record.training is not None, "a usable record has trained"
         self.record, self.training = record, record.training
         self.layer = None if record.model is None else record.model.lowest_trained_layer
-        self.seconds_per_token = 1 / self.training.tokens_per_second
         self.tokens = self.training.tokens_per_second / self.training.examples_per_second  # of an example
+        self.load = self.tokens + OVERHEAD
+        self.seconds_per_load = 1 / (self.training.examples_per_second * self.load)
 
     @property
     def per_unit(self) -> float | None:
         """Seconds per unit; None where the model does not know the run."""
         units = 0.0 if self.record.run is None else step_units(self.record.run, self.layer)
-        return self.seconds_per_token / units if units else None
+        return self.seconds_per_load / units if units else None
 
     @property
     def evaluation_rate(self) -> float | None:
-        """Seconds of evaluation per token and layer; None where they were not recorded."""
+        """Seconds of evaluation per layer and token of load; None where they were not recorded."""
         run, seconds = self.record.run, self.training.evaluation_seconds
         if run is None or not seconds or not (rows := evaluated_examples(run)):
             return None
-        return seconds / (rows * self.tokens * run.model.num_layers)
+        return seconds / (rows * self.load * run.model.num_layers)
+
+    @property
+    def scoring_rate(self) -> float | None:
+        """Seconds of scoring per unit and token of load; None where nothing was scored."""
+        run, chosen = self.record.run, self.record.selection
+        units = 0.0 if run is None else scoring_units(run)
+        if chosen is None or not (work := chosen.examples * units):
+            return None
+        return chosen.seconds / (work * self.load)
 
     @property
     def memory_ratio(self) -> float | None:
@@ -372,14 +392,33 @@ class _Group:
 
     @cached_property
     def evaluation_rate(self) -> float | None:
-        """Seconds of evaluation per token and layer, of the runs that recorded them."""
+        """Seconds of evaluation per layer and token of load, of the runs that recorded them."""
         return _median(one.evaluation_rate for one in self.records)
+
+    @cached_property
+    def scoring_rate(self) -> float | None:
+        """Seconds of scoring per unit and token of load, of the runs that scored."""
+        return _median(one.scoring_rate for one in self.records)
 
     @cached_property
     def memory_ratio(self) -> float:
         """How the peaks compare with the modelled ones; 1 where there are none."""
         ratio = _median(one.memory_ratio for one in self.records)
         return 1.0 if ratio is None else ratio
+
+
+def _scored_rows(run: RunConfig, nearest: Iterable[_Measured]) -> float:
+    """Return how many rows scoring reads; adaptive scoring as many as it did in the nearest records."""
+    rows, asked = training_rows(run), run.scoring.examples
+    if asked != "adaptive":
+        return min(rows, asked) if isinstance(asked, int) else rows
+    found = [
+        one.record.selection.examples
+        for one in nearest
+        if one.record.selection is not None and one.record.run is not None
+        if one.record.run.scoring.examples == "adaptive"
+    ]
+    return min(rows, statistics.fmean(found) if found else ADAPTIVE_ROWS)
 
 
 def _median(values: Iterable[float | None]) -> float | None:
