@@ -32,7 +32,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.paper import load_paper_tables
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import interpreter, lines, make_plan, read_index, store_of
-from layertune.report.render.write import write_comparison, write_tables
+from layertune.report.render.write import renew_page, write_comparison, write_tables
 from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
 from layertune.report.summary import compare_means, compare_sides
@@ -62,6 +62,7 @@ def claims(args: argparse.Namespace) -> None:
     judged = judge_all(load_claims(), load_paper_tables(), request, index, judges(results))
     text = to_text(judged, request, index.damaged)
     write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
+    renew_page(results)
     print(to_json(judged, request) if args.json else text, end="")
     _name_stale(index, {request.model, request.lm}, results)
 
@@ -70,6 +71,7 @@ def figures(args: argparse.Namespace) -> None:
     """Draw and say what was drawn."""
     (request,), results = read_requests(args.words)
     drawn = write_figures(request, results)
+    renew_page(results)
     for one in drawn:
         print(f"{one.name:<16} {one.coverage}".rstrip())
     files = [path for one in drawn for path in one.files]

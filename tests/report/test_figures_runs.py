@@ -183,7 +183,16 @@ def test_a_second_drawing_changes_no_byte(tmp_path):
     assert {path.stem for path in folder.glob("*.png")} == {"figure2", "layers_by_task"}
     scores = (folder / "layers_by_task.csv").read_text()
     assert scores.startswith("task,data,examples,train,seeds,high_k,low_k,block_high,block_low")
+    page = (folder.parent / REQUEST.folder / "index.html").read_text()
+    shown = {"../tiny_bert/figure2", "figure4", "cost_sst2", "../tiny_bert/layers_by_task"}
+    assert all(f'src="{name}.svg"' in page for name in shown)
+    assert "Figure 3" in page and "figure3.svg" not in page  # named among those that are not drawn
+    assert 'href="../../tables/index.html#tiny_bert-lm=tiny_gpt2"' in page and "claims/" not in page
+    claims = tmp_path / "claims" / f"{REQUEST.folder}.md"
+    claims.parent.mkdir()
+    claims.touch()
     write_figures(REQUEST, tmp_path)
+    assert f'href="../../claims/{claims.name}"' in (folder.parent / REQUEST.folder / "index.html").read_text()
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "figures").rglob("*.*g")}
     assert all(b"<dc:date>" not in content for content in first.values())
 
@@ -192,13 +201,16 @@ def test_without_records_nothing_is_drawn_and_what_was_is_removed(tmp_path):
     old = tmp_path / "figures" / "tiny_bert" / "figure2.png"
     old.parent.mkdir(parents=True)
     old.touch()
+    page = tmp_path / "figures" / REQUEST.folder / "index.html"
+    page.parent.mkdir()
+    page.touch()
     assert {one.name: one.files for one in write_figures(REQUEST, tmp_path)} == {
         "figure2": (),
         "figure3": (),
         "figure4": (),
         "figure5": (),
     }
-    assert not list(tmp_path.rglob("*.*g"))
+    assert not list(tmp_path.rglob("*.*g")) and not page.exists()
 
 
 def test_a_wrong_request_is_one_sentence_and_exit_code_2(called, tmp_path):

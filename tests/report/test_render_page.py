@@ -17,7 +17,7 @@ from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
 from layertune.records import Record, versions_of
 from layertune.report.render.footers import fill_command
-from layertune.report.render.write import write_comparison, write_tables
+from layertune.report.render.write import renew_page, write_comparison, write_tables
 from layertune.report.request import Request, read_request, read_requests
 
 GTE = Request("gte_small", overrides=("train.epochs=3",))
@@ -41,6 +41,10 @@ def results(tmp_path: Path) -> Path:
     """A results folder with records, and without tables."""
     write(tmp_path / "results" / "runs", *_records())
     return tmp_path / "results"
+
+
+def _page(results: Path) -> str:
+    return (results / "tables" / "index.html").read_text(encoding="utf-8")
 
 
 def _files(results: Path) -> dict[str, bytes]:
@@ -82,7 +86,7 @@ def test_the_page_shows_every_backbone_that_has_a_folder_as_its_request_asks(res
     write_tables(GTE, results)
     write_tables(Request(readout="best"), results)
     assert read_request(results / "tables" / GTE.folder / "request.json") == GTE
-    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    page = _page(results)
     assert "make tables MODEL=gte_small SET=train.epochs=3" in page
     assert "make plan MODEL=bert READOUT=best" in page
     empty_last = ('id="gte_small-train.epochs=3"', 'id="bert-readout=best"')
@@ -136,17 +140,24 @@ def test_links_of_a_markdown_table_lead_to_records(results: Path) -> None:
 
 
 def test_a_summary_stands_before_the_tables_and_links_to_claims_and_figures(results: Path) -> None:
-    (results / "claims").mkdir()
-    (results / "claims" / f"{GTE.folder}.md").touch()
-    (results / "figures" / GTE.folder).mkdir(parents=True)
     write_tables(GTE, results)
-    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    places = [results / "claims" / f"{GTE.folder}.md", results / "figures" / GTE.folder / "index.html"]
+    assert not any(f"../{place.relative_to(results)}" in _page(results) for place in places)
+    for place in places:  # made after the tables, as README does it
+        place.parent.mkdir(parents=True)
+        place.touch()
+    renew_page(results)
+    page = _page(results)
     start, tables = page.index('<section class="summary"'), page.index('<table class="numbers">')
     summary = page[start:tables]
     assert "6 runs of 2 methods on 1 task, seeds 0, 42 and 100, on GPU A" in summary
     assert "no average compares yet" in summary and "16</td>" in summary
-    assert f'href="../claims/{GTE.folder}.md"' in summary and f'href="../figures/{GTE.folder}"' in summary
-    assert '../figures/gte_small"' not in summary  # none was drawn
+    assert all(f'href="../{place.relative_to(results)}"' in summary for place in places)
+
+
+def test_a_page_that_is_not_there_is_not_renewed(results: Path) -> None:
+    renew_page(results)
+    assert not (results / "tables").exists()
 
 
 def test_an_average_over_all_tasks_is_said_in_a_sentence_and_drawn_against_its_cost(tmp_path: Path) -> None:
@@ -177,7 +188,7 @@ def test_an_average_over_all_tasks_is_said_in_a_sentence_and_drawn_against_its_c
 
 def test_records_that_no_table_shows_are_listed(results: Path) -> None:
     write_tables(GTE, results)
-    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    page = _page(results)
     assert "<summary>gte_small: 2 records</summary>" in page
     assert "accuracy 71.2" in page and "head_only" in page
     assert 'none (<a href="../runs/gte_small-trec-lisa-s0.json">0</a>)</td>' in page
@@ -197,7 +208,7 @@ def test_the_command_that_would_show_records_of_other_settings_is_named(tmp_path
 
 def test_tables_without_a_record_say_that_all_cells_are_missing(results: Path) -> None:
     write_tables(Request(), results)
-    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    page = _page(results)
     (line,) = [line for line in page.splitlines() if line.startswith('<li id="bert">')]
     assert "no record yet" in line and 'href="bert/table1.md"' in line and "make plan MODEL=bert" in line
     assert '<section id="bert' not in page  # a model without records is one line
@@ -210,7 +221,7 @@ def test_tables_without_a_record_say_that_all_cells_are_missing(results: Path) -
 def test_a_file_that_is_no_record_is_named(results: Path) -> None:
     (results / "runs" / "broken.json").write_text("{", encoding="utf-8")
     write_tables(GTE, results)
-    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    page = _page(results)
     assert "broken.json" in page
 
 
@@ -342,7 +353,7 @@ def test_different_settings_have_different_folders_and_paths_change_nothing(resu
     first = (results / "tables" / GTE.folder / "table9.md").read_bytes()
     write_tables(Request("gte_small"), results)
     assert (results / "tables" / GTE.folder / "table9.md").read_bytes() == first
-    page = (results / "tables" / "index.html").read_text(encoding="utf-8")
+    page = _page(results)
     assert 'id="gte_small"' in page and 'id="gte_small-train.epochs=3"' in page
 
 

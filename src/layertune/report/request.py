@@ -74,6 +74,11 @@ class Request:
         return (*words, *(word for word in self.words if word.partition("=")[0] not in NO_SETTINGS))
 
     @property
+    def asked(self) -> str:
+        """Model and settings, as `run.py` takes them."""
+        return " ".join((f"model={self.model}", *self.settings))
+
+    @property
     def folder(self) -> str:
         """The folder of what is made of this request; requests that can differ have different ones."""
         return folder_of(self.model, self.settings)

@@ -1,9 +1,12 @@
-"""`make figures`: all figures of a model as PNG and SVG; records and request alone decide every byte."""
+"""`make figures`: all figures of a model as PNG and SVG, and a page of them; records and request alone decide
+every byte.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from layertune.report.index import RecordIndex
 from layertune.report.layer_scores import ModelScores, chosen_layers, model_scores, scored_tasks
 from layertune.report.paper_claims import STRATEGIES
 from layertune.report.render.footers import fill_command
+from layertune.report.render.formats import to_html
 from layertune.report.request import COMPARED, Request
 from layertune.report.spec import TableSpec, model_title
 from layertune.report.values import table_values
@@ -29,6 +33,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAT_MAPS, SWEEPS = ("figure2", "figure3"), ("figure4", "figure5")
+PAGE = "index.html"
+TITLES = {
+    **{f"figure{n}": f"Figure {n}" for n in range(2, 6)},
+    "ranks": "Average ranks over tasks",
+    "improvement": "Probability of improvement",
+    "controls": "Scores without the words",
+    "layers_by_task": "Layers that each task selects",
+}
 FOLDERS = ("runs", "scores")  # of the results: finished runs, and kept records of stage=score
 
 
@@ -40,13 +52,19 @@ class Drawn:
     files: tuple[Path, ...]
     coverage: str
 
+    @property
+    def title(self) -> str:
+        """What it shows, in words."""
+        return TITLES.get(self.name) or f"Accuracy against cost: {self.name.removeprefix('cost_')}"
+
 
 def write_figures(request: Request, results: Path) -> list[Drawn]:
     """Write Figures 4 and 5, costs per task, and methods over tasks, into the folder of the request.
 
     What shows layer scores, which no setting changes, lies in the folder of the model that it shows: Figures
     2 and 3, the controls, and which layers each task selects. Accuracy against cost is drawn for tasks on
-    which at least two methods have a finished run. A figure of which nothing is recorded is not drawn.
+    which at least two methods have a finished run. A figure of which nothing is recorded is not drawn. A page
+    of them all, which links to tables and claims, lies in the folder of the request.
 
     Raises:
         ConfigError: an unknown model or setting.
@@ -85,7 +103,30 @@ def write_figures(request: Request, results: Path) -> list[Drawn]:
     if own.by_task:
         coverage = _write_scores(own, of_model)
         drawn.append(_saved(choices_figure(own), of_model, "layers_by_task", coverage))
+    _write_page(request, drawn, results)
     return drawn
+
+
+def _write_page(request: Request, drawn: Sequence[Drawn], results: Path) -> None:
+    """Write the page of all figures; where none was drawn, an old one is removed."""
+    folder = results / "figures" / request.folder
+    places = [(one, Path(os.path.relpath(one.files[-1], folder)).as_posix()) for one in drawn if one.files]
+    if not places:
+        (folder / PAGE).unlink(missing_ok=True)
+        return
+    claims = f"claims/{request.folder}.md"
+    page = to_html(
+        "figures",
+        title=f"layertune: figures of {model_title(request.model)}",
+        asked=request.asked,
+        anchor=request.folder,
+        command=request.make("figures"),
+        claims=f"../../{claims}" if (results / claims).is_file() else "",
+        drawn=places,
+        not_drawn=[one.title for one in drawn if not one.files],
+        damaged=(),
+    )
+    write_atomic(folder / PAGE, page.encode())
 
 
 def _saved(figure: Figure | None, folder: Path, name: str, coverage: str) -> Drawn:

@@ -39,11 +39,6 @@ class Backbone:
         return model_title(self.request.model)
 
     @property
-    def asked(self) -> str:
-        """Model and settings, as `run.py` takes them."""
-        return " ".join((f"model={self.request.model}", *self.request.settings))
-
-    @property
     def anchor(self) -> str:
         """The id of its part of the page, and the name of its folder."""
         return self.request.folder

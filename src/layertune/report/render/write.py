@@ -5,7 +5,7 @@ What is written depends on the records and the request alone: no clock, no commi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from layertune.report.spec import model_title, printed_tables
 from layertune.report.values import TableValues, table_values
 
 PICTURE = "cost.svg"
+PAGE = Path("tables", "index.html")  # below results_dir
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,26 @@ def write_tables(request: Request, results: Path) -> Written:
     """
     folder = results / "tables"
     index = RecordIndex.read(results / "runs")
-    values = {request: _values(request, index)}
-    for path in sorted(folder.glob(f"*/{FILE}")):
-        if path.parent.name != request.folder:
-            other = read_request(path)
-            values[other] = _values(other, index)
-    used = {one: len({run_id for table in values[one] for run_id in _used(table)}) for one in values}
-    order = sorted(values, key=lambda one: (-used[one], one.model != "bert", one.folder))
-    sheets = [sheet_of(table, request) for table in values[request]]
+    values = _all_values(request, index, folder)
+    own = values[request]
+    sheets = [sheet_of(table, request) for table in own]
     request.write(folder / request.folder)
-    files = _write(folder / request.folder, request.folder, sheets, [[table] for table in values[request]])
-    files += _picture(request, values[request], index, folder / request.folder)
-    shown = {run_id for tables in values.values() for table in tables for run_id in _shown(table)}
-    backbones = [_backbone(one, values[one], index, shown, results) for one in order]
-    page = write_atomic(folder / "index.html", to_page(backbones, index, shown).encode())
+    files = _write(folder / request.folder, request.folder, sheets, [[table] for table in own])
+    files += _picture(request, own, index, folder / request.folder)
+    backbones = _write_page(values, index, results)
     hint = next(one.hint for one in backbones if one.request == request)
-    return Written(page, tuple(files), index, _coverage(values[request]), hint)
+    return Written(results / PAGE, tuple(files), index, _coverage(own), hint)
+
+
+def renew_page(results: Path) -> None:
+    """Write the page anew where there is one: it links to the claims and figures made since.
+
+    Raises:
+        ConfigError: a folder's request is damaged.
+    """
+    if (results / PAGE).is_file():
+        index = RecordIndex.read(results / "runs")
+        _write_page(_all_values(None, index, results / "tables"), index, results)
 
 
 def write_comparison(one: Request, other: Request, results: Path) -> Written:
@@ -83,15 +88,37 @@ def write_comparison(one: Request, other: Request, results: Path) -> Written:
     return Written(page, tuple(files), index, _coverage([*sides[0], *sides[1]]))
 
 
+def _all_values(
+    request: Request | None, index: RecordIndex, folder: Path
+) -> dict[Request, list[TableValues]]:
+    """Return the tables of a request, and those of every other one that has a folder."""
+    values = {} if request is None else {request: _values(request, index)}
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        if request is None or path.parent.name != request.folder:
+            other = read_request(path)
+            values[other] = _values(other, index)
+    return values
+
+
+def _write_page(
+    values: Mapping[Request, list[TableValues]], index: RecordIndex, results: Path
+) -> list[Backbone]:
+    """Write the page of some requests, the one with most records first; return what it shows of each."""
+    used = {one: len({run_id for table in values[one] for run_id in _used(table)}) for one in values}
+    order = sorted(values, key=lambda one: (-used[one], one.model != "bert", one.folder))
+    shown = {run_id for tables in values.values() for table in tables for run_id in _shown(table)}
+    backbones = [_backbone(one, values[one], index, shown, results) for one in order]
+    write_atomic(results / PAGE, to_page(backbones, index, shown).encode())
+    return backbones
+
+
 def _backbone(
     request: Request, tables: list[TableValues], index: RecordIndex, shown: set[str], results: Path
 ) -> Backbone:
     """Return what the page shows of a request; it links to the claims and figures that lie in `results`."""
-    places = {
-        "which claims hold": f"claims/{request.folder}.md",
-        "figures of the runs": f"figures/{request.folder}",
-        "figures of the layer scores": f"figures/{request.model}",
-    }
+    figures = [f"figures/{folder}/index.html" for folder in (request.folder, request.model)]
+    places = [("which claims hold", f"claims/{request.folder}.md")]
+    places += [("figures", place) for place in figures if (results / place).is_file()][:1]
     left_out = [one for one in index.records if one.run_id not in shown and one.spec.model == request.model]
     return Backbone(
         request,
@@ -99,11 +126,7 @@ def _backbone(
         sentences(tables, request),
         other_settings(left_out, request),
         f"{request.folder}/{PICTURE}" if (results / "tables" / request.folder / PICTURE).is_file() else "",
-        [
-            (words, f"../{place}")
-            for words, place in dict.fromkeys(places.items())
-            if (results / place).exists()
-        ],
+        [(words, f"../{place}") for words, place in places if (results / place).is_file()],
     )
 
 
