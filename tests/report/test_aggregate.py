@@ -35,7 +35,7 @@ def test_done_is_mean_and_sample_deviation_over_the_seeds(says: Says, low: Cell)
     assert value.values == pytest.approx({0: 90.0, 42: 91.0, 100: 92.0})
     assert value.run_ids == tuple(f"bert-sst2-low_k-s{seed}" for seed in SEEDS)
     assert value.marks == () and value.notes == ()
-    assert value.paper is not None and (value.paper.value, value.paper.std) == (90.8, 0.3)
+    assert value.paper is not None and (value.paper.target, value.paper.std) == (90.8, 0.3)
     assert value.delta == pytest.approx(0.2)
 
 
@@ -51,7 +51,7 @@ def test_partial_counts_its_seeds_and_has_a_mean_of_those(says: Says, low: Cell)
 def test_missing_has_the_papers_number_and_none_of_ours(says: Says, low: Cell) -> None:
     value = says(low)
     assert (value.state, value.mean, value.std, value.n, value.wanted) == ("missing", None, None, 0, 3)
-    assert value.paper is not None and value.paper.value == 90.8 and value.delta is None
+    assert value.paper is not None and value.paper.target == 90.8 and value.delta is None
 
 
 def test_stale_is_not_used_and_named(says: Says, low: Cell) -> None:
@@ -178,14 +178,14 @@ def test_cross_domain_cells_read_the_foreign_evaluation_set(says: Says) -> None:
 def test_another_model_stands_beside_the_papers_number_without_a_difference(says: Says) -> None:
     cell = load_table("table1", model="gte_small").cell("low_k", "sst2")
     value = says(cell, *seeds_of(cell, 0.90, 0.91, 0.92))
-    assert value.paper is not None and value.paper.value == 90.8
+    assert value.paper is not None and value.paper.target == 90.8
     assert value.delta is None and value.marks == ("other",)
 
 
 def test_the_errata_decide_what_a_cell_is_compared_with(says: Says) -> None:
     cell = load_table(9).cell("block_high", "qnli")
     value = says(cell, *seeds_of(cell, 0.89, 0.89, 0.89))
-    assert value.paper is not None and value.paper.number.printed == "90.2" and value.paper.value == 88.7
+    assert value.paper is not None and value.paper.printed == "90.2" and value.paper.target == 88.7
     assert value.delta == pytest.approx(0.3)
 
 

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from layertune.errors import ConfigError
-from layertune.report.paper import load_errata, load_paper_tables, paper_value
+from layertune.report.paper import load_errata, load_paper_tables
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,8 @@ from layertune.report.paper import load_errata, load_paper_tables, paper_value
     ],
 )
 def test_a_value_is_the_printed_one(paper, table, row, model, task, metric, value, std):
-    found = paper_value(paper, table, row, task, metric, model)
-    assert (found.value, found.std) == (value, std)
-    assert found.number.value == value
+    found = paper.find(table, row, task, metric, model)
+    assert (found.target, found.std, found.value) == (value, std, value)
 
 
 def test_all_608_numbers_are_there_once_each(paper):
@@ -51,9 +50,9 @@ def test_all_608_numbers_are_there_once_each(paper):
 
 
 def test_printed_digits_survive(paper):
-    found = paper_value(paper, 3, "recap", "e2e", "nist").number
+    found = paper.find(3, "recap", "e2e", "nist", "gpt2")
     assert (found.printed, found.std_printed, found.decimals) == ("8.60", "0.11", 2)
-    assert paper_value(paper, 4, "io", "average", "speedup").number.decimals == 2
+    assert paper.find(4, "io", "average", "speedup").decimals == 2
 
 
 def test_row_and_task_keys_are_the_printed_labels_one_to_one(paper):
@@ -83,7 +82,7 @@ def test_row_and_task_keys_are_the_printed_labels_one_to_one(paper):
         expected = {"avg.": "average", "": "average"}.get(short, short.replace(" → ", "_"))
         assert number.task == expected
     assert found == labels
-    euclidean = {n.group_printed for n in paper.of(7) if n.row.startswith("euclidean")}
+    euclidean = {n.group_printed for n in paper.numbers if n.table == 7 and n.row.startswith("euclidean")}
     assert euclidean == {"Layer selection based on Euclidean distance"}
 
 
@@ -99,11 +98,11 @@ def test_every_task_is_printed_with_one_metric_and_every_percentage_is_one(paper
 
 
 def test_the_erratum_replaces_table_9s_qnli_by_table_2s(paper):
-    found = paper_value(paper, 9, "block_high", "qnli", "accuracy")
-    assert (found.value, found.number.printed) == (88.7, "90.2")
+    found = paper.find(9, "block_high", "qnli", "accuracy")
+    assert (found.target, found.printed) == (88.7, "90.2")
     assert found.erratum.id == "table9_qnli_block_high"
-    assert paper_value(paper, 2, "block_high", "qnli", "accuracy").erratum is None
-    assert paper_value(paper, 2, "high_k", "qnli", "accuracy").value == 90.2
+    assert paper.find(2, "block_high", "qnli", "accuracy").erratum is None
+    assert paper.find(2, "high_k", "qnli", "accuracy").target == 90.2
 
 
 @pytest.mark.parametrize(
@@ -115,29 +114,19 @@ def test_the_erratum_replaces_table_9s_qnli_by_table_2s(paper):
 )
 def test_a_parameter_count_that_cannot_be_derived_is_no_target(paper, table, row):
     task = "average" if table == 4 else "e2e"
-    found = paper_value(paper, table, row, task, "trainable_parameters")
-    assert found.value is None and found.number.value > 0 and found.erratum is not None
+    found = paper.find(table, row, task, "trainable_parameters", "bert" if table == 4 else "gpt2")
+    assert found.target is None and found.value > 0 and found.erratum is not None
 
 
 def test_counts_that_can_be_derived_stay_targets(paper):
-    assert paper_value(paper, 4, "full", "average", "trainable_parameters").value == 116.6
-    assert paper_value(paper, 4, "adapters", "average", "trainable_parameters").value == 3.6
-    assert paper_value(paper, 3, "low_k", "e2e", "trainable_parameters").value == 21.3
+    assert paper.find(4, "full", "average", "trainable_parameters").target == 116.6
+    assert paper.find(4, "adapters", "average", "trainable_parameters").target == 3.6
+    assert paper.find(3, "low_k", "e2e", "trainable_parameters", "gpt2").target == 21.3
 
 
 def test_a_cell_the_paper_leaves_empty_has_no_value(paper):
-    assert paper_value(paper, 4, "full", "average", "speedup") is None
-    assert paper_value(paper, 1, "lisa", "sst2", "accuracy") is None
-
-
-def test_an_unknown_table_names_the_ten(paper):
-    with pytest.raises(ConfigError, match="no table 11; its tables are 1 to 10"):
-        paper_value(paper, 11, "full", "sst2", "accuracy")
-
-
-def test_a_table_of_several_models_wants_one_named(paper):
-    with pytest.raises(ConfigError, match="table 6 has several models: name one of deberta, electra"):
-        paper_value(paper, 6, "top_k", "rte", "accuracy")
+    assert paper.find(4, "full", "average", "speedup") is None
+    assert paper.find(1, "lisa", "sst2", "accuracy") is None
 
 
 GOOD_HEADER = "table,row,model,task,metric,value,std,unit,group_printed,method_printed,dataset_printed"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from layertune.errors import ConfigError
-from layertune.report.paper import paper_value
 from layertune.report.paper_claims import Claim, ClaimColumn, Verdict, judge, load_claims, paper_numbers
 
 HOLDS, FAILS, OPEN = "holds", "does_not_hold", "not_enough_runs"
@@ -139,7 +138,7 @@ def test_a_claim_looks_only_into_its_tables(claims, paper):
 
 def test_the_papers_numbers_carry_the_errata_and_keep_untargeted_prints(paper):
     assert paper_numbers(paper, [9])("block_high", "qnli", "accuracy", "bert") == 88.7
-    assert paper_value(paper, 4, "slimfit", "average", "trainable_parameters").value is None
+    assert paper.find(4, "slimfit", "average", "trainable_parameters").target is None
     assert paper_numbers(paper, [4])("slimfit", "average", "trainable_parameters", "bert") == 40.7
 
 

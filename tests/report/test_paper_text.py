@@ -52,7 +52,7 @@ def test_every_number_stands_in_the_papers_text_at_its_row_and_column(paper, sou
     text = (source / "paper.txt").read_text(encoding="utf-8")
     read = _parse_table_5(text) if table == 5 else _parse(text, table)
     ours = {}
-    for n in paper.of(table):
+    for n in (one for one in paper.numbers if one.table == table):
         model = n.model if table == 6 else ""
         ours[n.group_printed, model, n.method_printed, n.dataset_printed, n.metric] = (
             n.printed,

@@ -12,7 +12,7 @@ import pytest
 from layertune.config import RunConfig
 from layertune.config.compose import compose_run, plain_run
 from layertune.errors import ConfigError
-from layertune.report.paper import PaperTables, paper_value
+from layertune.report.paper import PaperTables
 from layertune.report.spec import Cell, TableSpec, load_table, table_names
 
 ALL = [f"table{n}" for n in range(1, 11)] + [f"figure{n}" for n in range(2, 6)]
@@ -83,15 +83,15 @@ def test_composition_without_hydra_refuses_what_does_not_exist() -> None:
 @pytest.mark.parametrize("table", range(1, 11))
 def test_every_number_of_the_paper_stands_beside_one_cell(table: int, paper: PaperTables) -> None:
     keys = [cell.paper_key for cell in load_table(table).cells() if cell.paper_key is not None]
-    beside = [key for key in keys if paper_value(paper, *key) is not None]
-    printed = [(table, one.row, one.task, one.metric, one.model) for one in paper.of(table)]
+    beside = [key for key in keys if paper.find(*key) is not None]
+    printed = [one.cell for one in paper.numbers if one.table == table]
     assert sorted(beside) == sorted(printed)
 
 
 def test_rows_headings_and_columns_of_table_1_are_the_papers(paper: PaperTables) -> None:
     table = load_table("table1")
     assert [row.key for row in table.rows] == METHODS_OF_TABLE_1
-    printed = {number.row: (number.method_printed, number.group_printed) for number in paper.of(1)}
+    printed = {n.row: (n.method_printed, n.group_printed) for n in paper.numbers if n.table == 1}
     assert {row.key: (row.title, row.group) for row in table.rows} == printed
     assert [column.title for column in table.columns] == [
         "SST-2 (acc)", "SST-5 (acc)", "MR (acc)", "CR (acc)", "MPQA (acc)", "Subj (acc)", "TREC (acc)",

@@ -1,7 +1,7 @@
 """What the paper prints: the 608 numbers of Tables 1-10 (`results/paper/tables.csv`) and the errata.
 
-Tables, claims and figures compare our records with `paper_value`, which applies `errata.yaml`: where the
-paper contradicts itself it says which number is the target, if any of them can be.
+Tables, claims and figures compare our records with a number's `target`. It is the printed one except where
+the paper contradicts itself: there `errata.yaml` says which number is the target, if any can be.
 
 Values stay as printed (percent, millions, factors). Row keys are method names, and a few more: `ours_best`
 (best of the four strategies: Tables 5, 8, 10), `ours_mean` (their mean: Table 4), `io` (input/output
@@ -15,7 +15,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -36,7 +36,7 @@ def _is_number(digits: str) -> str:
 
 
 Digits = Annotated[str, AfterValidator(_is_number)]
-Cell = tuple[int, str, str, str, str]  # table, row, model, task, metric
+Cell = tuple[int, str, str, str, str]  # table, row, task, metric, model
 
 
 @dataclass(frozen=True)
@@ -52,34 +52,8 @@ class Printed:
 
     @property
     def cell(self) -> Cell:
-        """The key: table, row, model, task, metric."""
-        return (self.table, self.row, self.model, self.task, self.metric)
-
-
-@dataclass(frozen=True)
-class PaperNumber(Printed):
-    """One line of `tables.csv`."""
-
-    std_printed: Digits | None  # "0.11"; None where the paper prints no ±
-    unit: Literal["percent", "raw", "million", "factor"]  # raw: NIST and CIDEr; million: parameters
-    group_printed: str  # heading above the row; "" = none
-    method_printed: str
-    dataset_printed: str
-
-    @property
-    def value(self) -> float:
-        """The number, in the printed unit."""
-        return float(self.printed)
-
-    @property
-    def std(self) -> float | None:
-        """The number after ±, in the printed unit."""
-        return None if self.std_printed is None else float(self.std_printed)
-
-    @property
-    def decimals(self) -> int:
-        """Digits after the point, as printed."""
-        return len(self.printed.partition(".")[2])
+        """The key: table, row, task, metric, model."""
+        return (self.table, self.row, self.task, self.metric, self.model)
 
 
 @dataclass(frozen=True)
@@ -117,13 +91,31 @@ class Errata:
 
 
 @dataclass(frozen=True)
-class PaperValue:
-    """The number that a table cell of ours is compared with."""
+class PaperNumber(Printed):
+    """One line of `tables.csv`, with what an erratum says of it."""
 
-    value: float | None  # None: printed, but not a target
-    std: float | None
-    number: PaperNumber  # as printed
-    erratum: Erratum | None
+    std_printed: Digits | None  # "0.11"; None where the paper prints no ±
+    unit: Literal["percent", "raw", "million", "factor"]  # raw: NIST and CIDEr; million: parameters
+    group_printed: str  # heading above the row; "" = none
+    method_printed: str
+    dataset_printed: str
+    target: float | None = None  # what ours is compared with; None: printed, but not a target
+    erratum: Erratum | None = None
+
+    @property
+    def value(self) -> float:
+        """The number as printed."""
+        return float(self.printed)
+
+    @property
+    def std(self) -> float | None:
+        """The number after ±."""
+        return None if self.std_printed is None else float(self.std_printed)
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point, as printed."""
+        return len(self.printed.partition(".")[2])
 
 
 @dataclass(frozen=True)
@@ -134,30 +126,20 @@ class PaperTables:
     errata: tuple[Erratum, ...]
 
     @cached_property
-    def by_cell(self) -> dict[Cell, PaperValue]:
-        """All numbers with the errata applied, by table, row, model, task and metric."""
-        wrong = {cell.cell: (cell.target, erratum) for erratum in self.errata for cell in erratum.cells}
-        found = {}
-        for number in self.numbers:
-            target, erratum = wrong.get(number.cell, (number.value, None))
-            found[number.cell] = PaperValue(target, number.std, number, erratum)
-        return found
+    def _by_cell(self) -> dict[Cell, PaperNumber]:
+        return {number.cell: number for number in self.numbers}
 
-    @cached_property
-    def _by_table(self) -> dict[int, tuple[PaperNumber, ...]]:
-        tables = sorted({number.table for number in self.numbers})
-        return {table: tuple(n for n in self.numbers if n.table == table) for table in tables}
+    def find(self, table: int, row: str, task: str, metric: str, model: str = "bert") -> PaperNumber | None:
+        """Return what the paper says about one cell; None where it prints nothing.
 
-    def of(self, table: int) -> tuple[PaperNumber, ...]:
-        """Return the numbers of one table, in printed order.
-
-        Raises:
-            ConfigError: no such table.
+        Args:
+            table: 1 to 10.
+            row: a method's name or one of the row keys named at the top of this file.
+            task: a task's name, a cross-domain pair, or `average`.
+            metric: as in records; `mean`, `trainable_parameters` and `speedup` besides.
+            model: a model's name.
         """
-        if table not in self._by_table:
-            known = list(self._by_table)
-            raise ConfigError(f"the paper has no table {table!r}; its tables are {known[0]} to {known[-1]}")
-        return self._by_table[table]
+        return self._by_cell.get((table, row, task, metric, model))
 
 
 @cache
@@ -185,16 +167,18 @@ def load_paper_tables(folder: Path = PAPER_FOLDER) -> PaperTables:
         numbers.append(validated(PaperNumber, line | digits, f"{path}:{reader.line_num}"))
     refuse_twice((number.cell for number in numbers), path)
     errata = load_errata(folder)
-    printed = {number.cell: number.printed for number in numbers}
+    known = {number.cell: replace(number, target=number.value) for number in numbers}
     for erratum in errata:
         for cell in erratum.cells:
-            if printed.get(cell.cell) != cell.printed:
-                found = printed.get(cell.cell, "nothing")
+            number = known.get(cell.cell)
+            if number is None or number.printed != cell.printed:
+                found = "nothing" if number is None else number.printed
                 raise ConfigError(
                     f"{folder / 'errata.yaml'}: {erratum.id} says that {cell.cell} prints {cell.printed}, "
                     f"but tables.csv has {found}"
                 )
-    return PaperTables(tuple(numbers), errata)
+            known[cell.cell] = replace(number, target=cell.target, erratum=erratum)
+    return PaperTables(tuple(known.values()), errata)
 
 
 def load_errata(folder: Path = PAPER_FOLDER) -> tuple[Erratum, ...]:
@@ -208,30 +192,6 @@ def load_errata(folder: Path = PAPER_FOLDER) -> tuple[Erratum, ...]:
     refuse_twice((erratum.id for erratum in errata), path)
     refuse_twice((cell.cell for erratum in errata for cell in erratum.cells), path)
     return errata
-
-
-def paper_value(
-    tables: PaperTables, table: int, row: str, task: str, metric: str, model: str | None = None
-) -> PaperValue | None:
-    """Return what the paper says about one cell, with the errata applied; None where it prints nothing.
-
-    Args:
-        tables: what `load_paper_tables` returned.
-        table: 1 to 10.
-        row: a method's name or one of the row keys named at the top of this file.
-        task: a task's name, a cross-domain pair, or `average`.
-        metric: as in records; `mean`, `trainable_parameters` and `speedup` besides.
-        model: a model's name; None = the only model of the table.
-
-    Raises:
-        ConfigError: no such table, or `model` left out where the table has several.
-    """
-    numbers = tables.of(table)
-    if model is None:
-        model, *others = sorted({number.model for number in numbers})
-        if others:
-            raise ConfigError(f"table {table} has several models: name one of {', '.join([model, *others])}")
-    return tables.by_cell.get((table, row, model, task, metric))
 
 
 def read_yaml(path: Path, kind: type[Content]) -> Content:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from layertune.errors import ConfigError
-from layertune.report.paper import PAPER_FOLDER, PaperTables, paper_value, read_yaml, refuse_twice, validated
+from layertune.report.paper import PAPER_FOLDER, PaperTables, read_yaml, refuse_twice, validated
 from layertune.report.rounding import as_printed
 
 Status = Literal["holds", "does_not_hold", "within_noise", "not_enough_runs"]
@@ -567,11 +567,11 @@ def paper_numbers(paper: PaperTables, tables: Iterable[int | str]) -> Numbers:
 
     def value(row: str, task: str, metric: str, model: str) -> float | None:
         for table in numbered:
-            found = paper_value(paper, table, row, task, metric.removesuffix("_std"), model)
+            found = paper.find(table, row, task, metric.removesuffix("_std"), model)
             if found is not None and metric.endswith("_std"):
                 return found.std
             if found is not None:
-                return found.number.value if found.value is None else found.value
+                return found.value if found.target is None else found.target
         return None
 
     return with_derived_rows(value)

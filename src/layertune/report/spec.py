@@ -18,12 +18,12 @@ from layertune.config.build import build_dataclass, unknown_key
 from layertune.config.compose import group_choice, plain_run, split_overrides
 from layertune.config.groups import cached_by_folders, group_names, own_names
 from layertune.errors import ConfigError, one_line
+from layertune.report.paper import Cell as PaperKey
 from layertune.report.paper import the_paper
 
 How = Literal["runs", "any", "mean", "best"]
 # Measures that mean something within one device only.
 DEVICE_BOUND = ("speedup", "peak_memory", "preparation_seconds", "run_seconds")
-PaperKey = tuple[int, str, str, str, str]  # table, row, task, metric, model: of results/paper/tables.csv
 UNITS = {"percent": 100.0, "raw": 1.0, "million": 1e-6, "factor": 1.0, "gibibyte": 2.0**-30, "second": 1.0}
 SAME = {"": ("",), "bert": ("bert", "bert_cased"), "gpt2": ("gpt2",)}  # §4.3 names the cased checkpoint
 

@@ -13,7 +13,7 @@ from typing import Literal
 from layertune.config import RunConfig
 from layertune.records.record import ModelRecord, Record, TrainingRecord
 from layertune.report.index import Found, RecordIndex, RunState
-from layertune.report.paper import PaperValue, paper_value, the_paper
+from layertune.report.paper import PaperNumber, the_paper
 from layertune.report.rounding import as_printed
 from layertune.report.spec import DEVICE_BOUND, Cell, Column, TableSpec
 
@@ -126,8 +126,8 @@ class CellValue:
     n: int  # runs that are done, those of the parts of a derived cell together
     wanted: int  # runs that the cell asks for
     values: Mapping[int, float] = field(default_factory=dict)  # seed -> value
-    paper: PaperValue | None = None  # what the paper prints, errata applied
-    delta: float | None = None  # mean - paper.value; None where they do not compare
+    paper: PaperNumber | None = None  # what the paper prints, errata applied
+    delta: float | None = None  # mean - paper.target; None where they do not compare
     marks: tuple[str, ...] = ()  # keys of MARKS
     notes: tuple[str, ...] = ()  # sentences; they name run ids
     run_ids: tuple[str, ...] = ()  # of the records used, in order of seeds
@@ -349,13 +349,13 @@ def _marks(records: Sequence[Record], twice: bool) -> tuple[str, ...]:
 def _beside_the_paper(value: CellValue) -> CellValue:
     """Add the paper's number, and the difference where both measure the same."""
     key = value.cell.paper_key
-    paper = None if key is None else paper_value(the_paper(), *key)
+    paper = None if key is None else the_paper().find(*key)
     if paper is None:
         return value
     if not value.cell.comparable:
         return replace(value, paper=paper, marks=(*value.marks, "other"))
-    known = value.mean is not None and paper.value is not None
-    delta = value.mean - paper.value if known else None  # type: ignore[operator]
+    known = value.mean is not None and paper.target is not None
+    delta = value.mean - paper.target if known else None  # type: ignore[operator]
     return replace(value, paper=paper, delta=delta)
 
 

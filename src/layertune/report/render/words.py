@@ -71,12 +71,12 @@ def paper(value: CellValue, marks: tuple[str, ...] = ()) -> Line | None:
     """Return the paper's number and how far ours is from it; None where the paper prints none."""
     if value.paper is None:
         return None
-    printed, target = value.paper.number, value.paper.value
-    text = printed.printed
-    if target is not None and target != printed.value:
-        text += f" → {target:.{printed.decimals}f}"
-    if printed.std_printed is not None:
-        text += f" ± {printed.std_printed}"
+    number = value.paper
+    text = number.printed
+    if number.target is not None and number.target != number.value:
+        text += f" → {number.target:.{number.decimals}f}"
+    if number.std_printed is not None:
+        text += f" ± {number.std_printed}"
     return Line(
         text=text, role="paper", delta=difference(value.delta, value.cell.column.decimals), marks=marks
     )
