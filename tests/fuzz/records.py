@@ -39,9 +39,8 @@ from layertune.report.paper_claims import load_claims
 from layertune.report.plan import Question, lines, make_plan
 from layertune.report.recipe import choose, objective
 from layertune.report.render.build import sheet_of
-from layertune.report.render.formats import to_latex, to_markdown
+from layertune.report.render.formats import to_csv, to_latex, to_markdown
 from layertune.report.render.page import Backbone, sentences, to_page
-from layertune.report.render.values_csv import to_csv
 from layertune.report.request import Request
 from layertune.report.summary import compare, compare_means, compare_modes, summarise
 from layertune.report.values import ReadOut, table_values

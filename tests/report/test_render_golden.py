@@ -15,10 +15,9 @@ from every_state import PRINTED, SPEC, every_state
 
 from layertune.report.index import RecordIndex
 from layertune.report.render.build import sheet_of
-from layertune.report.render.formats import to_latex, to_markdown
+from layertune.report.render.formats import to_csv, to_latex, to_markdown
 from layertune.report.render.page import to_comparison
 from layertune.report.render.sheet import Sheet
-from layertune.report.render.values_csv import to_csv
 from layertune.report.request import Request
 from layertune.report.values import TableValues
 

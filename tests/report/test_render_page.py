@@ -16,7 +16,7 @@ from made_records import made, write
 from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
 from layertune.records import Record, versions_of
-from layertune.report.render.footers import fill_command
+from layertune.report.render.words import fill_command
 from layertune.report.render.write import renew_page, write_comparison, write_tables
 from layertune.report.request import Request, read_request, read_requests
 

@@ -23,8 +23,8 @@ from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
 from layertune.report.layer_scores import ModelScores, chosen_layers, model_scores, scored_tasks
 from layertune.report.paper_claims import STRATEGIES
-from layertune.report.render.footers import fill_command
 from layertune.report.render.formats import to_html
+from layertune.report.render.words import fill_command
 from layertune.report.request import COMPARED, Request
 from layertune.report.spec import TableSpec, model_title
 from layertune.report.values import table_values

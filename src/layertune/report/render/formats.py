@@ -1,4 +1,4 @@
-"""Sheets as Markdown, LaTeX and HTML. The templates beside this file say how each looks.
+"""Tables as Markdown, LaTeX, HTML (the templates beside this file say how each looks) and CSV.
 
 Whatever a template prints is escaped for its format, unless it says `safe`: no title, note or run id can
 become markup.
@@ -6,6 +6,8 @@ become markup.
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from layertune.report.render.sheet import Line, Sheet, SheetRow
+from layertune.report.values import CellValue, TableValues
 
 A4 = 345.0  # points: the width of a line of `\documentclass[a4paper]{article}`, the narrowest in use
 LINES = 52  # of \scriptsize that fit a page below a caption
@@ -48,6 +51,61 @@ def to_html(template: str, **content: object) -> str:
     return _environment("html").get_template(f"{template}.html.jinja").render(**content)
 
 
+def to_plain_text(template: str, **content: object) -> str:
+    """Return text in which nothing is escaped."""
+    return _environment("text").get_template(f"{template}.jinja").render(**content)
+
+
+def to_csv(*tables: TableValues) -> str:
+    """Return one line per cell, numbers at full precision, for whoever wants to compute with them.
+
+    `values` reads seed:number, a list is separated by spaces, notes by " | ".
+    """
+    lines = [_csv_line(table, value) for table in tables for value in table.cells.values()]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _csv_line(table: TableValues, value: CellValue) -> dict[str, object]:
+    row, column, paper = value.cell.row, value.cell.column, value.paper
+    return {
+        "table": table.spec.name,
+        "row": row.key,
+        "column": column.key,
+        "group": row.group,
+        "method": row.title,
+        "model": row.model,
+        "task": column.task,
+        "metric": column.metric,
+        "unit": column.unit,
+        "readout": table.readout,
+        "state": value.state,
+        "mean": _digits(value.mean),
+        "std": _digits(value.std),
+        "n": value.n,
+        "wanted": value.wanted,
+        "paper": paper.printed if paper else "",
+        "paper_std": (paper.std_printed or "") if paper else "",
+        "paper_target": _digits(paper.target) if paper else "",
+        "difference": _digits(value.delta),
+        "rank": value.rank or "",
+        "marks": " ".join(value.marks),
+        "chosen": value.chosen or "",
+        "values": " ".join(f"{seed}:{_digits(number)}" for seed, number in value.values.items()),
+        "run_ids": " ".join(value.run_ids),
+        "notes": " | ".join(value.notes),
+        "split_error": _digits(value.split_error),
+    }
+
+
+def _digits(number: float | None) -> str:
+    """Return up to six digits after the point, never "-0"; "" for None."""
+    return "" if number is None else f"{round(number, 6) + 0.0:.10g}"
+
+
 @cache
 def _environment(kind: str) -> Environment:
     """Return the templates of one format; what they print is escaped as it needs."""
@@ -61,7 +119,7 @@ def _environment(kind: str) -> Environment:
         options |= {"comment_start_string": "<#", "comment_end_string": "#>"}
     made = Environment(
         loader=PackageLoader("layertune.report.render"),
-        autoescape=True,
+        autoescape=kind != "text",
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from layertune.records.record import Record
+from layertune.records.store import is_stale
 from layertune.report.index import RecordIndex
 from layertune.report.paper_claims import STRATEGIES
-from layertune.report.render.footers import READ_OUTS
 from layertune.report.render.formats import to_html
-from layertune.report.render.others import OtherRuns, other_runs, other_settings
 from layertune.report.render.sheet import Sheet
-from layertune.report.render.words import STATE_MEANING, listed
-from layertune.report.request import COMPARED, Request
+from layertune.report.render.words import READ_OUTS, STATE_MEANING, counted, listed
+from layertune.report.request import COMPARED, NO_SETTINGS, Request
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
-from layertune.report.values import MARKS, TableValues
+from layertune.report.values import MARKS, ReadOut, TableValues
 
 NAMED = 3  # methods that a sentence names
+_SAID = ("model", "task", "method", "seed", "protocol", "train", "grid", "stage", "tracking", "force")
 
 
 @dataclass(frozen=True)
@@ -39,36 +39,27 @@ class Backbone:
         return model_title(self.request.model)
 
     @property
-    def anchor(self) -> str:
-        """The id of its part of the page, and the name of its folder."""
-        return self.request.folder
-
-    @property
     def shown(self) -> bool:
         """Whether any table has a record; one without is a line."""
         return not all(sheet.is_empty for sheet in self.sheets)
 
-    @property
-    def command(self) -> str:
-        """The command that writes its tables."""
-        return self.request.make()
-
-    @property
-    def plan(self) -> str:
-        """The command that lists what is missing."""
-        return self.request.make("plan")
-
     def place_of(self, sheet: Sheet) -> str:
         """Return where a table stands: on the page, or in a file of its own where nothing is recorded."""
-        return f"{self.anchor}/{sheet.name}.md" if sheet.is_empty else f"#{self.anchor}-{sheet.name}"
+        folder = self.request.folder
+        return f"{folder}/{sheet.name}.md" if sheet.is_empty else f"#{folder}-{sheet.name}"
 
 
 @dataclass(frozen=True)
-class Other:
-    """A model that has records and no tables."""
+class OtherRuns:
+    """Seeds of one configuration that no table asks for."""
 
-    model: str
-    command: str
+    task: str
+    method: str
+    settings: str  # protocol, mode and grid, and what else was asked for
+    status: str
+    scores: tuple[str, ...]  # as printed, in order of the runs
+    runs: tuple[tuple[str, str], ...]  # seed, run id
+    is_official: bool
 
 
 def to_page(
@@ -89,7 +80,7 @@ def to_page(
             left_out.setdefault(record.spec.model, []).append(record)
     with_tables = {one.request.model: one.request for one in backbones}
     others = [
-        Other(model, other_settings(left_out[model], Request(model)) or Request(model).make())
+        (model, other_settings(left_out[model], Request(model)) or Request(model).make())
         for model in sorted(left_out)
         if model not in with_tables
     ]
@@ -120,8 +111,8 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
     if not records:
         return []
     cells = [value for table in tables for value in table.cells.values()]
-    found = [_counted(len(records), "run"), "of", _counted(len({r.spec.method for r in records}), "method")]
-    found += ["on", _counted(len({r.spec.task for r in records}), "task")]
+    found = [counted(len(records), "run"), "of", counted(len({r.spec.method for r in records}), "method")]
+    found += ["on", counted(len({r.spec.task for r in records}), "task")]
     used = sorted({record.spec.seed for record in records})
     seeds = f"seed{'s' * (len(used) > 1)} {listed([str(seed) for seed in used])}"
     devices = "; ".join(sorted({record.device for record in records}))
@@ -139,7 +130,7 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
     stale = {run_id for table in tables for run_id in table.stale}
     if stale:
         lines.append(
-            f"{_counted(len(stale), 'record')} of older versions not used: run.py repeats these runs."
+            f"{counted(len(stale), 'record')} of older versions not used: run.py repeats these runs."
         )
     lines += [_ranking(table) for table in tables if table.spec.name in COMPARED]
     return lines
@@ -167,11 +158,77 @@ def _ranking(table: TableValues) -> str:
     full = named.pop("full", "")
     order = sorted(named, key=lambda key: -averages[key])
     ours = [named[key] for key in order if key in STRATEGIES]
-    text = f"{title}, average of {_counted(tasks, 'task')}, {len(averages)} of {len(table.spec.rows)} rows: "
+    text = f"{title}, average of {counted(tasks, 'task')}, {len(averages)} of {len(table.spec.rows)} rows: "
     text += f"{full}; " if full else "full fine-tuning is missing; "
     text += f"the best others {listed([named[key] for key in order[:NAMED]])}"
     return text + (f"; layers by cosine score: {listed(ours)}." if ours else ".")
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def other_runs(records: Iterable[Record], readout: ReadOut) -> list[OtherRuns]:
+    """Put the seeds of a configuration together, in order of task, method and settings."""
+    groups: dict[tuple[str, str, str, str, bool], list[Record]] = {}
+    for record in records:
+        stated = (record.spec.task, _method(record), _settings(record))
+        key = (*stated, str(record.status), record.is_official)
+        groups.setdefault(key, []).append(record)
+    found = []
+    for key in sorted(groups):
+        seeds = sorted(groups[key], key=lambda record: (record.spec.seed, record.run_id))
+        task, method, settings, status, is_official = key
+        found.append(
+            OtherRuns(
+                task,
+                method,
+                settings,
+                status,
+                tuple(_score(record, readout) for record in seeds),
+                tuple((str(record.spec.seed), record.run_id) for record in seeds),
+                is_official,
+            )
+        )
+    return found
+
+
+def other_settings(records: Iterable[Record], request: Request) -> str:
+    """Return the command whose tables would show most of some records; "" where the request asks for it.
+
+    A table shows only records of its own settings: those of `train.epochs=3` appear where that is asked.
+    """
+    asked = Counter(
+        _request_of(record, request)
+        for record in records
+        if record.spec.stage == "run" and not is_stale(record)
+    )
+    if not asked:
+        return ""
+    most = min(asked, key=lambda one: (-asked[one], one.make()))
+    return "" if most.folder == request.folder else most.make()
+
+
+def _request_of(record: Record, request: Request) -> Request:
+    """Return the request whose tables can show a record; paper and timing are the tables own protocols."""
+    spec = record.spec
+    protocol = None if spec.protocol in ("paper", "timing") else spec.protocol
+    return replace(request, train=spec.train, grid=spec.grid, protocol=protocol, overrides=_own(record))
+
+
+def _method(record: Record) -> str:
+    return record.spec.method + ("" if record.spec.k is None else f", k = {record.spec.k}")
+
+
+def _settings(record: Record) -> str:
+    """Name mode and overrides; what the columns say, paths and threads are left out."""
+    spec = record.spec
+    return ", ".join([f"protocol {spec.protocol}, train {spec.train}, grid {spec.grid}", *_own(record)])
+
+
+def _own(record: Record) -> tuple[str, ...]:
+    """Return the overrides of a record that are not about what its columns say, paths or threads."""
+    given = record.spec.overrides
+    return tuple(text for text in given if text.partition("=")[0] not in (*_SAID, *NO_SETTINGS))
+
+
+def _score(record: Record, readout: ReadOut) -> str:
+    """Return the first metric of the task's own split, in percent; "none" of a run that is not done."""
+    name, value = record.headline(readout)
+    return f"{name} {printed(100 * value, 1)}" if value is not None and record.status == "done" else "none"

@@ -13,13 +13,10 @@ from layertune.config.files import write_atomic
 from layertune.report.figures import style
 from layertune.report.figures.cost import mean_cost_figure, mean_points
 from layertune.report.index import RecordIndex
-from layertune.report.render.build import sheet_of
-from layertune.report.render.compare import compared, folder_name, title_of_comparison
-from layertune.report.render.formats import to_latex, to_markdown
-from layertune.report.render.others import other_settings
-from layertune.report.render.page import Backbone, sentences, to_comparison, to_page
+from layertune.report.render.build import compared, folder_name, sheet_of, title_of_comparison
+from layertune.report.render.formats import to_csv, to_latex, to_markdown
+from layertune.report.render.page import Backbone, other_settings, sentences, to_comparison, to_page
 from layertune.report.render.sheet import Sheet
-from layertune.report.render.values_csv import to_csv
 from layertune.report.request import COMPARED, FILE, Request, read_request
 from layertune.report.spec import model_title, printed_tables
 from layertune.report.values import TableValues, table_values
