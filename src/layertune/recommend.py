@@ -61,6 +61,8 @@ class Tried:
         memory: bytes at most; None where it was not measured.
         layers: that were chosen.
         cost: of the same by the clock of the search, which may count CPU seconds.
+        work: what a training row costs at each step, in passes of one layer; unlike seconds the same on every
+            machine, however busy. It says which of two equals is the cheaper.
     """
 
     arm: Arm
@@ -72,6 +74,7 @@ class Tried:
     memory: int | None
     layers: tuple[int, ...]
     cost: float = 0.0
+    work: int = 0
 
     def __str__(self) -> str:
         return f"{self.arm}, {self.rows:,} rows: {printed(100 * self.score, 1)} in {self.seconds:.1f} s"
@@ -143,7 +146,22 @@ def tried(arm: Arm, record: Record, cpu: bool = False) -> Tried:
         training.peak_memory_bytes,
         selection.layers or () if selection is not None else (),
         training.cpu_seconds + training.cache.cpu_seconds if cpu else seconds,
+        passes(record),
     )
+
+
+def passes(record: Record) -> int:
+    """Return the passes through one layer that a step makes of a row.
+
+    Forwards through the layers that no cache answers for, back to the lowest that trains, and once more for
+    the weights of each that trains.
+    """
+    assert record.training is not None and record.selection is not None
+    layers, cache = record.selection.layers or (), record.training.cache
+    last = int(record.config["model"]["num_layers"])
+    lowest = min(layers, default=1)
+    first = cache.layer if cache.used and cache.layer is not None else 1
+    return (last - first + 1) + (last - lowest + 1) + len(layers or range(last))
 
 
 def scored_rows(size: int, rows: int, held_out: int) -> int:
@@ -245,16 +263,16 @@ def successive_halving(
     return Search(found, tuple(rounds), tuple(candidates[rounds[0].tried :]))
 
 
-def _rank(one: Tried) -> tuple[float, float]:
-    return -one.score, one.seconds
+def _rank(one: Tried) -> tuple[float, int]:
+    return -one.score, one.work
 
 
 def front(found: Sequence[Tried]) -> set[Arm]:
-    """Return the arms of the last round that no other matches in score, seconds and memory (Pareto)."""
+    """Return the arms of the last round that no other matches in score, work and memory (Pareto)."""
     last = last_round(found)
 
     def cost(one: Tried) -> tuple[float, float, float]:
-        return -one.score, one.seconds, one.memory or 0
+        return -one.score, one.work, one.memory or 0
 
     return {
         one.arm
@@ -281,10 +299,10 @@ def choice(found: Sequence[Tried]) -> tuple[Tried, bool]:
     difference apart, that of independent scores: an upper bound, as the rows are the same.
     """
     last = last_round(found)
-    best = max(last, key=lambda one: (one.score, -one.seconds))
+    best = min(last, key=_rank)
     noise = 2**0.5 * (best.error or 0.0)
     alike = [one for one in last if best.score - one.score <= noise]
-    return min(alike, key=lambda one: one.seconds), len(alike) > 1
+    return min(alike, key=lambda one: (one.work, -one.score)), len(alike) > 1
 
 
 def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_out: int) -> str:
@@ -297,7 +315,20 @@ def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_
         held_out: how many rows those were scored on.
     """
     marked, last = front(found), last_round(found)
-    head = ("arm", "k", "rate", "layers", "rows", "scored", metric, "±", "seconds", "peak MiB", "front")
+    head = (
+        "arm",
+        "k",
+        "rate",
+        "layers",
+        "rows",
+        "scored",
+        metric,
+        "±",
+        "passes",
+        "seconds",
+        "peak MiB",
+        "front",
+    )
     rows = [
         (
             one.arm.method,
@@ -308,6 +339,7 @@ def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_
             f"{one.scored:,}",
             printed(100 * one.score, 1),
             "—" if one.error is None else printed(100 * one.error, 1),
+            str(one.work),
             f"{one.seconds:.1f}",
             "—" if one.memory is None else f"{one.memory / 2**20:,.0f}",
             "*" if one in last and one.arm in marked else "",
@@ -317,7 +349,10 @@ def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_
     for one in simple:
         score = one.scores.get(metric)
         shown = printed(100 * score, 1) if isinstance(score, float) else "—"
-        rows.append((one.name, *[""] * 4, f"{held_out:,}", shown, "", f"{one.seconds:.1f}", "", ""))
+        rows.append((one.name, *[""] * 4, f"{held_out:,}", shown, "", "", f"{one.seconds:.1f}", "", ""))
     shown = aligned(head, rows, left=("arm", "layers"))
-    what = "scores in % ± standard error on that many held-out rows; seconds of choosing, caching, training"
+    what = (
+        "scores in % ± standard error on that many held-out rows; passes: through one layer, forth and back, "
+        "of a row in each step; seconds of choosing, caching, training"
+    )
     return f"{shown}\n({what})"
