@@ -9,9 +9,11 @@ import logging
 import re
 import shlex
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub import constants
 
 import layertune
 from layertune import baselines, cli
@@ -57,7 +59,8 @@ def type_in(tmp_path, monkeypatch, capsys):
         return stopped.value.code or 0, shown.out, shown.err
 
     yield typed
-    logging.getLogger("httpx").setLevel(logging.NOTSET)
+    for noisy in ("httpx", "httpx2"):
+        logging.getLogger(noisy).setLevel(logging.NOTSET)
     logging.getLogger("filelock").setLevel(logging.NOTSET)
 
 
@@ -263,3 +266,38 @@ def test_a_folder_is_a_decoder_where_the_table_of_architectures_says_so(tmp_path
     for kind, family in (("gpt2", "decoder"), ("added", "decoder"), ("bert", "encoder"), ("odd", "encoder")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "num_hidden_layers": 2}))
         assert cli.model_words(str(tmp_path))[-1] == f"model.family={family}"
+
+
+def test_a_model_and_rows_of_the_hub_are_fetched_once_and_serve_every_command_without_it(
+    type_in, base, tmp_path, loopback_hub, monkeypatch
+):
+    weights = {path.name: path.read_bytes() for path in base.iterdir()}
+    rows = (tmp_path / "reviews.csv").read_bytes()
+    loopback_hub.repositories["models", "someone/bert"] = ("a" * 40, weights)
+    loopback_hub.repositories["datasets", "someone/reviews"] = (
+        "b" * 40,
+        {"train.csv": rows, "test.csv": rows},
+    )
+    named = ("someone/bert", "someone/reviews", *FIT)
+    code, out, err = type_in("fit", *named)
+    assert code == 0 and "64 rows to train on, 64 to evaluate" in out
+    card = (tmp_path / "my-model" / "README.md").read_text()
+    assert f"`someone/bert` at `{'a' * 40}`" in card and "HTTP" not in err
+    (tmp_path / "texts.txt").write_text("a fine film\na dull film\n")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    asked = len(loopback_hub.log)
+    again = [word.replace("my-model", "another") for word in named]
+    assert type_in("fit", *again, "--seed", "1")[0] == 0
+    assert type_in("predict", "my-model", "reviews.csv")[0] == 0
+    assert type_in("score", "someone/bert", "texts.txt", "--k", "2")[0] == 0
+    assert len(loopback_hub.log) == asked
+    code, _, err = type_in("fit", "someone/bert", "someone/others", *FIT[:4], "--out", "m")
+    assert code == 2 and "someone/others" in err and "data_dir" not in err
+
+
+def test_a_data_set_of_the_hub_without_training_rows_lists_what_it_has(type_in, tmp_path, loopback_hub):
+    rows = {"test.csv": (tmp_path / "reviews.csv").read_bytes()}
+    loopback_hub.repositories["datasets", "someone/held-out"] = ("d" * 40, rows)
+    code, _, err = type_in("fit", "tiny_bert", "someone/held-out", *FIT)
+    assert code == 2 and "its splits are test" in err

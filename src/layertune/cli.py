@@ -1,10 +1,11 @@
-"""The command `layertune`: fit, predict, recommend, score. The words underneath are those of `run.py`.
+"""The command `layertune`: fit, predict, recommend, score.
 
     layertune fit google-bert/bert-base-uncased reviews.csv --text review --label stars --out my-model
     layertune predict my-model new.csv --out predictions.csv
     layertune recommend google-bert/bert-base-uncased reviews.csv --text review --label stars --budget 10m
     layertune score google-bert/bert-base-uncased texts.txt --k 3
 
+`layertune fit --help` lists models, methods, and the words that may follow.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong (one sentence, nothing written).
 """
 
@@ -23,8 +24,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from layertune.command_line import run_script
-from layertune.config import RunConfig
+from layertune.command_line import choices_of, run_script
+from layertune.config import ModelSpec, RunConfig
+from layertune.config.build import build_dataclass
 from layertune.config.compose import compose_run
 from layertune.config.files import SUFFIXES, WRITING, expanded, refuse_no_table
 from layertune.config.groups import group_file, group_names
@@ -50,6 +52,13 @@ WORDS = {f"{key}=": f"{option} " for key, option in OPTIONS.items()} | {
     "k=": "--k ",
     "strategy=": "--strategy ",
 }  # of `run.py` and of the functions, and what is typed for them here
+MODEL_HELP = "hub id, folder, or a name (bert, minilm_l6, …)"
+_WORDS_THAT_FOLLOW = """Words may follow:
+  train.epochs=5  train.batch_size=32  train.learning_rate=1e-4  train.precision=bf16  train=published
+  train.device=cuda  head=standard|concat|pooled  merge=true  protocol.train_examples=500
+  task.max_length=128  scoring.examples=all|<rows>  'method.layers=[2,7,11]' (--method layers)
+
+Models and methods that have names:"""
 LAYERS = 3  # that are trained where nothing else is said, as in the paper
 SEARCHING = ("protocol=search", "protocol.every_epoch=false")  # the last epoch of an arm is scored alone
 
@@ -65,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    for noisy in ("httpx", "filelock"):
+    for noisy in ("httpx", "httpx2", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     def command() -> None:
@@ -109,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend.set_defaults(command=_recommend, name="recommend")
 
     score = commands.add_parser("score", help="score the layers of a model on texts and choose k of them")
-    score.add_argument("model", help="hub id, folder, or package:<import name>:<folder>")
+    score.add_argument("model", help=f"{MODEL_HELP}, or package:<import name>:<folder>")
     score.add_argument("texts", type=Path, help="text file, one text per line")
     add_score_arguments(score)
     score.set_defaults(command=score_command, name="score")
@@ -118,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     """Add what names a model, the rows and how they are trained on."""
-    parser.add_argument("model", help="hub id, folder, or a name of `run.py --help` (bert, minilm_l6, …)")
+    parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("data", help=f"file ({', '.join(SUFFIXES)}) or id of a data set on the hub")
     parser.add_argument("--eval", help="file of evaluation rows (default: a tenth is held out)")
     parser.add_argument("--text", default="text", help="column of the text (default: text)")
@@ -126,7 +135,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", default="label", help="column of the label (default: label)")
     parser.add_argument("--regression", action="store_true", help="labels are numbers to predict")
     parser.add_argument("--seed", type=int, default=0)
-    parser.epilog = "More words of run.py may follow, such as train.epochs=5 or train=published."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"{_WORDS_THAT_FOLLOW}\n\n{choices_of(('model', 'method'))}"
     parser.set_defaults(words=())
 
 
@@ -202,7 +212,7 @@ def model_words(model: str) -> list[str]:
         return [f"model={model}"]
     if folder.is_dir():
         file = folder / "config.json"
-        where = f"model.path={quoted(model)}"
+        where = [f"model.path={quoted(model)}"]
     elif model.startswith((".", "/", "~")):
         raise ConfigError(
             f"{model} is not a folder: name one written by save_pretrained, or an id of the hub."
@@ -212,8 +222,8 @@ def model_words(model: str) -> list[str]:
             source = str((group_file("model", name) or {}).get("source", ""))
             if model in (source, source.rpartition("/")[2]):
                 return [f"model={name}"]
-        where = f"model.source={quoted(model)}"
         file = _config_of_hub(model)
+        where = [f"model.source={quoted(model)}", f"model.revision={file.parent.name}"]
     try:
         config = json.loads(file.read_bytes())
         layers = next(
@@ -228,7 +238,7 @@ def model_words(model: str) -> list[str]:
     causal = any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
     causal = causal or architecture_of(str(config.get("model_type"))).sees == "before"
     family = "decoder" if causal else "encoder"
-    return ["model=own", where, f"model.num_layers={layers}", f"model.family={family}"]
+    return ["model=own", *where, f"model.num_layers={layers}", f"model.family={family}"]
 
 
 def _known_models() -> list[str]:
@@ -502,21 +512,21 @@ def score_command(given: argparse.Namespace) -> None:
         raise ConfigError(f"{given.texts} is missing or empty: name a file with one text per line.")
     if given.out and not (given.out.parent.is_dir() and given.out.suffix in (".png", ".pdf", ".svg")):
         raise ConfigError(f"--out {given.out}: name a .png, .pdf or .svg file in a folder that exists.")
-    folder = expanded(given.model)
-    if given.model.startswith((".", "/", "~")) and not folder.is_dir():
+    is_folder = expanded(given.model).is_dir()
+    if given.model.startswith((".", "/", "~")) and not is_folder:
         raise ConfigError(f"{given.model}: there is no such folder.")
 
     from layertune import score_layers, select_layers  # heavy imports, once the request looks right
-    from layertune.config import ModelSpec
     from layertune.models import load_model, load_tokenizer
+    from layertune.models.loading import model_at
     from layertune.report.figures import plot_similarity
     from layertune.tasks.formats import text_of
 
     texts = [line.strip() for line in text_of(given.texts).split("\n") if line.strip()]
     if not texts:
         raise ConfigError(f"{given.texts} holds no text: name a file with one text per line.")
-    path = str(folder) if folder.is_dir() else None
-    spec = ModelSpec(name=folder.name, source=given.model, path=path)
+    known = None if is_folder else group_file("model", given.model)
+    spec = model_at(given.model) if known is None else build_dataclass(ModelSpec, known, given.model)
     model = load_model(spec)
     select_layers([0.0] * model.config.num_hidden_layers, given.k, given.strategy)  # refused before the work
     scores = score_layers(model, (load_tokenizer(spec)[0], texts))
@@ -526,7 +536,7 @@ def score_command(given: argparse.Namespace) -> None:
     for layer, (value, std) in enumerate(zip(scores.values, scores.std, strict=True), start=1):
         bar = "█" * (1 + round(39 * (value - low) / span))
         print(f"{layer:>3}{'*' if layer in layers else ' '} {value:.3f} ± {std:.3f} {bar}")
-    title = f"{spec.name}: {scores.examples} texts, {given.strategy}, k = {given.k}"
+    title = f"{Path(spec.name).name}: {scores.examples} texts, {given.strategy}, k = {given.k}"
     print(f"{title}: layers {', '.join(map(str, layers))} ({scores.seconds:.1f} s)")
     if given.out:
         plot_similarity(scores, layers, given.out, title=title)

@@ -119,11 +119,16 @@ def _say(sentence: object, code: int) -> int:
 
 def help_text() -> str:
     """Return the help page: the groups with their choices, and the keys people use."""
+    groups = ("model", "task", "method", "protocol", "train", "tracking", "sweep", "table")
+    return f"{_HELP_HEAD}\n{choices_of(groups)}\n{_HELP_TAIL}"
+
+
+def choices_of(groups: Sequence[str]) -> str:
+    """Return what may be said of each group, as a help page lists it."""
     from layertune.config.groups import group_names
 
-    groups = ("model", "task", "method", "protocol", "train", "tracking", "sweep", "table")
     width = max(map(len, groups)) + 1
-    choices = "\n\n".join(
+    return "\n\n".join(
         textwrap.fill(
             " ".join(group_names(group)),
             100,
@@ -132,7 +137,6 @@ def help_text() -> str:
         )
         for group in groups
     )
-    return f"{_HELP_HEAD}\n{choices}\n{_HELP_TAIL}"
 
 
 _HELP_HEAD = """One run:  python run.py model=bert task=sst2 method=low_k

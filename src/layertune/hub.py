@@ -166,6 +166,8 @@ def _fetch(name: str, revision: str | None, wanted: Wanted, kind: str) -> Path:
             fetched.add(file)
     if folder is None:
         raise HubError("none of the files that are needed is there")
+    if revision != info.sha:  # what a branch or a tag is here, where the client looks for it without the hub
+        write_atomic(folder.parents[1] / "refs" / (revision or "main"), info.sha.encode())
     return folder
 
 

@@ -52,7 +52,11 @@ def read_hub(task: TaskSpec, split: str) -> tuple[Rows, str, str | None]:
 
 
 def _read_part(task: TaskSpec, hub: HubSource, part: str, split: str) -> tuple[Rows, str | None]:
-    data, commit = _load(task, hub, part)
+    ways_out = (
+        f"give a local copy with data_dir=<folder> (<folder>/{task.data_name}/train.parquet, csv, tsv or "
+        "jsonl), or take the built-in task=demo"
+    )
+    data, commit = _load(hub, part, f"Task {task.name}: {hub.id}", ways_out)
     where = Place(f"{hub.id} ({part})")
     generated = task.kind == "generation"  # both sides are text, nothing is labelled
     wanted = task.columns if generated else (*task.columns, "label")
@@ -97,17 +101,15 @@ def read_whole(name: str, revision: str | None) -> tuple[list[tuple[str, Table]]
     Raises:
         DataError: the hub does not give it, or it has no training split.
     """
-    hub = HubSource(id=name, revision=revision)
-    task = TaskSpec(name="own", hub=hub)
-    parts = [("train", *_load(task, hub, "train"))]
-    for part in ("validation", "dev", "test"):
-        try:
-            parts.append((part, *_load(task, hub, part)))
-            break
-        except DataError as error:
-            log.info("%s has no split %s (%s)", name, part, error)
+    splits, commit = _load(
+        HubSource(id=name, revision=revision), None, f"The data set {name}", "name a file of rows instead"
+    )
+    if "train" not in splits:
+        raise DataError(f"The data set {name} has no split `train`: its splits are {', '.join(splits)}.")
+    held_out = next((part for part in ("validation", "dev", "test") if part in splits), None)
     tables = []
-    for part, data, _ in parts:
+    for part in filter(None, ("train", held_out)):
+        data = splits[part]
         columns = {column: data[column][:] for column in data.column_names}
         for column, feature in data.features.items():
             if hasattr(feature, "int2str"):
@@ -115,7 +117,7 @@ def read_whole(name: str, revision: str | None) -> tuple[list[tuple[str, Table]]
                     None if id is None or id < 0 else feature.int2str(id) for id in columns[column]
                 ]
         tables.append((f"{name} ({part})", Table(tuple(columns), columns)))
-    return tables, f"hub:{name}", parts[0][2]
+    return tables, f"hub:{name}", commit
 
 
 def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:
@@ -130,33 +132,37 @@ def _label_names(feature: Any, hub: HubSource, where: Place) -> tuple[str, ...]:
     return hub.label_names or renamed
 
 
-def _load(task: TaskSpec, hub: HubSource, part: str) -> tuple[Any, str | None]:
-    """Return one split as the library has it, and the commit it is of."""
+def _load(hub: HubSource, part: str | None, what: str, ways_out: str) -> tuple[Any, str | None]:
+    """Return one split as the library has it, None = all by their names, and the commit it is of.
+
+    Raises:
+        DataError: it cannot be had; the sentence says of what, and what to do instead.
+    """
     try:
         with _offline_if_unreachable():
-            if hub.data_files:
+            if hub.data_files and part is not None:
                 return _load_files(hub, part)
             return _load_whole(hub, part)
     except Exception as error:  # whatever the library raises: what it cannot give cannot be had
         if isinstance(error, MemoryError | DataError):
             raise
         raise DataError(
-            f"Task {task.name}: {hub.id} at revision {hub.revision or 'main'} cannot be loaded "
-            f"({reason(error)}). Go online or set HF_HOME to a cache that holds it, give a local copy with "
-            f"data_dir=<folder> (<folder>/{task.data_name}/train.parquet, csv, tsv or jsonl), or take the "
-            "built-in task=demo."
+            f"{what} at revision {hub.revision or 'main'} cannot be loaded "
+            f"({reason(error)}). Go online or set HF_HOME to a cache that holds it, {ways_out}."
         ) from error
 
 
-def _load_whole(hub: HubSource, part: str) -> tuple[Any, str | None]:
+def _load_whole(hub: HubSource, part: str | None) -> tuple[Any, str | None]:
     """Read what the library finds by itself."""
     import datasets
 
     commit = made = None
     try:
         data = datasets.load_dataset(hub.id, hub.config, split=part, revision=hub.revision)
-        commit = _cached_revision(data, hub)
-        made = next((str(Path(entry["filename"]).parent) for entry in data.cache_files), None)
+        whole = [data] if part is not None else data.values()
+        files = [entry for split in whole for entry in split.cache_files]
+        commit = _cached_revision(files, hub)
+        made = next((str(Path(entry["filename"]).parent) for entry in files), None)
         return data, commit
     finally:  # a damaged file may have been read, or be why nothing was
         refuse_damaged_data(hub.id, commit or hub.revision, made)
@@ -181,13 +187,13 @@ def _load_files(hub: HubSource, part: str) -> tuple[Any, str]:
     return datasets.load_dataset(kind, data_files=paths, split=part), folder.name
 
 
-def _cached_revision(data: Any, hub: HubSource) -> str | None:
-    """Return the commit that the library read, where its cache tells.
+def _cached_revision(files: Sequence[dict[str, Any]], hub: HubSource) -> str | None:
+    """Return the commit of what the library read, where its cache tells.
 
     Raises:
         DataError: it is not the pinned one: offline, the library takes whichever its cache got last.
     """
-    commits = (Path(entry["filename"]).parent.name for entry in data.cache_files)
+    commits = (Path(entry["filename"]).parent.name for entry in files)
     found = next((commit for commit in commits if _COMMIT.fullmatch(commit)), None)
     pinned = hub.revision if _COMMIT.fullmatch(hub.revision or "") else None
     if None not in (found, pinned) and found != pinned:
