@@ -29,13 +29,14 @@ from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
 from layertune.report.figures.write import write_figures
 from layertune.report.index import RecordIndex
-from layertune.report.paper import load_paper_tables
+from layertune.report.paper import the_paper
 from layertune.report.paper_claims import load_claims
 from layertune.report.plan import interpreter, lines, make_plan, read_index, store_of
 from layertune.report.render.write import renew_page, write_comparison, write_tables
 from layertune.report.request import read_requests, read_words
 from layertune.report.summary import compare as compare_runs
-from layertune.report.summary import compare_means, compare_sides
+from layertune.report.summary import compare_means, compare_sides, three_numbers
+from layertune.report.values import table_values
 
 FEW = 5  # stale records are named, more are counted
 
@@ -59,8 +60,9 @@ def claims(args: argparse.Namespace) -> None:
     """Judge the claims, print the listing (or JSON) and write it."""
     (request,), results = read_requests(args.words)
     index = RecordIndex.read(*(results / name for name in ("runs", "scores")))
-    judged = judge_all(load_claims(), load_paper_tables(), request, index, judges(results))
-    text = to_text(judged, request, index.damaged)
+    judged = judge_all(load_claims(), the_paper(), request, index, judges(results))
+    records = table_values(request.table("table1"), index, request.readout).records
+    text = to_text(judged, request, index.damaged, three_numbers(records, the_paper()))
     write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
     renew_page(results)
     print(to_json(judged, request) if args.json else text, end="")

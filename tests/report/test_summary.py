@@ -9,8 +9,9 @@ import pytest
 
 from layertune.config.groups import group_file
 from layertune.records import read_record
-from layertune.records.record import VersionsRecord
-from layertune.report.summary import against_full, compare, compare_means
+from layertune.records.record import CacheRecord, VersionsRecord
+from layertune.report.paper import the_paper
+from layertune.report.summary import against_full, compare, compare_means, three_numbers
 
 RUNS = Path(__file__).resolve().parents[2] / "results/runs"
 
@@ -18,13 +19,14 @@ RUNS = Path(__file__).resolve().parents[2] / "results/runs"
 @pytest.fixture
 def record():
     """Return a function that gives one committed record another method, seed, grid and score."""
-    original = read_record(next(RUNS.glob("gte_small-trec-full-s0-*.json")))
+    original = read_record(min(RUNS.glob("gte_small-trec-full-s0-*.json")))
 
     def make(method="full", seed=0, grid="paper", score=0.5, seconds=100.0, rate=None, stale=0, **trainable):
         recipe = {"learning_rate": rate, "origin": {"learning_rate": "command line"}} if rate else {}
         return replace(
             original,
-            spec=replace(original.spec, method=method, seed=seed, grid=grid),
+            spec=replace(original.spec, method=method, seed=seed, grid=grid, train="published"),
+            env=replace(original.env, precision="fp32"),
             versions=VersionsRecord(1, 1, 1, 1, group_file("train", "published")["version"] - stale),
             metrics=replace(original.metrics, last={"trec": {"accuracy": score}}),
             training=replace(
@@ -113,3 +115,35 @@ def test_the_saving_counts_what_choosing_and_caching_took(record):
     words = against_full([full, part])
     assert "low_k: 2.5 times" in words and "50 % of its memory" in words  # 100 / (5 + 25 + 10), 2 of 4 MiB
     assert against_full([part]) == ""
+
+
+def test_what_a_reader_asks_first_stands_beside_the_papers_numbers(record):
+    def runs(seed, task, full, *scores, learned=True):
+        names = ("full", "high_k", "low_k", "block_high", "block_low")
+        for name, score in zip(names, (full, *scores), strict=True):
+            sizes = (1000, 0) if name == "full" else (190, 10)
+            trained = dict(zip(("backbone", "head", "added"), (*sizes, 0), strict=True))
+            one = record(name, seed, score=score, seconds=100 if name == "full" else 25, **trained)
+            yield replace(
+                one,
+                spec=replace(one.spec, task=task),
+                metrics=replace(one.metrics, last={task: {"accuracy": score}}),
+                selection=None,
+                training=replace(one.training, cache=CacheRecord()),
+                checks=replace(one.checks, beats_majority=learned),
+            )
+
+    records = [
+        *runs(0, "trec", 0.90, 0.80, 0.91, 0.70, 0.60),
+        *runs(42, "trec", 0.90, 0.80, 0.87, 0.70, 0.60),
+        *runs(0, "cola", 0.50, 0.99, 0.50, 0.50, 0.50, learned=False),  # of cost alone
+        record("full", 100, score=0.99, seconds=9999),  # the strategies were not run: it does not count
+    ]
+    found = three_numbers(records, the_paper())
+    # a fifth of the parameters (190 + 10 of 1000), a quarter of the seconds; low_k: 91 and 87 beside 90
+    assert found.startswith("2 tasks, 15 runs")
+    assert "20.0 % of the parameters" in found and "4.00 times as fast" in found
+    assert "low_k" in found and "-1.0 points" in found
+    # the paper: 28.3 of 116.6 million; 1.54 times; its best average 85.0 beside 85.7
+    assert "paper 24.3 %" in found and "paper 1.54" in found and "paper -0.7" in found
+    assert three_numbers(records[1:5], the_paper()) == ""

@@ -46,13 +46,14 @@ SECTIONS = {
 }
 
 
-def to_text(judged: Sequence[Judged], request: Request, damaged: Sequence[str] = ()) -> str:
+def to_text(judged: Sequence[Judged], request: Request, damaged: Sequence[str] = (), first: str = "") -> str:
     """Return the listing, section by section.
 
     Args:
         judged: the claims.
         request: of which model.
         damaged: files that are no records, a line each.
+        first: what a reader asks first (`summary.three_numbers`); "" leaves it out.
     """
     sections: dict[str, list[Judged]] = {title: [] for title in SECTIONS.values()}
     for one in judged:
@@ -72,6 +73,7 @@ def to_text(judged: Sequence[Judged], request: Request, damaged: Sequence[str] =
         of_the_paper=OF_THE_PAPER,
         shown=SHOWN,
         damaged=damaged,
+        first=first,
         assumptions=ASSUMPTIONS,
         **{"few": _few, "reason": _reason, "runs": _runs, "tables": _tables, "told": _test},
         **{"decided": _decided, "counted": counted, "printed": printed},

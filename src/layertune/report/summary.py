@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from layertune.errors import ConfigError
 from layertune.records.record import OPEN_METRICS, Record, TrainingRecord
 from layertune.records.store import is_stale
 from layertune.report.paired import effect, paired_test
+from layertune.report.paper import PaperTables
+from layertune.report.paper_claims import STRATEGIES
 from layertune.report.rounding import printed
-from layertune.report.values import split_error
+from layertune.report.values import run_seconds, split_error
 
 SIDES = {"train": ("published", "fast"), "precision": ("fp32", "bf16")}  # what may stand side by side
 RUN_HEAD = ("method", "seed", "layers", "trained", "share", "select s", "train s", "peak MiB", "score")
@@ -76,6 +79,61 @@ def against_full(records: Sequence[Record]) -> str:
         less = f", {100 * held / memory:.0f} % of its memory" if held and memory else ""
         lines.append(f"{name}: {seconds / own:.1f} times as fast as full, choosing and cache included{less}")
     return "\n".join(lines)
+
+
+def three_numbers(records: Sequence[Record], paper: PaperTables) -> str:
+    """Say what a reader asks first, beside the paper's: trained share, speed-up, distance to full.
+
+    Only tasks and seeds count on which full fine-tuning and all four strategies were run. Share and speed-up
+    are those of the mean strategy, over the sums of all runs; the distance is that of the strategy with the
+    best mean, in points of the headline metric, over tasks on which all five learned more than the majority
+    class.
+
+    Args:
+        records: one of each method, task and seed, with the cost that `run_seconds` knows.
+        paper: the numbers printed beside; of BERT, and of single steps in the speed-up.
+
+    Returns:
+        One sentence; "" where no task and seed has all five.
+    """
+    found: dict[tuple[str, int], dict[str, Record]] = {}
+    for record in records:
+        if record.spec.method in ("full", *STRATEGIES) and is_scored(record) and run_seconds(record):
+            found.setdefault((record.spec.task, record.spec.seed), {})[record.spec.method] = record
+    whole = {key: runs for key, runs in found.items() if len(runs) == 1 + len(STRATEGIES)}
+    if not whole:
+        return ""
+
+    runs_of = ("full", *STRATEGIES)
+
+    def share(read: Callable[[Record], float | None]) -> float:
+        sums = {name: math.fsum(read(runs[name]) or 0.0 for runs in whole.values()) for name in runs_of}
+        return statistics.fmean(sums[name] for name in STRATEGIES) / sums["full"]
+
+    def of_paper(table: int, row: str, metric: str) -> float:
+        number = paper.find(table, row, "average", metric)
+        assert number is not None and number.target is not None
+        return number.target
+
+    theirs = of_paper(4, "ours_mean", "trainable_parameters") / of_paper(4, "full", "trainable_parameters")
+    tasks, runs = len({task for task, _ in whole}), len(whole) * len(runs_of)
+    told = [
+        f"{tasks} tasks, {runs} runs, the mean strategy beside full fine-tuning: "
+        f"{printed(100 * share(_trained), 1)} % of the parameters are trained (paper "
+        f"{printed(100 * theirs, 1)} %), a run is {printed(1 / share(run_seconds), 2)} times as fast, "
+        f"choosing and caching included (paper {of_paper(4, 'ours_mean', 'speedup'):.2f}, single steps)"
+    ]
+    learned = [runs for runs in whole.values() if not any(r.is_below_majority for r in runs.values())]
+    if learned:
+        means = {name: 100 * statistics.fmean(_scores([one[name] for one in learned])) for name in runs_of}
+        best = max(STRATEGIES, key=means.__getitem__)
+        distance = printed(means[best] - means["full"], 1, "+")
+        gap = max(of_paper(1, name, "mean") for name in STRATEGIES) - of_paper(1, "full", "mean")
+        told.append(
+            f"{best}, the best of them on average, stands {distance} points from it where all five learned "
+            f"something (paper {printed(gap, 1, '+')})"
+        )
+    return "; ".join(told)
 
 
 def compare_means(records: Sequence[Record]) -> str:
@@ -148,6 +206,10 @@ def compare_sides(records: Sequence[Record], differ: Literal["train", "precision
 def is_scored(record: Record) -> bool:
     """Whether a run is finished, was trained and has a score."""
     return record.status == "done" and record.training is not None and record.headline()[1] is not None
+
+
+def _trained(record: Record) -> float | None:
+    return None if record.model is None else record.model.num_trainable
 
 
 def recipe_of(record: Record) -> tuple[float | None, ...]:
