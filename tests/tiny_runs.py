@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.compose import compose_run
-from layertune.config.groups import group_file
+from layertune.config.compose import compose_run, group_choice, plain_tree
+from layertune.config.groups import group_file, group_names
+from layertune.errors import ConfigError
 from layertune.methods import Method, Preparation, build_method
 from layertune.models import TaskModel, build_model, load_tokenizer
 from layertune.runtime import Runtime, prepare_runtime
@@ -44,11 +46,19 @@ def compose_tiny(folder: Path, *overrides: str) -> RunConfig:
     """Compose a run from DEFAULTS and overrides; records and caches lie below `folder`."""
     given = {item.split("=")[0] for item in overrides}
     chosen = [item for item in DEFAULTS if item.split("=")[0] not in given]
-    run = _composed(*chosen, *overrides)  # composing takes as long as training so little
+    run = _composed(*chosen, *overrides)
     return dataclasses.replace(run, outputs_dir=str(folder / "outputs"), results_dir=str(folder / "results"))
 
 
-_composed = cache(compose_run)
+@cache
+def _composed(*words: str) -> RunConfig:
+    """Compose without Hydra where no word speaks to it: it takes as long as training so little."""
+    if not any(word.startswith(("~", "hydra", "method.kind=")) for word in words):
+        with suppress(ConfigError):  # said by Hydra, then, as everywhere
+            return RunConfig.from_hydra(
+                plain_tree([word.lstrip("+") for word in words]) | {"overrides": words}
+            )
+    return compose_run(*words)
 
 
 def options_of(method: str, model: str) -> tuple[str, ...]:
@@ -56,6 +66,23 @@ def options_of(method: str, model: str) -> tuple[str, ...]:
     selects = (group_file("method", method) or {}).get("selector")
     named = ("method.layers=[2,4]",) if method == "layers" else ()
     return (f"model={model}", f"method={method}", *(("method.k=2",) if selects else named))
+
+
+def methods_by_kind() -> Iterator[tuple[str, bool]]:
+    """Yield every method, and whether it is the first of its kind: the others choose other layers."""
+    known = set()
+    for method in group_names("method"):
+        kind = group_choice("method", method)["kind"]
+        yield method, kind not in known
+        known.add(kind)
+
+
+def whole_but(product: Iterable[tuple[bool, Any]]) -> list[Any]:
+    """Return the parameters of a product, given after whether they are of its cover; the rest is `whole`."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[pytest.mark.whole] * (not cover))
+        for cover, case in product
+    ]
 
 
 class NoTracker:

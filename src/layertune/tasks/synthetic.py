@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -68,6 +69,7 @@ def read_synthetic(split: str) -> Rows:
     return Rows((texts[start:stop],), np.array(labels[start:stop], dtype=np.int64))
 
 
+@cache
 def _generate(count: int) -> tuple[list[str], list[int]]:
     rng = random.Random(SEED)
     seen: set[str] = set()
