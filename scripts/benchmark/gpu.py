@@ -194,7 +194,7 @@ def _worker(plan: BenchmarkPlan, steps: int) -> tuple[float, float]:
     assert _all_ready is not None
     try:
         bench = Bench.start(replace(plan.setting("at-once", task="sst2_glue"), precision="bf16"))
-        lengths = task_lengths("sst2_glue").lengths[: bench.setting.batch_size * 500]
+        lengths = task_lengths("sst2_glue").lengths[: bench.setting.batch_size * min(500, steps)]
         overrides = ARMS[FAST].overrides
         one_run(bench, overrides, lengths, min(50, steps))  # the cache is there, libraries are loaded
     except BaseException:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from layertune.tasks.synthetic import SIZES
 from scripts.benchmark import measure
 from scripts.benchmark.arms import ARMS, Bench, LoopArm, Setting, TrainerArm
 from scripts.benchmark.measure import measure_end_to_end, measure_growth
@@ -17,7 +18,9 @@ RANDOM = "model.random_config.vocab_size=20000"  # examples whose lengths alone 
 
 @pytest.mark.slow
 def test_on_real_data_some_arms_take_every_step_and_the_others_are_projected(tmp_path, monkeypatch):
-    bench = Bench.start(Setting(("model=tiny_bert", RANDOM), "demo", tmp_path, batch_size=64))
+    monkeypatch.setitem(SIZES, "train", 640)
+    model = ("model=tiny_bert", RANDOM, "task.counts.train=640")
+    bench = Bench.start(Setting(model, "demo", tmp_path, batch_size=64))
     top = LoopArm("fast_top1", "", (4,), mode="fast")
     padded = replace(ARMS["trainer_full_padded"], pad_to=64)
     chosen = [ARMS["trainer_full"], padded, ARMS["published_full"], top]

