@@ -4,9 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTS  := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+HERE   := not gpu and not network and not pretended
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu rehearsal fuzz lint tables figures plan claims landscape notebooks doctor doctor-cuda bench bench-gpu clean
+.PHONY: help setup demo test test-fast test-whole test-gpu rehearsal fuzz lint tables figures plan claims landscape notebooks doctor doctor-cuda bench bench-gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,7 +27,10 @@ test: setup  ## Run all tests that need neither a GPU nor a network (under 10 mi
 	$(TESTS)
 
 test-fast: setup  ## Run the tests of `make test` that take less than five seconds each (a few minutes)
-	$(TESTS) -m "not slow and not gpu and not network"
+	$(TESTS) -m "not slow and $(HERE) and not whole"
+
+test-whole: setup  ## Run what make test leaves out: all methods, models and launchers in every test of some
+	$(TESTS) -m "whole and $(HERE)"
 
 test-gpu: setup  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

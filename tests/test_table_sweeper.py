@@ -204,17 +204,21 @@ def needs(module: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(found is None, reason=f"{module} is not installed (extra: launchers)")
 
 
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "more"),
+    "launcher",
     [
-        pytest.param("joblib", ("hydra.launcher.n_jobs=2",), marks=needs("hydra_joblib_launcher")),
-        pytest.param("submitit_local", (), marks=needs("hydra_submitit_launcher")),
+        pytest.param(JOBLIB, marks=[needs("hydra_joblib_launcher"), pytest.mark.whole], id="joblib"),
+        pytest.param(
+            ("hydra/launcher=submitit_local",), marks=needs("hydra_submitit_launcher"), id="submitit"
+        ),
     ],
 )
-def test_other_launchers_run_the_same(launcher, more, folder, repo):
-    words = (*SWEEP, f"hydra/launcher={launcher}", "seed=0", "method=full,top_k", *more)
-    done = interpreted(repo / "run.py", words, folder)
+def test_other_launchers_run_the_same(launcher, folder, repo):
+    done = interpreted(repo / "run.py", (*SWEEP, "seed=0", "method=full,top_k", *launcher), folder)
     assert done.returncode == 1, done.stderr
     assert {name: record.status for name, record in records(folder).items()} == {
         "full 0": "done",
@@ -233,7 +237,7 @@ def test_other_launchers_run_the_same(launcher, more, folder, repo):
         pytest.param(
             "full",
             interpreted,
-            ("-m", "task=demo", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+            ("-m", "task=demo", *JOBLIB),
             marks=needs("hydra_joblib_launcher"),
         ),
     ],

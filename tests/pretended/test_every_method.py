@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import product
-from typing import Any
+from itertools import cycle, product
 
 import pytest
-from tiny_runs import compose_tiny, options_of
+from tiny_runs import compose_tiny, methods_by_kind, options_of, whole_but
 
-from layertune.config.compose import group_choice, group_names
 from layertune.evaluation import evaluate
 from layertune.fast.stepper import is_steady
 from layertune.methods import build_method
@@ -28,17 +26,13 @@ MODELS = ["tiny_bert", "tiny_gpt2"]
 MODES = ["published", "fast"]
 
 
-def _cases() -> Iterator[Any]:
-    """Yield cases; all but one of each kind, a fast encoder and a published decoder by turns, are `whole`."""
-    known: list[str] = []
-    for method in group_names("method"):
-        kind = str(group_choice("method", method)["kind"])
-        turn = [("fast", "tiny_bert"), ("published", "tiny_gpt2")][len(known) % 2]
-        for mode, model in product(MODES, MODELS):
-            here = kind not in known and (mode, model) == turn
-            yield pytest.param(method, mode, model, marks=[] if here else [pytest.mark.whole])
-        if kind not in known:
-            known.append(kind)
+def _cases() -> Iterator[tuple[bool, tuple[str, str, str]]]:
+    """Yield cases, one of each kind of method as cover: a fast encoder and a published decoder by turns."""
+    turns = cycle([("fast", "tiny_bert"), ("published", "tiny_gpt2")])
+    for method, first in methods_by_kind():
+        turn = next(turns) if first else None
+        for way in product(MODES, MODELS):
+            yield way == turn, (method, *way)
 
 
 QUIET = (5, 6, 7)  # steps in which the witness looks at nothing: it does at the 1st, 2nd, 4th, 8th change
@@ -48,7 +42,7 @@ IN_PHASES = ("lift", "recap")  # what they train changes from phase to phase: no
 READS = {"slimfit": 1}  # the ranking by the last updates says which tensors require a gradient
 
 
-@pytest.mark.parametrize(("method", "mode", "model"), list(_cases()))
+@pytest.mark.parametrize(("method", "mode", "model"), whole_but(_cases()))
 def test_it_runs_and_waits_for_nothing(tmp_path, pretended, monkeypatch, method, mode, model):
     run = compose_tiny(
         tmp_path,

@@ -62,10 +62,9 @@ def total(model):
     return float(sum(value.double().abs().sum() for value in weights(model).values()))
 
 
-@pytest.mark.parametrize(
-    "stop", [1, 4, 5, 8]
-)  # within an epoch, at its end, in the next one, at the very end
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(  # within an epoch, at its end, in the next one, at the very end
+    ("stop", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (5, signal.SIGINT), (8, signal.SIGTERM)]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(prepared, stop_at, falling_scores, stop, number):
     whole = with_foreign(prepared(*OPTIONS))
     falling_scores()

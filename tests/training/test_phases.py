@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from itertools import product
 
 import pytest
 import torch
-from tiny_runs import NO_DROPOUT, assert_same, timeless, weights, with_foreign
+from tiny_runs import NO_DROPOUT, assert_same, timeless, weights, whole_but, with_foreign
 from toy_methods import Copies, Diary
 
 from layertune.errors import Interruption
@@ -192,8 +193,16 @@ CHANGING = [
 ]
 
 
-@pytest.mark.parametrize("options", CHANGING, ids=lambda options: " ".join(options))
-@pytest.mark.parametrize("stop", [2, 5, 8])  # lift: the end of a phase, within one, the end of the run
+STOPS = {2: "the end of a phase of lift", 5: "within a phase", 8: "the end of the run"}
+
+
+@pytest.mark.parametrize(
+    ("options", "stop"),
+    whole_but(  # each at one of them, and LIFT at all
+        (number < 2 or number % 3 == place, (options, stop))
+        for (number, options), (place, stop) in product(enumerate(CHANGING), enumerate(STOPS))
+    ),
+)
 def test_methods_that_change_what_they_train_resume_bit_for_bit(
     prepared, interrupted, unbroken, options, stop
 ):
