@@ -141,6 +141,7 @@ def test_numbers_are_learnt_and_compared_with_ridge_regression(type_in, base):
         (("fit", "{base}", "reviews.csv", *FIT, "train.epoch=3"), 2, "epochs"),
         (("fit", "{base}", "reviews.csv", *FIT, "--bogus"), 2, "--bogus"),
         (("predict", "{base}", "reviews.csv"), 2, "no model"),
+        (("predict", "{base}", "reviews.csv", "--out", "/dev/null"), 2, "csv file"),
         (("predict", "{base}", "reviews.xlsx"), 2, "csv"),
         (("score", "{base}", "nothing.txt", "--k", "2"), 2, "missing"),
     ],

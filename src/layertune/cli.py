@@ -427,8 +427,8 @@ def _predict(given: argparse.Namespace) -> None:
     refuse_no_table(path, given.data)
     if given.batch_size < 1:
         raise ConfigError(f"--batch-size {given.batch_size} is not allowed: at least 1.")
-    target = None if given.out is None else expanded(given.out)
-    if target is not None and (not target.parent.is_dir() or target.is_dir()):
+    target = None if given.out is None else expanded(given.out).resolve()
+    if target is not None and (not target.parent.is_dir() or (target.exists() and not target.is_file())):
         raise ConfigError(f"--out {given.out}: name a csv file in a folder that exists.")
 
     from layertune.saved import load

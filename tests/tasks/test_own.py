@@ -52,23 +52,24 @@ def test_labels_are_found_and_a_stratified_tenth_is_held_out(tmp_path, load, cap
 def test_every_format_gives_the_same_rows(tmp_path, load):
     texts, labels = zip(*REVIEWS, strict=True)
     csv_of(tmp_path / "a.csv", REVIEWS)
-    csv_of(tmp_path / "excel.csv", REVIEWS, separator=";", start="\ufeff")
+    csv_of(tmp_path / "excel.CSV", REVIEWS, separator=";", start="\ufeff")
+    csv_of(tmp_path / "tabs.csv", REVIEWS, separator="\t")
     (tmp_path / "b.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in [("text", "label"), *REVIEWS]))
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": t, "label": s}) for t, s in REVIEWS))
     table = pyarrow.table({"text": texts, "label": [float(label) for label in labels]})
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
-    found = [load(name) for name in ("a.csv", "excel.csv", "b.tsv", "c.jsonl", "d.parquet")]
+    found = [load(name) for name in ("a.csv", "excel.CSV", "tabs.csv", "b.tsv", "c.jsonl", "d.parquet")]
     assert len({data.provenance.fingerprint_sha256 for data in found}) == 1
     assert all(data.provenance.labels == ("1", "5") for data in found)
 
 
 def test_columns_with_spaces_and_letters_of_any_language_pairs_and_booleans(tmp_path, load):
     rows = [(f"is it {i}", f"it is {i}", str(i % 2 == 0).lower()) for i in range(20)]
-    csv_of(tmp_path / "pairs.csv", rows, ("die Frage", "réponse", "wahr?"))
-    options = ("own.text='die Frage'", "own.text2='réponse'", "own.label='wahr?'")
+    csv_of(tmp_path / "pairs.csv", rows, ("die Frage, ganz, im Wortlaut", "réponse", "wahr?"), separator=";")
+    options = ("own.text='die Frage, ganz, im Wortlaut'", "own.text2='réponse'", "own.label='wahr?'")
     data = load("pairs.csv", *options)
     assert data.provenance.labels == ("false", "true")
-    csv_of(tmp_path / "dev.csv", rows[:4], ("die Frage", "réponse", "wahr?"))
+    csv_of(tmp_path / "dev.csv", rows[:4], ("die Frage, ganz, im Wortlaut", "réponse", "wahr?"))
     data = load("pairs.csv", f"own.eval='{tmp_path / 'dev.csv'}'", *options)
     assert data.provenance.counts == {"train": 20, "own": 4}
     first = data.evals["own"].store.ids[: data.evals["own"].store.offsets[1]]

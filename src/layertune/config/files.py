@@ -70,7 +70,7 @@ def own_files(own: OwnSpec) -> list[Path] | None:
     """
     names = {key: name for key, name in (("train", own.train), ("eval", own.eval)) if name is not None}
     paths = {key: expanded(name) for key, name in names.items()}
-    is_id = _HUB_ID.fullmatch(own.train or "") and paths["train"].suffix not in SUFFIXES
+    is_id = _HUB_ID.fullmatch(own.train or "") and paths["train"].suffix.lower() not in SUFFIXES
     if own.eval is None and is_id and not paths["train"].exists():
         return None
     for key, path in paths.items():
@@ -89,7 +89,7 @@ def refuse_no_table(path: Path, said: str, what: str = "file") -> None:
     Raises:
         ConfigError: it is a folder, not there, or of another format.
     """
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         return
     found = "a folder" if path.is_dir() else "of another format" if path.is_file() else "not there"
     raise ConfigError(f"{said} is {found}: name a {what} ({', '.join(SUFFIXES)}).")

@@ -42,7 +42,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     Raises:
         DataError: it is not what its suffix says, or names a column twice.
     """
-    return next(_READERS[path.suffix](path, wanted, None))
+    return next(_READERS[path.suffix.lower()](path, wanted, None))
 
 
 def stream_table(path: Path, wanted: Sequence[str], size: int) -> Iterator[Table]:
@@ -51,7 +51,7 @@ def stream_table(path: Path, wanted: Sequence[str], size: int) -> Iterator[Table
     Raises:
         DataError: as `read_table`, where the rows come that are at fault.
     """
-    return _READERS[path.suffix](path, wanted, size)
+    return _READERS[path.suffix.lower()](path, wanted, size)
 
 
 def text_of(path: Path) -> str:
@@ -80,9 +80,8 @@ def _named_once(names: Iterable[str], path: Path) -> tuple[str, ...]:
 def _csv(path: Path, wanted: Sequence[str], size: int | None) -> Iterator[Table]:
     with _opened(path, size) as stream:
         header = stream.readline()
-    delimiter = (
-        ";" if header.count(";") > header.count(",") else ","
-    )  # as spreadsheets write it in half of Europe
+    # Spreadsheets write ; in half of Europe, and some tabs; names may be quoted, with any of them inside.
+    delimiter = max(",;\t", key=lambda sign: len(next(csv.reader([header], delimiter=sign), ())))
     return _separated(path, size, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
 
 

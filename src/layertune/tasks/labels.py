@@ -78,7 +78,8 @@ def _scores(values: Sequence[Any], task: TaskSpec, where: Place) -> np.ndarray:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         allowed = f"numbers from {low:g} to {high:g}" if task.label_range else "finite numbers"
-        raise DataError(f"{where.row(row)} has the score {values[row]!r}; allowed are {allowed}.")
+        point = ", with a point before the fraction" if "," in str(values[row]) else ""
+        raise DataError(f"{where.row(row)} has the score {values[row]!r}; allowed are {allowed}{point}.")
     return scores
 
 
