@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from layertune.records.record import Record
 from layertune.records.store import is_stale
 from layertune.report.index import RecordIndex
+from layertune.report.paper import the_paper
 from layertune.report.paper_claims import STRATEGIES
 from layertune.report.render.formats import to_html
 from layertune.report.render.sheet import Sheet
@@ -16,6 +17,7 @@ from layertune.report.render.words import READ_OUTS, STATE_MEANING, counted, lis
 from layertune.report.request import COMPARED, NO_SETTINGS, Request
 from layertune.report.rounding import printed
 from layertune.report.spec import model_title
+from layertune.report.summary import three_numbers
 from layertune.report.values import MARKS, ReadOut, TableValues
 
 NAMED = 3  # methods that a sentence names
@@ -132,7 +134,11 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
         lines.append(
             f"{counted(len(stale), 'record')} of older versions not used: run.py repeats these runs."
         )
-    lines += [_ranking(table) for table in tables if table.spec.name in COMPARED]
+    for table in tables:
+        if table.spec.name == COMPARED[0] and (first := three_numbers(table.records, the_paper())):
+            lines.append(f"{table.spec.title}: {first}.")
+        if table.spec.name in COMPARED:
+            lines.append(_ranking(table))
     return lines
 
 
