@@ -43,7 +43,7 @@ FEW = 5  # stale records are named, more are counted
 
 def tables(args: argparse.Namespace) -> int:
     """Write the tables and the page; name what is not used."""
-    sides, results = read_requests(args.words, sides=2)
+    sides, results = read_requests(args.words, 2, args.config_dir)
     written = write_comparison(*sides, results) if len(sides) > 1 else write_tables(*sides, results)
     for table, done, cells in written.coverage:
         print(f"{table:<8} {done:>4} of {cells} cells done")
@@ -58,20 +58,20 @@ def tables(args: argparse.Namespace) -> int:
 
 def claims(args: argparse.Namespace) -> None:
     """Judge the claims, print the listing (or JSON) and write it."""
-    (request,), results = read_requests(args.words)
+    (request,), results = read_requests(args.words, config_dir=args.config_dir)
     index = RecordIndex.read(*(results / name for name in ("runs", "scores")))
     judged = judge_all(load_claims(), the_paper(), request, index, judges(results))
     records = table_values(request.table("table1"), index, request.readout).records
     text = to_text(judged, request, index.damaged, three_numbers(records, the_paper()))
     write_atomic(results / "claims" / f"{request.folder}.md", text.encode())
-    renew_page(results)
     print(to_json(judged, request) if args.json else text, end="")
+    renew_page(results)
     _name_stale(index, {request.model, request.lm}, results)
 
 
 def figures(args: argparse.Namespace) -> None:
     """Draw and say what was drawn."""
-    (request,), results = read_requests(args.words)
+    (request,), results = read_requests(args.words, config_dir=args.config_dir)
     drawn = write_figures(request, results)
     renew_page(results)
     for one in drawn:
@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     for do in (tables, claims, figures, plan, landscape):
         one = commands.add_parser(do.__name__, help=(do.__doc__ or "").partition("\n")[0])
         one.set_defaults(do=do)
-        one.add_argument("--config-dir", metavar="FOLDER", help="of methods of your own: rows in every table")
+        one.add_argument(
+            "--config-dir", default="", metavar="FOLDER", help="of methods of your own: rows in every table"
+        )
         one.add_argument("words", nargs="*", help="key=value, such as model=gte_small train.epochs=3")
         if do is tables:
             one.add_argument("--strict", action="store_true", help="exit with 1 if a cell is not done")

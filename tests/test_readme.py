@@ -254,7 +254,7 @@ def test_the_method_of_the_readme_has_its_row_in_every_table_from_a_folder_of_it
 
     printed = call("scripts/report.py", tables)
     assert printed.returncode == 0, printed.stderr
-    folder = tmp_path / "results" / "tables" / "bert"
+    folder = tmp_path / "results" / "tables" / "bert-config-dir=mine"
     for number in range(1, 11):
         assert "| BitFit" in (folder / f"table{number}.md").read_text(), number
     assert "87.5" in (folder / "table1.md").read_text()

@@ -31,9 +31,12 @@ rows:
   - rows:
       - full
       - low_k
-      - {key: broken, title: Broken, overrides: [method=top_k, method.kind=method_in_sweep.Fails, method.k=2]}
+      - fails
 columns: [demo]
 """
+NAMED = (
+    "name: fails\ntitle: Fails\nversion: 1\nkind: method_in_sweep.Fails\nscorer: null\nselector: top\nk: 2\n"
+)
 METHOD = """
 from layertune.methods import SelectedLayers
 
@@ -57,6 +60,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a table and a method of one's own, the working folder of the test."""
     (tmp_path / "configs" / "table").mkdir(parents=True)
     (tmp_path / "configs" / "table" / "mine.yaml").write_text(TABLE)
+    (tmp_path / "configs" / "method").mkdir()
+    (tmp_path / "configs" / "method" / "fails.yaml").write_text(NAMED)
     (tmp_path / "method_in_sweep.py").write_text(METHOD)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -99,15 +104,15 @@ def test_only_what_is_missing_is_run_with_the_words_given(call, folder, capsys):
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(call, folder, capsys):
-    assert call(*SWEEP, "seed=0", "method=low_k,top_k") == 1
+    assert call(*SWEEP, "seed=0", "method=low_k,fails") == 1
     said = capsys.readouterr()
     assert {name: record.status for name, record in records(folder).items()} == {
         "low_k 0": "done",
-        "top_k 0": "failed",
+        "fails 0": "failed",
     }
     assert "1 of 2 runs are done" in said.out
     (line,) = (line for line in said.out.splitlines() if "not done: " in line)
-    assert "method.kind=method_in_sweep.Fails" in line and "ArithmeticError: by design" in line
+    assert "method=fails" in line and "ArithmeticError: by design" in line
     assert said.err.splitlines()[-1].startswith("layertune: 1 of 2 runs did not finish")
     assert "Traceback" not in said.out + said.err
 
@@ -218,11 +223,11 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     ],
 )
 def test_other_launchers_run_the_same(launcher, folder, repo):
-    done = interpreted(repo / "run.py", (*SWEEP, "seed=0", "method=full,top_k", *launcher), folder)
+    done = interpreted(repo / "run.py", (*SWEEP, "seed=0", "method=full,fails", *launcher), folder)
     assert done.returncode == 1, done.stderr
     assert {name: record.status for name, record in records(folder).items()} == {
         "full 0": "done",
-        "top_k 0": "failed",
+        "fails 0": "failed",
     }
     assert "1 of 2 runs are done" in done.stdout and done.stdout.count("ArithmeticError: by design") == 1
     assert done.stderr.splitlines()[-1].startswith("layertune: 1 of 2 runs did not finish")

@@ -105,7 +105,7 @@ def _tables(index: RecordIndex, readout: ReadOut) -> str:
     for sheet, table in zip(sheets, values, strict=True):
         for text in (to_markdown(sheet), to_latex(sheet), to_csv(table)):
             text.encode()
-    told = Backbone(asked, sheets, sentences(values, asked))
+    told = Backbone(asked, asked.model, sheets, sentences(values, asked))
     page = to_page([told], index, {record.run_id for table in values for record in table.records})
     page.encode()
     return page

@@ -29,30 +29,30 @@ def cached_by_folders(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def looking_into(folders: Iterable[str | Path]) -> Iterator[None]:
-    """Find groups in further folders (`--config-dir`) meanwhile, behind `configs/`.
+    """Find groups in these further folders (`--config-dir`) and in no others meanwhile, behind `configs/`.
 
     Raises:
         ConfigError: there is no such folder.
     """
+    wanted: list[Path] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir={folder} is no folder: name one that holds method/<name>.yaml.")
+        if folder.resolve() not in (CONFIG_DIR, *(own.resolve() for own in wanted)):
+            wanted.append(folder)
     before = list(_own_folders)
+    _look_into(wanted)
     try:
-        for folder in map(Path, folders):
-            if not folder.is_dir():
-                raise ConfigError(
-                    f"--config-dir={folder} is no folder: name one that holds method/<name>.yaml."
-                )
-            if folder.resolve() not in (CONFIG_DIR, *(own.resolve() for own in _own_folders)):
-                _own_folders.append(folder)
-        _forget()
         yield
     finally:
-        _own_folders[:] = before
-        _forget()
+        _look_into(before)
 
 
-def _forget() -> None:
-    for remembered in _caches:
-        remembered.cache_clear()
+def _look_into(folders: list[Path]) -> None:
+    if folders != _own_folders:
+        _own_folders[:] = folders
+        for remembered in _caches:
+            remembered.cache_clear()
 
 
 def own_folders() -> tuple[Path, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +20,7 @@ from pydantic import TypeAdapter
 
 from layertune.config.compose import group_choice
 from layertune.config.files import write_atomic
+from layertune.config.groups import looking_into
 from layertune.errors import ConfigError
 from layertune.report.spec import TableSpec, load_table, table_names
 from layertune.report.values import ReadOut
@@ -28,6 +31,7 @@ SELECTING = ("task", "method", "seed")  # words that take some of a table's runs
 CHOOSING = ("model", "lm", "train", "grid", "protocol")  # words that hold for every run
 FOLDERS = ("results_dir", "outputs_dir")
 NO_SETTINGS = (*FOLDERS, "data_dir", "model.path", "train.num_threads")  # no number depends on these words
+_LATER = ("config_dir",)  # not in requests that were written first, and left out where they say nothing
 _LONGEST = 120  # characters of a folder's name
 
 
@@ -43,6 +47,15 @@ class Request:
     readout: ReadOut = "last"
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()  # cells are of these alone; none: of all that a table names
+    config_dir: str = ""  # the folder of methods and tables of one's own
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Find what lies in its own folder, and in none of another request, meanwhile.
+
+        Raises:
+            ConfigError: there is no such folder.
+        """
+        return looking_into([self.config_dir] if self.config_dir else [])
 
     def table(self, name: str, content: Mapping[str, Any] | None = None) -> TableSpec:
         """Return one table as asked; `content` is that of a file elsewhere than in `configs/table`.
@@ -71,7 +84,13 @@ class Request:
         words = [
             f"{name}={getattr(self, name)}" for name in named if getattr(self, name) != getattr(default, name)
         ]
-        return (*words, *(word for word in self.words if word.partition("=")[0] not in NO_SETTINGS))
+        words += [word for word in self.words if word.partition("=")[0] not in NO_SETTINGS]
+        return (*words, *self.folder_words)
+
+    @property
+    def folder_words(self) -> tuple[str, ...]:
+        """The option of `run.py` that names its folder of one's own."""
+        return (f"--config-dir={self.config_dir}",) if self.config_dir else ()
 
     @property
     def asked(self) -> str:
@@ -104,11 +123,14 @@ class Request:
         if self.words:
             given = " ".join(self.words)
             words.append(f'SET="{given}"' if " " in given else f"SET={given}")
+        if self.config_dir:
+            words.append(f"CONFIG_DIR={shlex.quote(self.config_dir)}")
         return " ".join([f"make {target}", *words])
 
     def write(self, folder: Path) -> Path:
         """Write the request beside its tables; return the path."""
-        return write_atomic(folder / FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        content = {key: value for key, value in asdict(self).items() if value or key not in _LATER}
+        return write_atomic(folder / FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -131,7 +153,7 @@ class Question:
 
 def folder_of(name: str, settings: Iterable[str]) -> str:
     """Return a folder's name; one that would lose signs, or be long, ends in a hash."""
-    whole = "-".join((name, *settings))
+    whole = "-".join((name, *(word.lstrip("-") for word in settings)))
     kept = re.sub(r"[^\w.,=+-]", "_", whole)[:_LONGEST]
     return kept if kept == whole else f"{kept}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
@@ -164,7 +186,9 @@ def read_words(
     return Question(tables, request, {key: chosen[key] for key in SELECTING if key in chosen}, contents)
 
 
-def read_requests(words: Iterable[str], sides: int = 1) -> tuple[tuple[Request, ...], Path]:
+def read_requests(
+    words: Iterable[str], sides: int = 1, config_dir: str = ""
+) -> tuple[tuple[Request, ...], Path]:
     """Read the words of tables, claims or figures: one request, or two that are to stand side by side.
 
     `readout=last,best` asks for both read-outs, `compare=<model>` for a second model, `seed=0` for cells of
@@ -197,7 +221,8 @@ def read_requests(words: Iterable[str], sides: int = 1) -> tuple[tuple[Request, 
             f"last or best{other}{' of one model' if sides == 1 else ''}."
         )
     one = {key: values[0] for key, values in chosen.items()}
-    asked = Request(overrides=own, seeds=tuple(sorted(set(map(int, seeds)))), **one)  # type: ignore[arg-type]
+    several = {"overrides": own, "seeds": tuple(sorted(set(map(int, seeds)))), "config_dir": config_dir}
+    asked = Request(**several, **one)  # type: ignore[arg-type]
     models = (asked.model, *compare)
     requests = tuple(replace(asked, model=model, readout=name) for model in models for name in readouts)
     return requests, Path(folders.get("results_dir", "results"))
@@ -212,7 +237,7 @@ def read_request(path: Path) -> Request:
     try:
         content = path.read_bytes()
         request = TypeAdapter(Request).validate_json(content, strict=True, extra="forbid")
-        if missing := {field.name for field in fields(Request)} - set(json.loads(content)):
+        if missing := {field.name for field in fields(Request)} - {*json.loads(content), *_LATER}:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         return request
     except (OSError, ValueError) as error:

@@ -16,7 +16,6 @@ from layertune.report.render.sheet import Sheet
 from layertune.report.render.words import READ_OUTS, STATE_MEANING, counted, listed
 from layertune.report.request import COMPARED, NO_SETTINGS, Request
 from layertune.report.rounding import printed
-from layertune.report.spec import model_title
 from layertune.report.summary import three_numbers
 from layertune.report.values import MARKS, ReadOut, TableValues
 
@@ -29,16 +28,12 @@ class Backbone:
     """What the page shows of one request."""
 
     request: Request
+    title: str  # the model's
     sheets: Sequence[Sheet]
     sentences: Sequence[str] = ()
     hint: str = ""  # the command whose tables show most of its other records
     picture: str = ""  # path from the page
     links: Sequence[tuple[str, str]] = ()  # words, path from the page
-
-    @property
-    def title(self) -> str:
-        """The model's title."""
-        return model_title(self.request.model)
 
     @property
     def shown(self) -> bool:

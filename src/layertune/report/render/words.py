@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from layertune.records.record import OFFICIAL, Record
@@ -172,7 +173,8 @@ def settings(spec: TableSpec) -> str:
 
 def fill_command(spec: TableSpec, request: Request) -> str:
     """Return the command that runs what a table misses, and nothing else."""
-    return " ".join(["python run.py -m", f"hydra/sweeper=table table={spec.name}", *request.choices(spec)])
+    program = shlex.join(["python", "run.py", *request.folder_words, "-m"])
+    return " ".join([program, f"hydra/sweeper=table table={spec.name}", *request.choices(spec)])
 
 
 def _seeds(values: TableValues) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layertune.config.files import write_atomic
+from layertune.errors import ConfigError
 from layertune.report.figures import style
 from layertune.report.figures.cost import mean_cost_figure, mean_points
 from layertune.report.index import RecordIndex
@@ -53,10 +54,11 @@ def write_tables(request: Request, results: Path) -> Written:
     index = RecordIndex.read(results / "runs")
     values = _all_values(request, index, folder)
     own = values[request]
-    sheets = [sheet_of(table, request) for table in own]
-    request.write(folder / request.folder)
-    files = _write(folder / request.folder, request.folder, sheets, [[table] for table in own])
-    files += _picture(request, own, index, folder / request.folder)
+    with request.looking():
+        sheets = [sheet_of(table, request) for table in own]
+        request.write(folder / request.folder)
+        files = _write(folder / request.folder, request.folder, sheets, [[table] for table in own])
+        files += _picture(request, own, index, folder / request.folder)
     backbones = _write_page(values, index, results)
     hint = next(one.hint for one in backbones if one.request == request)
     return Written(results / PAGE, tuple(files), index, _coverage(own), hint)
@@ -78,9 +80,10 @@ def write_comparison(one: Request, other: Request, results: Path) -> Written:
     folder = results / "tables" / folder_name(one, other)
     index = RecordIndex.read(results / "runs")
     sides = _values(one, index), _values(other, index)
-    sheets = [compared((one, first), (other, second)) for first, second in zip(*sides, strict=True)]
+    with one.looking():
+        sheets = [compared((one, first), (other, second)) for first, second in zip(*sides, strict=True)]
+        title = f"layertune: {title_of_comparison(one, other)}"
     files = _write(folder, folder.name, sheets, [list(pair) for pair in zip(*sides, strict=True)])
-    title = f"layertune: {title_of_comparison(one, other)}"
     page = write_atomic(folder / "index.html", to_comparison(title, sheets, index, "../../runs").encode())
     return Written(page, tuple(files), index, _coverage([*sides[0], *sides[1]]))
 
@@ -93,6 +96,11 @@ def _all_values(
     for path in sorted(folder.glob(f"*/{FILE}")):
         if request is None or path.parent.name != request.folder:
             other = read_request(path)
+            if other.config_dir and not Path(other.config_dir).is_dir():
+                raise ConfigError(
+                    f"{path} asks for --config-dir={other.config_dir}, which is no folder: bring it back, or "
+                    f"delete {path.parent}."
+                )
             values[other] = _values(other, index)
     return values
 
@@ -117,14 +125,17 @@ def _backbone(
     places = [("which claims hold", f"claims/{request.folder}.md")]
     places += [("figures", place) for place in figures if (results / place).is_file()][:1]
     left_out = [one for one in index.records if one.run_id not in shown and one.spec.model == request.model]
-    return Backbone(
-        request,
-        [sheet_of(table, request) for table in tables],
-        sentences(tables, request),
-        other_settings(left_out, request),
-        f"{request.folder}/{PICTURE}" if (results / "tables" / request.folder / PICTURE).is_file() else "",
-        [(words, f"../{place}") for words, place in places if (results / place).is_file()],
-    )
+    picture = f"{request.folder}/{PICTURE}"
+    with request.looking():
+        return Backbone(
+            request,
+            model_title(request.model),
+            [sheet_of(table, request) for table in tables],
+            sentences(tables, request),
+            other_settings(left_out, request),
+            picture if (results / "tables" / picture).is_file() else "",
+            [(words, f"../{place}") for words, place in places if (results / place).is_file()],
+        )
 
 
 def _picture(request: Request, tables: list[TableValues], index: RecordIndex, folder: Path) -> list[Path]:
@@ -137,7 +148,8 @@ def _picture(request: Request, tables: list[TableValues], index: RecordIndex, fo
 
 
 def _values(request: Request, index: RecordIndex) -> list[TableValues]:
-    return [table_values(request.table(name), index, request.readout) for name in printed_tables()]
+    with request.looking():
+        return [table_values(request.table(name), index, request.readout) for name in printed_tables()]
 
 
 def _write(
