@@ -23,7 +23,7 @@ from layertune.config import (
 from layertune.config.compose import compose_tree
 from layertune.config.identity import identity_of, sha256_of
 from layertune.config.run import run_from_hydra
-from layertune.config.schema_base import always_identity
+from layertune.config.schema import always_identity
 
 Build = Callable[..., RunConfig]
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"

@@ -10,7 +10,7 @@ import pytest
 
 from layertune.config.build import build_dataclass
 from layertune.config.compose import compose_tree
-from layertune.config.schema_task import TaskSpec
+from layertune.config.schema import TaskSpec
 from layertune.errors import ConfigError, DataError
 from layertune.tasks.hub import read_hub
 from layertune.tasks.local import read_local

@@ -4,15 +4,17 @@ from layertune.config.run import RunConfig
 from layertune.config.schema import (
     CacheSpec,
     CheckpointSpec,
+    DecodingSpec,
+    HubSource,
     MethodSpec,
     ModelSpec,
     ProtocolSpec,
     ScoringSpec,
+    TaskSpec,
     TrackingSpec,
+    TrainDefaults,
     TrainSpec,
 )
-from layertune.config.schema_base import TrainDefaults
-from layertune.config.schema_task import DecodingSpec, HubSource, TaskSpec
 
 __all__ = [
     "CacheSpec",

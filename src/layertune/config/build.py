@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from layertune.config.schema import MethodSpec
-from layertune.config.schema_base import Allowed
+from layertune.config.schema import Allowed, MethodSpec
 from layertune.errors import ConfigError, did_you_mean
 
 

@@ -27,8 +27,7 @@ from layertune.config.identity import (
     can_be_adaptive,
 )
 from layertune.config.kept import is_free_for, keeps_model_of
-from layertune.config.schema import CacheSpec
-from layertune.config.schema_task import METRICS_OF_KIND, OwnSpec
+from layertune.config.schema import METRICS_OF_KIND, CacheSpec, OwnSpec
 from layertune.config.weights import weights_folder
 from layertune.errors import ConfigError
 

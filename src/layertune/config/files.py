@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from layertune.config.locks import locked
-from layertune.config.schema import ProtocolSpec
-from layertune.config.schema_task import OwnSpec, TaskSpec
+from layertune.config.schema import OwnSpec, ProtocolSpec, TaskSpec
 from layertune.errors import ConfigError
 
 WRITING = ".writing-"  # begins the name of what a process is writing and will rename

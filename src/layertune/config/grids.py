@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from layertune.config.schema_base import Grid, TrainDefaults
+from layertune.config.schema import Grid, TrainDefaults
 from layertune.errors import ConfigError
 
 if TYPE_CHECKING:

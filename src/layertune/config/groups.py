@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from layertune.config.schema_base import NAME
+from layertune.config.schema import NAME
 from layertune.errors import ConfigError
 
 # In a checkout a link to the configs/ beside run.py, in an installed package a folder of its own.

@@ -9,7 +9,7 @@ from typing import Any
 from layertune.config.build import unknown_key
 from layertune.config.groups import CONFIG_DIR, group_names
 from layertune.config.run import base_tree
-from layertune.config.schema_base import NAME
+from layertune.config.schema import NAME
 from layertune.errors import ConfigError, one_line, with_causes
 
 _LONG_VALUE = 300  # characters of a value that a sentence shows

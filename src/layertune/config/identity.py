@@ -22,7 +22,7 @@ from layertune.config.files import (
     resolved_data_dir,
     splits_needed,
 )
-from layertune.config.schema_task import TaskSpec
+from layertune.config.schema import TaskSpec
 from layertune.config.weights import weights_files, weights_folder
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from typing import Any
 
 from layertune.config.build import build_dataclass
 from layertune.config.grids import GRIDS
-from layertune.config.schema import MethodSpec
-from layertune.config.schema_base import TrainDefaults
+from layertune.config.schema import MethodSpec, TrainDefaults
 from layertune.errors import ConfigError
 
 NOTES = ("records", "score", "seeds", "tasks", "train")

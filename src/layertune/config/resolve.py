@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layertune.config.grids import PAPER_RATES, middle, rates_of_grid, rates_of_method
 from layertune.config.identity import can_be_adaptive
 from layertune.config.recipe import values_of
-from layertune.config.schema_base import TrainDefaults
+from layertune.config.schema import TrainDefaults
 
 if TYPE_CHECKING:
     from layertune.config.run import RunConfig

@@ -23,26 +23,26 @@ from layertune.config.identity import identity_of_run, run_id, sha256_of
 from layertune.config.recipe import build_recipe
 from layertune.config.resolve import resolve_training
 from layertune.config.schema import (
+    METRICS_OF_KIND,
     CacheSpec,
     CheckpointSpec,
-    MethodSpec,
-    ModelSpec,
-    ProtocolSpec,
-    ScoringSpec,
-    TrackingSpec,
-    TrainSpec,
-)
-from layertune.config.schema_base import (
     Folder,
     Grid,
     IsPath,
+    MethodSpec,
+    ModelSpec,
     Name,
+    OwnSpec,
+    ProtocolSpec,
+    ScoringSpec,
     Seed,
+    TaskSpec,
+    TrackingSpec,
+    TrainSpec,
     always_identity,
     derived,
     not_identity,
 )
-from layertune.config.schema_task import METRICS_OF_KIND, OwnSpec, TaskSpec
 from layertune.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.schema_base import Count
+from layertune.config.schema import Count
 from layertune.methods.added import AddedParameters
 from layertune.models.architectures import Sites
 

@@ -104,7 +104,7 @@ class Method:
 
         Args:
             name: of the option.
-            kind: its type and range, such as `Count` or `Share` of `layertune.config.schema_base`.
+            kind: its type and range, such as `Count` or `Share` of `layertune.config.schema`.
 
         Raises:
             ConfigError: the value is not of this type, or out of its range.

@@ -10,7 +10,7 @@ import random
 from typing import TYPE_CHECKING
 
 from layertune.config import RunConfig
-from layertune.config.schema_base import Count
+from layertune.config.schema import Count
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, head_parts, train_only
 from layertune.models.parameters import unused_parameters

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layertune.config import RunConfig
-from layertune.config.schema_base import Count, Norm, Share
+from layertune.config.schema import Count, Norm, Share
 from layertune.methods.added import AddedParameters
 from layertune.methods.fused import FusedGains, FusedLayout, FusedLora, FusedModule
 from layertune.models.architectures import Sites

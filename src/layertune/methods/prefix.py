@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.schema_base import Count
+from layertune.config.schema import Count
 from layertune.errors import ConfigError
 from layertune.methods.added import AddedParameters
 from layertune.models.architectures import ARCHITECTURES, Sites

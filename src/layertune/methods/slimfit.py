@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.schema_base import Share
+from layertune.config.schema import Share
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Preparation, count, moves
 from layertune.methods.quantised import quantise

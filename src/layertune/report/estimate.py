@@ -17,8 +17,7 @@ from layertune.config import RunConfig
 from layertune.config.build import build_dataclass
 from layertune.config.groups import group_file
 from layertune.config.identity import GRADIENT_SCORERS, WEIGHT_SCORERS
-from layertune.config.schema import ModelSizes
-from layertune.config.schema_task import TaskSpec
+from layertune.config.schema import ModelSizes, TaskSpec
 from layertune.errors import ConfigError
 from layertune.records.record import Record
 from layertune.report.index import RecordIndex

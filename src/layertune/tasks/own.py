@@ -17,7 +17,7 @@ import numpy as np
 
 from layertune.config import TaskSpec
 from layertune.config.files import own_files
-from layertune.config.schema_task import OwnSpec
+from layertune.config.schema import OwnSpec
 from layertune.errors import DataError, did_you_mean
 from layertune.tasks.formats import Table, read_table
 from layertune.tasks.labels import canonical_labels, number_of, text_column

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import RunConfig
-from layertune.config.schema_base import Count, Share, Whole
+from layertune.config.schema import Count, Share, Whole
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Phase, Preparation, count
 from layertune.methods.recap.carried import Moments, write_back
