@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from layertune.command_line import run_script
-from layertune.config.grids import GRIDS
 from layertune.config.groups import CONFIG_DIR
+from layertune.config.rates import GRIDS
 from layertune.report.recipe import choose, search_records, write_recipe
 
 

@@ -125,7 +125,7 @@ def _device() -> str:
 
 
 def _bf16() -> str:
-    from layertune.config.resolve import bf16_on
+    from layertune.config.rates import bf16_on
 
     has, what = bf16_on("auto")
     if not has:

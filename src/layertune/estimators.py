@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from layertune.fine_tuning import fine_tune
+from layertune.models.heads import name_labels
 from layertune.models.loading import load_tokenizer, model_at, read_part
-from layertune.models.standard_head import name_labels
 from layertune.saved.load import SavedModel, probabilities
 from layertune.tasks.given import Text
 

@@ -25,10 +25,10 @@ from layertune.methods.selected import NamedLayers, SelectedLayers
 from layertune.models import Backbone, TaskModel
 from layertune.models.architectures import refuse_other_than_one_stack
 from layertune.models.backbone import full_precision
+from layertune.models.heads import name_labels, standard_head_of
 from layertune.models.limits import refuse_what_does_not_fit, usable_positions
 from layertune.models.loading import known_tokens, refuse_half_a_tokenizer
 from layertune.models.probe import probe
-from layertune.models.standard_head import name_labels, standard_head_of
 from layertune.records.record import DataRecord
 from layertune.records.tracking import Tracker
 from layertune.runtime import prepare_runtime

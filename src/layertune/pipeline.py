@@ -21,7 +21,7 @@ from layertune.stopping import stopping_at_once
 from layertune.tasks import load_task
 from layertune.training import train
 from layertune.training.checkpoint import remove_checkpoint
-from layertune.training.engagement import Engagement, measured_facts, model_record, parameter_facts
+from layertune.training.proof import Engagement, measured_facts, model_record, parameter_facts
 
 log = logging.getLogger(__name__)
 

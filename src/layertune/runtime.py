@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from layertune.config import RunConfig
-from layertune.config.resolve import bf16_on
+from layertune.config.rates import bf16_on
 from layertune.errors import ConfigError, with_causes
 from layertune.records.record import EnvRecord
 

@@ -10,8 +10,8 @@ import pytest
 
 from layertune.config import MethodSpec, RunConfig
 from layertune.config.compose import compose_run
-from layertune.config.grids import middle, next_rate, rates_to_search
 from layertune.config.groups import group_file, group_names
+from layertune.config.rates import middle, next_rate, rates_to_search
 from layertune.errors import ConfigError
 
 Build = Callable[..., RunConfig]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layertune.config import RunConfig, TrainDefaults
-from layertune.config.resolve import BUILT_IN, resolve_training
+from layertune.config.rates import BUILT_IN, resolve_training
 from layertune.config.run import run_from_hydra
 
 Build = Callable[..., RunConfig]

@@ -8,9 +8,8 @@ import pytest
 import torch
 from tiny_models import batch_of, tiny_backbone, tiny_task_model
 
-from layertune.fast.cache import run_below
+from layertune.fast.cache import run_below, why_no_cache
 from layertune.fast.last_layer import OneToken, why_not_one_token
-from layertune.fast.opening import why_no_cache
 from layertune.models.architectures import ARCHITECTURES as KNOWN
 from layertune.tasks import Batch
 from layertune.tasks.encode import LowerLayers

@@ -25,8 +25,8 @@ from tiny_runs import (
 
 from layertune.cache_store import CacheStore
 from layertune.errors import ConfigError
+from layertune.fast.cache import why_no_cache
 from layertune.fast.last_layer import OneToken
-from layertune.fast.opening import why_no_cache
 from layertune.fast.stepper import is_steady, lowest_trained, quiet_below
 from layertune.methods import METHODS
 from layertune.training import train

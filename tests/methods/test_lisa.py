@@ -15,7 +15,7 @@ from layertune.methods import build_method, count
 from layertune.methods.lisa import Lisa
 from layertune.models.parameters import places_of
 from layertune.training import loop, train
-from layertune.training.engagement import Engagement
+from layertune.training.proof import Engagement
 
 
 @pytest.fixture

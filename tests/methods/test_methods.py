@@ -20,8 +20,8 @@ from layertune.models import PooledHead
 from layertune.pipeline import execute
 from layertune.records import Store
 from layertune.scoring import LayerScores
-from layertune.training.engagement import parameter_facts, trained_layers
 from layertune.training.optim import build_optimizer
+from layertune.training.proof import parameter_facts, trained_layers
 
 # Tiny BERT, width 32, inner width 64: four square projections, two of the inner width, two LayerNorms.
 BERT_LAYER = 4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 2 * (32 + 32)

@@ -16,7 +16,7 @@ from layertune.methods.recap import Recap, scores
 from layertune.methods.recap.prune import positions
 from layertune.methods.recap.scores import draw_rows, taylor
 from layertune.training import loop, train
-from layertune.training.engagement import Engagement, measured_facts
+from layertune.training.proof import Engagement, measured_facts
 
 EMBEDDINGS = 512 * 32 + 512 * 32 + 2 * 32 + 2 * 32  # words, positions, segments, the norm
 HEAD_GROUP = 3 * (8 * 32 + 8) + 8 * 32  # 8 rows with biases of three maps, 8 columns

@@ -17,10 +17,10 @@ from layertune import records
 from layertune.config import TrainSpec
 from layertune.errors import ConfigError
 from layertune.methods import build_method, count
-from layertune.methods.recap.groups import layout_of
 from layertune.methods.recap.prune import (
     everything,
     highest_rows,
+    layout_of,
     most_of_a_layer,
     pruned_copy,
     removed_after,

@@ -15,7 +15,7 @@ from layertune.errors import ConfigError
 from layertune.methods import build_method, count
 from layertune.methods.slimfit import SlimFit, first_ranks, relative_update, units_of
 from layertune.training import loop
-from layertune.training.engagement import Engagement, measured_facts
+from layertune.training.proof import Engagement, measured_facts
 
 
 @pytest.fixture

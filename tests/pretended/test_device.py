@@ -7,7 +7,7 @@ import torch
 from tiny_runs import compose_tiny, prepare
 
 from layertune.doctor import cuda_findings
-from layertune.fast import opening
+from layertune.fast import cache
 from layertune.runtime import prepare_runtime
 from layertune.training import train
 
@@ -55,8 +55,8 @@ def test_a_cache_that_the_card_has_no_room_for_is_read_from_memory(tmp_path, mon
         finally:
             monkeypatch.setattr(torch.Tensor, "to", to)
 
-    own = opening.open_source
-    monkeypatch.setattr(opening, "open_source", opened)
+    own = cache.open_source
+    monkeypatch.setattr(cache, "open_source", opened)
     assert train(*case.parts).cache.place.startswith("memory (there was less room")
 
 

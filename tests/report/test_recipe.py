@@ -12,7 +12,7 @@ from made_records import made
 from omegaconf import OmegaConf
 
 from layertune.config.compose import plain_run
-from layertune.config.recipe import build_recipe
+from layertune.config.rates import build_recipe
 from layertune.errors import RecipeError
 from layertune.records import Record
 from layertune.report.recipe import (

@@ -18,7 +18,7 @@ from tiny_runs import assert_same, prepare, timeless, weights, with_foreign
 
 from layertune.errors import CheckpointError, ConfigError, Interruption
 from layertune.training import checkpoint, loop, train
-from layertune.training.saved_state import read_state
+from layertune.training.checkpoint import read_state
 
 # 64 rows in batches of 16, twice: steps 1-4 and 5-8; dropout is on, so the random state matters.
 OPTIONS = ("train.epochs=2", "train.learning_rate=1e-3")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from layertune.training import train
-from layertune.training.engagement import Engagement, matches_selection, parameter_facts
+from layertune.training.proof import Engagement, matches_selection, parameter_facts
 
 
 def test_an_honest_run_passes(prepared):

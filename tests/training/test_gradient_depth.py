@@ -10,7 +10,7 @@ import torch
 from layertune.config.groups import group_file, group_names
 from layertune.models.parameters import places_of
 from layertune.training import train
-from layertune.training.witness import Witness
+from layertune.training.proof import Witness
 
 
 def one_of_each_kind() -> list[str]:

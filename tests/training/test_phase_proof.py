@@ -11,7 +11,7 @@ from layertune.methods.lift import Lift
 from layertune.methods.lisa import Lisa
 from layertune.models.parameters import checksum, places_of
 from layertune.training import train
-from layertune.training.engagement import Engagement, measured_facts, parameter_facts
+from layertune.training.proof import Engagement, measured_facts, parameter_facts
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from toy_methods import Copies, Diary
 from layertune.errors import Interruption
 from layertune.methods import METHODS, Full, Phase
 from layertune.training import loop, train
-from layertune.training.engagement import Engagement, measured_facts
+from layertune.training.proof import Engagement, measured_facts
 
 TWO_EPOCHS = ("method=full", "train.epochs=2", "train.learning_rate=1e-3")  # of four steps each
 

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 
 import layertune
-from layertune.training import saved_state
-from layertune.training.saved_state import has_state, read_state, write_state
+from layertune.training import checkpoint
+from layertune.training.checkpoint import has_state, read_state, write_state
 
 FACTS = {"of": {"run": "a-b-c", "device": "cpu"}, "forced": False}
 STATE = {
@@ -154,7 +154,7 @@ def test_writing_that_ends_on_its_way_leaves_the_state_before(tmp_path, monkeypa
     """It ends when the new tensors are there and what names them is half written."""
     write_state(tmp_path, FACTS, {"step": torch.tensor(1)})
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    real, calls = saved_state.write_atomic, []
+    real, calls = checkpoint.write_atomic, []
 
     def write(path, content):
         calls.append(path)
@@ -164,7 +164,7 @@ def test_writing_that_ends_on_its_way_leaves_the_state_before(tmp_path, monkeypa
         return real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(saved_state, "write_atomic", write)
+        patch.setattr(checkpoint, "write_atomic", write)
         with pytest.raises(OSError, match="no space"):
             write_state(tmp_path, FACTS, {"step": torch.tensor(2)})
     assert read_state(tmp_path)[1] == {"step": torch.tensor(1)}

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from layertune.config.grids import register_resolvers
 from layertune.config.groups import CONFIG_DIR, GROUPS, cached_by_folders, group_file, group_names
 from layertune.config.hydra_errors import check_overrides, request_error
+from layertune.config.rates import register_resolvers
 from layertune.config.run import RunConfig, base_tree, run_from_hydra
 from layertune.errors import ConfigError, did_you_mean
 

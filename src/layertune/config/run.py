@@ -1,6 +1,6 @@
 """One run: a composed Hydra configuration becomes a frozen `RunConfig`, or one clear sentence.
 
-Nothing after this module sees a `DictConfig`. `train.*` values are resolved in `layertune.config.resolve`,
+Nothing after this module sees a `DictConfig`. `train.*` values are resolved in `layertune.config.rates`,
 checks that involve several groups are in `layertune.config.checks`.
 """
 
@@ -20,8 +20,7 @@ from layertune.config.build import build_dataclass, build_method_spec, convert, 
 from layertune.config.checks import check_run
 from layertune.config.groups import group_file
 from layertune.config.identity import identity_of_run, run_id, sha256_of
-from layertune.config.recipe import build_recipe
-from layertune.config.resolve import resolve_training
+from layertune.config.rates import build_recipe, resolve_training
 from layertune.config.schema import (
     METRICS_OF_KIND,
     CacheSpec,

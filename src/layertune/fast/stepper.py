@@ -15,12 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from layertune.config import RunConfig
-from layertune.fast.cache import PrefixSource, choose_place
+from layertune.fast.cache import Opening, PrefixSource, choose_place, why_no_cache
 from layertune.fast.frozen import copies_bytes, hold_frozen, release_frozen
 from layertune.fast.graphs import CudaRecorder, StepGraphs, why_no_graphs
 from layertune.fast.last_layer import OneToken, why_not_one_token
 from layertune.fast.masks import use_byte_masks, use_own_masks
-from layertune.fast.opening import Opening, why_no_cache
 from layertune.methods import Method
 from layertune.models.parameters import places_of
 from layertune.records.record import CacheRecord

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from layertune.config import ModelSpec, RunConfig
 from layertune.errors import ModelError
 from layertune.models.backbone import Backbone, device_of, full_precision
-from layertune.models.heads import ConcatHead, PooledHead, initialise
+from layertune.models.heads import ConcatHead, PooledHead, StandardHead, build_standard_head, initialise
 from layertune.models.loading import load_model
 from layertune.models.probe import probe
-from layertune.models.standard_head import StandardHead, build_standard_head
 from layertune.tasks.encode import IGNORED_LABEL
 
 if TYPE_CHECKING:

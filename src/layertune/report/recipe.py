@@ -18,8 +18,7 @@ from typing import Any
 from layertune.config import RunConfig
 from layertune.config.compose import plain_run
 from layertune.config.files import write_atomic
-from layertune.config.grids import GRIDS, next_rate
-from layertune.config.recipe import EVERY_TASK, by_grid
+from layertune.config.rates import EVERY_TASK, GRIDS, by_grid, next_rate
 from layertune.errors import ConfigError, RecipeError
 from layertune.records.record import Record
 from layertune.records.store import read_files, versions_of

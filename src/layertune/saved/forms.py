@@ -19,9 +19,9 @@ from layertune.config import RunConfig
 from layertune.config.weights import weights_folder
 from layertune.methods.added import AddedParameters
 from layertune.methods.peft import merged
+from layertune.models.heads import StandardHead
 from layertune.models.loading import quiet
 from layertune.models.parameters import put_values
-from layertune.models.standard_head import StandardHead
 
 if TYPE_CHECKING:
     from peft import PeftConfig

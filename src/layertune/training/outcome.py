@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from layertune.records.record import MetricsRecord, Scores, TrainingRecord
-from layertune.training.witness import PhaseReport
+from layertune.training.proof import PhaseReport
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel

@@ -21,7 +21,7 @@ from layertune.methods import Method
 from layertune.models.parameters import put_values, values_of
 from layertune.runtime import Stopwatch
 from layertune.training.optim import build_optimizer, build_schedule
-from layertune.training.witness import PhaseReport, Witness
+from layertune.training.proof import PhaseReport, Witness
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel

@@ -18,13 +18,14 @@ from layertune.config import RunConfig
 from layertune.config.schema import Count, Share, Whole
 from layertune.errors import ConfigError
 from layertune.methods.base import Method, Phase, Preparation, count
-from layertune.methods.recap.carried import Moments, write_back
-from layertune.methods.recap.counts import Counts
-from layertune.methods.recap.groups import Layout, Pool, layout_of
+from layertune.methods.recap.carried import Counts, Moments, write_back
 from layertune.methods.recap.prune import (
     Kept,
+    Layout,
+    Pool,
     everything,
     highest_rows,
+    layout_of,
     most_of_a_layer,
     positions,
     pruned_copy,

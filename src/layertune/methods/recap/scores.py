@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layertune.methods.recap.groups import Layout, layer_prefixes
-from layertune.methods.recap.prune import group_scores
+from layertune.methods.recap.prune import Layout, group_scores, layer_prefixes
 from layertune.models.backbone import scoring_mode
 from layertune.tasks import in_parts
 

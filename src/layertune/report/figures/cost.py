@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layertune.config.compose import group_choice
-from layertune.config.grids import GRIDS
 from layertune.config.groups import group_names
+from layertune.config.rates import GRIDS
 from layertune.report.figures import style
 from layertune.report.figures.labels import Label, label_points
 from layertune.report.figures.similarity import Mark
