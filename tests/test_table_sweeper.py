@@ -20,7 +20,7 @@ from hydra_plugins.layertune_table_sweeper import _gpus
 from hydra_plugins.layertune_table_sweeper._gpus import OnItsOwnGpu, listed_gpus, one_per_worker, visible_gpus
 from layertune.config.compose import compose_run
 from layertune.records import Record, Store, read_record
-from layertune.records.claims import claimed
+from layertune.records.store import claimed
 
 TABLE = """
 name: mine

@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layertune.config.files import WRITING, lock_of, remove_abandoned, write_atomic
+from layertune.config.files import WRITING, lock_of, locked, remove_abandoned, write_atomic
 from layertune.config.identity import sha256_of
-from layertune.config.locks import locked
 
 log = logging.getLogger(__name__)
 

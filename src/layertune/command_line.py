@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from layertune.config.hydra_errors import check_overrides, request_error
+from layertune.config.compose import check_overrides, request_error
 from layertune.errors import (
     DONE,
     FAILED,

@@ -77,7 +77,7 @@ class RunClaimed(RuntimeError):  # noqa: N818 - reads as a statement where it is
     """Another process is training the run, and a sweep has others to go on with.
 
     Attributes:
-        turn: the run, with what tells when it is free (`layertune.records.claims.Turn`).
+        turn: the run, with what tells when it is free (`layertune.records.store.Turn`).
     """
 
     def __init__(self, turn: Any) -> None:

@@ -11,7 +11,7 @@ from layertune.methods import build_method
 from layertune.models import build_model, load_tokenizer
 from layertune.models.limits import refuse_what_does_not_fit
 from layertune.records import Record, Store
-from layertune.records.claims import claimed
+from layertune.records.store import claimed
 from layertune.records.tracking import Tracker
 from layertune.records.writer import RecordDraft, open_record
 from layertune.report.figures import plot_record

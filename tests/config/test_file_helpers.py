@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from processes import others_that_hold
 
-from layertune.config.files import WRITING, lock_of, remove_abandoned, write_atomic
-from layertune.config.locks import locked
+from layertune.config.files import WRITING, lock_of, locked, remove_abandoned, write_atomic
 
 
 def names(folder: Path) -> list[str]:

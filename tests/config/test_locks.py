@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from processes import at_once, others_that_hold
 
-from layertune.config import locks
-from layertune.config.locks import ends_at_this_machine, locked
+from layertune.config import files
+from layertune.config.files import ends_at_this_machine, locked
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_locks_that_a_network_file_system_keeps_to_each_machine_are_known(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/root / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 {options} 0 0\n")
-    monkeypatch.setattr(locks, "_MOUNTS", mounts)
+    monkeypatch.setattr(files, "_MOUNTS", mounts)
     assert ends_at_this_machine(tmp_path / "outputs" / "locks") is alone
     assert not ends_at_this_machine(Path("/elsewhere"))
-    monkeypatch.setattr(locks, "_MOUNTS", tmp_path / "none")  # macOS
+    monkeypatch.setattr(files, "_MOUNTS", tmp_path / "none")  # macOS
     assert not ends_at_this_machine(tmp_path)

@@ -9,9 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
-from layertune.config.compose import register_schema
+from layertune.config.compose import register_schema, request_error
 from layertune.config.groups import CONFIG_DIR
-from layertune.config.hydra_errors import request_error
 
 BASE = ("model=tiny_bert", "task=demo")
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from processes import FORK, at_once, others_that_hold
 
-from layertune.config import RunConfig, locks
+from layertune.config import RunConfig, files
 from layertune.errors import ConfigError, RunClaimed, RunFailed
 from layertune.records import Record, Store
-from layertune.records.claims import claimed, in_a_sweep, last_written
+from layertune.records.store import claimed, in_a_sweep, last_written
 
 MakeRun = Callable[..., RunConfig]
 MakeRecord = Callable[..., Record]
@@ -184,7 +184,7 @@ def test_a_file_system_whose_locks_protect_nothing_is_said_and_the_run_goes_on(
     (tmp_path / "mounts").write_text(f"server:/x {tmp_path} nfs rw,nolock 0 0\n")
     with monkeypatch.context() as patch, claimed(make_run(), store) as done:
         assert done is None and caplog.text == ""
-        patch.setattr(locks, "_MOUNTS", tmp_path / "mounts")
+        patch.setattr(files, "_MOUNTS", tmp_path / "mounts")
         with claimed(make_run(seed=1), store) as done:
             assert done is None and "no locks" in caplog.text
     caplog.clear()

@@ -151,6 +151,11 @@ def test_a_run_on_a_file_of_one_s_own_ends_in_a_record(tmp_path):
     assert set(record.metrics.last["own"]) == {"accuracy", "f1_macro"}
 
 
+def test_a_file_of_evaluation_rows_does_not_go_with_a_data_set_of_the_hub(tmp_path):
+    with pytest.raises(ConfigError, match="own splits"):
+        compose_tiny(tmp_path, "task=own", "own.train=someone/reviews", "own.eval=dev.csv", "method=full")
+
+
 def test_a_data_set_of_the_hub_is_read_by_its_id(tmp_path, loopback_hub):
     rows = "".join(json.dumps({"text": text, "label": str(stars)}) + "\n" for text, stars in REVIEWS).encode()
     files = {"train.jsonl": rows, "test.jsonl": rows[: rows.index(b"\n", 300) + 1], "README.md": b"# rows\n"}

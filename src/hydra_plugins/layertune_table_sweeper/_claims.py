@@ -31,7 +31,7 @@ class InASweep:
     @classmethod
     def from_now_on(cls, task_function: Callable[[Any], Any], arguments: Iterable[str]) -> InASweep:
         """Begin a sweep with these arguments: what others try from now on is not tried again."""
-        from layertune.records.claims import last_written
+        from layertune.records.store import last_written
         from layertune.report.plan import store_of
 
         return cls(task_function, last_written(store_of(arguments)))
@@ -39,7 +39,7 @@ class InASweep:
     def __call__(self, config: Any) -> Any:
         """Run the task, unless its run is claimed."""
         from layertune.errors import RunClaimed
-        from layertune.records.claims import in_a_sweep
+        from layertune.records.store import in_a_sweep
 
         with in_a_sweep(self.began):
             try:
@@ -56,7 +56,7 @@ class Patient:
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Launch jobs as the launcher does; of a run that is free again, what became of it is the result."""
-        from layertune.records.claims import Turn
+        from layertune.records.store import Turn
 
         results = list(self.launcher.launch(job_overrides, initial_job_idx=initial_job_idx))
         is_waiting = False

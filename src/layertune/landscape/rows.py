@@ -19,9 +19,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from layertune.config import RunConfig
-from layertune.config.files import lock_of, write_atomic
+from layertune.config.files import lock_of, locked, write_atomic
 from layertune.config.identity import data_key, identity_of_run, sha256_of, weights_key
-from layertune.config.locks import locked
 from layertune.errors import RecordError
 from layertune.records.record import (
     Amount,

@@ -209,6 +209,15 @@ def train_only(model: nn.Module, parts: Iterable[nn.Module]) -> int:
     return count(chosen)
 
 
+def train_all(model: TaskModel) -> int:
+    """Unfreeze all that a forward pass reads; return how many parameters that is."""
+    model.requires_grad_(True)
+    unused = unused_parameters(model)
+    for parameter in unused:
+        parameter.requires_grad_(False)
+    return count(model.parameters()) - count(unused)
+
+
 def head_parts(model: TaskModel, train_final_norm: bool = False) -> list[nn.Module]:
     """Return what partial methods train besides their choice: the task head; for generation nothing.
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from layertune.config import RunConfig
 from layertune.config.schema import Count
 from layertune.errors import ConfigError
-from layertune.methods.base import Method, Preparation, count, head_parts, train_only
-from layertune.models.parameters import unused_parameters
+from layertune.methods.base import Method, Preparation, head_parts, train_all, train_only
 
 if TYPE_CHECKING:
     from layertune.models import TaskModel
@@ -48,10 +47,7 @@ class Lisa(Method):
         if self.spec.options.get("freeze_embeddings"):
             head = head_parts(model, self.run.model.train_final_norm)
             return Preparation(expected_trainable=train_only(model, [*model.backbone.layers, *head]))
-        model.requires_grad_(True)
-        for parameter in unused_parameters(model):
-            parameter.requires_grad_(False)
-        return Preparation(count(model.parameters()) - count(unused_parameters(model)))
+        return Preparation(train_all(model))
 
     def before_step(self, model: TaskModel, step: int) -> None:
         """Draw layers at the first step of every interval, and freeze the others."""

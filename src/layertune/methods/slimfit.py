@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from layertune.config import RunConfig
 from layertune.config.schema import Share
 from layertune.errors import ConfigError
-from layertune.methods.base import Method, Preparation, count, moves
+from layertune.methods.base import Method, Preparation, moves, train_all
 from layertune.methods.quantised import quantise
 from layertune.models.parameters import unused_parameters
 
@@ -66,9 +66,7 @@ class SlimFit(Method):
 
     def prepare(self, model: TaskModel, data: TaskData, runtime: Runtime) -> Preparation:
         """Unfreeze all that may ever train, and draw the order in which the units are tried first."""
-        model.requires_grad_(True)
-        for parameter in unused_parameters(model):
-            parameter.requires_grad_(False)
+        expected = train_all(model)
         self.units = units_of(model)
         self.last_updates = first_ranks(len(self.units), self.run.seed).to(runtime.device)
         if self.quantised:
@@ -76,7 +74,7 @@ class SlimFit(Method):
         frozen = self.num_frozen
         log.info("%s: %d of %d units are frozen in every step", self.spec.name, frozen, len(self.units))
         facts = {"units": len(self.units), "units_frozen": frozen, "freezing_rate": self.freezing_rate}
-        return Preparation(count(model.parameters()) - count(unused_parameters(model)), facts=facts)
+        return Preparation(expected, facts=facts)
 
     @property
     def num_frozen(self) -> int:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layertune.config import RunConfig
-from layertune.config.files import WRITING, expanded, lock_of, remove_abandoned, write_atomic
+from layertune.config.files import WRITING, expanded, lock_of, locked, remove_abandoned, write_atomic
 from layertune.config.kept import ABOUT, FORMAT, INCOMING, has_arrived
-from layertune.config.locks import locked
 from layertune.errors import ConfigError, RunFailed
 from layertune.records import Record
 from layertune.records.writer import printable_config
