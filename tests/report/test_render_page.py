@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_records import made, write
+from made_records import PROVEN, made, write
 
 from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
@@ -179,6 +179,15 @@ def test_an_average_over_all_tasks_is_said_in_a_sentence_and_drawn_against_its_c
         "layer 85.0, LoRA 80.0 and Low Scoring k layers 70.0; layers by cosine score: Block-wise lowest "
         "layer 85.0 and Low Scoring k layers 70.0."
     ) in page
+    assert "mrpc" in (tmp_path / "tables" / "bert" / "cost.svg").read_text(encoding="utf-8")
+    at_majority = replace(PROVEN, beats_majority=False)
+    nothing = [replace(one, checks=at_majority) for one in records if one.spec.task == "mrpc"]
+    write(tmp_path / "runs", *nothing)
+    page = write_tables(Request(), tmp_path).page.read_text(encoding="utf-8")
+    assert (
+        "Table 2, average of the 6 of 7 tasks on which all learned something (†), 4 of 17 rows: Full" in page
+    )
+    assert "mrpc" not in (tmp_path / "tables" / "bert" / "cost.svg").read_text(encoding="utf-8")
     assert 'src="bert/cost.svg"' in page and (tmp_path / "tables" / "bert" / "cost.svg").is_file()
     for path in (tmp_path / "runs").iterdir():
         path.unlink()

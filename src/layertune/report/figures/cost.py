@@ -102,7 +102,8 @@ def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list
     """Return scores and seconds of the rows of some tables, as means over tasks, and these tasks.
 
     The tasks are those that at least half as many rows have as the one with most; a row counts that has all
-    of them, on the device of most records. Nothing is returned for fewer than three rows.
+    of them, on the device of most records, and learned something there. Nothing is returned for fewer than
+    three rows.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {}  # row -> task -> score, seconds
     titles = {row.key: row for table in tables for row in table.spec.rows if not row.of}
@@ -115,7 +116,12 @@ def mean_points(tables: Sequence[TableValues], index: RecordIndex) -> tuple[list
                 records = [index.by_id[run_id] for run_id in value.run_ids]
                 seconds = [run_seconds(one) for one in records]
                 known = [one for one in seconds if one is not None]
-                if value.mean is not None and known and {one.device for one in records} == {device}:
+                if (
+                    value.mean is not None
+                    and value.has_learned
+                    and known
+                    and {one.device for one in records} == {device}
+                ):
                     found.setdefault(row.key, {})[column.task] = (value.mean, statistics.fmean(known))
     counts = Counter(task for tasks in found.values() for task in tasks)
     tasks = [task for task, count in counts.items() if 2 * count >= max(counts.values())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -138,19 +139,25 @@ def sentences(tables: Sequence[TableValues], request: Request) -> list[str]:
 
 
 def _ranking(table: TableValues) -> str:
-    """Say which methods lead a table's average, over the rows that have one."""
-    columns = [column for column in table.spec.columns if column.mean_of]
-    cells = {row.key: table.cell(row.key, column.key) for row in table.spec.rows for column in columns}
-    averages = {key: cell.mean for key, cell in cells.items() if cell.mean is not None and cell.has_learned}
-    title = table.spec.title
+    """Say which methods lead a table's average, over the rows that have one.
+
+    Where fewer than two learned something on every task, it is that of the tasks on which all of them did.
+    """
+    average = next(column for column in table.spec.columns if column.mean_of)
+    cells = {row.key: table.cell(row.key, average.key) for row in table.spec.rows}
+    whole = {key: cell for key, cell in cells.items() if cell.mean is not None}
+    averages = {key: cell.mean for key, cell in whole.items() if cell.mean is not None and cell.has_learned}
+    title, tasks = table.spec.title, counted(len(average.mean_of), "task")
+    if len(averages) < 2 <= len(whole):
+        keys = [k for k in average.mean_of if all(table.cell(row, k).has_learned for row in whole)]
+        found = {row: [m for k in keys if (m := table.cell(row, k).mean) is not None] for row in whole}
+        averages = {row: statistics.fmean(own) for row, own in found.items() if own}
+        tasks = f"the {len(keys)} of {tasks} on which all learned something ({MARKS['majority']})"
     if len(averages) < 2:
-        whole = sum(cell.mean is not None for cell in cells.values())
         why = "fewer than two methods have all tasks and seeds"
-        if whole > 1:
-            learned = f"{len(averages) or 'none'} learned something on each ({MARKS['majority']})"
-            why = f"of {whole} methods that have all tasks, {learned}"
+        if len(whole) > 1:
+            why = f"on no task have all {len(whole)} complete methods learned something ({MARKS['majority']})"
         return f"{title}: {why}: no average compares yet."
-    tasks = len(columns[0].mean_of)
     named = {
         row.key: f"{row.title} {printed(averages[row.key], 1)}"
         for row in table.spec.rows
@@ -159,7 +166,7 @@ def _ranking(table: TableValues) -> str:
     full = named.pop("full", "")
     order = sorted(named, key=lambda key: -averages[key])
     ours = [named[key] for key in order if key in STRATEGIES]
-    text = f"{title}, average of {counted(tasks, 'task')}, {len(averages)} of {len(table.spec.rows)} rows: "
+    text = f"{title}, average of {tasks}, {len(averages)} of {len(table.spec.rows)} rows: "
     text += f"{full}; " if full else "full fine-tuning is missing; "
     text += f"the best others {listed([named[key] for key in order[:NAMED]])}"
     return text + (f"; layers by cosine score: {listed(ours)}." if ours else ".")
