@@ -55,13 +55,17 @@ def _version(group: str, name: str) -> int | None:
     return int(file.get("version", 1)) if file else None
 
 
-def read_folders(*folders: str | Path) -> tuple[dict[Path, Record], dict[Path, str]]:
+def read_folders(*folders: str | Path, aloud: bool = True) -> tuple[dict[Path, Record], dict[Path, str]]:
     """Read all records in some folders, in the order of folders and names; see `read_files`."""
-    return read_files(path for folder in folders for path in sorted(Path(folder).glob("*.json")))
+    return read_files((path for folder in folders for path in sorted(Path(folder).glob("*.json"))), aloud)
 
 
-def read_files(paths: Iterable[Path]) -> tuple[dict[Path, Record], dict[Path, str]]:
+def read_files(paths: Iterable[Path], aloud: bool = True) -> tuple[dict[Path, Record], dict[Path, str]]:
     """Read records; a file that is none is said on the log, and takes nothing with it.
+
+    Args:
+        paths: their files.
+        aloud: False where the log has said it before.
 
     Returns:
         The records by their files, in the order given; and why every other file is none. Of several files
@@ -80,7 +84,7 @@ def read_files(paths: Iterable[Path]) -> tuple[dict[Path, Record], dict[Path, st
             damaged[path] = (
                 f"is a second file of the run {record.run_id}; {first.parent.name}/{first.name} is used"
             )
-    for path, reason in damaged.items():
+    for path, reason in damaged.items() if aloud else ():
         log.warning("%s", one_line(f"damaged, not used: {path} {reason}"))
     return {path: record for path, record in records.items() if path not in damaged}, damaged
 

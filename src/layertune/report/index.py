@@ -41,9 +41,9 @@ class RecordIndex:
             self._by_config.setdefault(record.identity.config_sha256, []).append(record)
 
     @classmethod
-    def read(cls, *folders: str | Path) -> RecordIndex:
+    def read(cls, *folders: str | Path, aloud: bool = True) -> RecordIndex:
         """Read all records in folders such as results/runs; files that are none are listed in `damaged`."""
-        records, damaged = read_folders(*folders)
+        records, damaged = read_folders(*folders, aloud=aloud)
         return cls(records.values(), sorted(one_line(f"{path.name} {why}") for path, why in damaged.items()))
 
     @cached_property

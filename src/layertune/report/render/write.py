@@ -67,11 +67,13 @@ def write_tables(request: Request, results: Path) -> Written:
 def renew_page(results: Path) -> None:
     """Write the page anew where there is one: it links to the claims and figures made since.
 
+    Whoever made these has named what is damaged.
+
     Raises:
         ConfigError: a folder's request is damaged.
     """
     if (results / PAGE).is_file():
-        index = RecordIndex.read(results / "runs")
+        index = RecordIndex.read(results / "runs", aloud=False)
         _write_page(_all_values(None, index, results / "tables"), index, results)
 
 
