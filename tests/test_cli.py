@@ -284,6 +284,13 @@ def test_a_model_and_rows_of_the_hub_are_fetched_once_and_serve_every_command_wi
     assert code == 0 and "64 rows to train on, 64 to evaluate" in out
     card = (tmp_path / "my-model" / "README.md").read_text()
     assert f"`someone/bert` at `{'a' * 40}`" in card and "HTTP" not in err
+    newer = rows[: rows.index(b"\n", 900) + 1]
+    loopback_hub.repositories["datasets", "someone/reviews"] = (
+        "c" * 40,
+        {"train.csv": newer, "test.csv": rows},
+    )
+    code, out, _ = type_in("fit", *(word.replace("my-model", "newer") for word in named))
+    assert code == 0 and f"{newer.count(b'film')} rows to train on" in out  # not the record of the older rows
     (tmp_path / "texts.txt").write_text("a fine film\na dull film\n")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

@@ -28,8 +28,9 @@ from layertune.command_line import choices_of, run_script
 from layertune.config import ModelSpec, RunConfig
 from layertune.config.build import build_dataclass
 from layertune.config.compose import compose_run
-from layertune.config.files import SUFFIXES, WRITING, expanded, refuse_no_table
+from layertune.config.files import SUFFIXES, WRITING, expanded, own_files, refuse_no_table
 from layertune.config.groups import group_file, group_names
+from layertune.config.schema import OwnSpec
 from layertune.errors import ConfigError, RunFailed, did_you_mean, said_in
 
 if TYPE_CHECKING:
@@ -176,6 +177,13 @@ def request(given: argparse.Namespace, method: str, k: int | None) -> list[str]:
     words += [f"own.{key}={quoted(value)}" for key, value in columns.items() if value is not None]
     if given.regression:
         words.append("own.regression=true")
+    if (
+        own_files(OwnSpec(train=given.data, eval=given.eval)) is None
+    ):  # pinned: its rows are part of the run id
+        from layertune.hub import main_commit
+
+        commit = main_commit(given.data, "dataset")
+        words += [f"own.revision={commit}"] if commit is not None else []
     words += [
         f"method={method}",
         f"seed={given.seed}",

@@ -141,6 +141,24 @@ def _is_what_it_is_named_after(path: Path) -> bool:
     return True
 
 
+def main_commit(name: str, kind: Literal["model", "dataset"]) -> str | None:
+    """Return the commit that the main branch of a repository is at: the hub's, without it that of the cache.
+
+    None where neither knows it; whoever then wants the files says why they cannot be had.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if why_no_answer() is None:
+        with suppress(Exception):
+            commit = HfApi().repo_info(name, repo_type=kind, timeout=2 * _PROBE_SECONDS).sha
+            folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+            write_atomic(folder / "refs" / "main", commit.encode())
+            return str(commit)
+    folder = _cached(name, None, kind)
+    return None if folder is None else folder.name
+
+
 def _cached(name: str, revision: str | None, kind: str) -> Path | None:
     from huggingface_hub import snapshot_download
 
