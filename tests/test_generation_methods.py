@@ -7,10 +7,9 @@ import json
 import pytest
 import torch
 from test_generation_run import write
-from tiny_runs import weights
+from tiny_runs import composed, weights
 
 from layertune import pipeline
-from layertune.config.compose import compose_run
 from layertune.errors import JavaError
 from layertune.evaluation.nlg import scorer
 from layertune.records import Store
@@ -61,7 +60,7 @@ def kept(monkeypatch):
 @pytest.mark.usefixtures("no_java")
 @pytest.mark.parametrize("options", CASES, ids=" ".join)
 def test_a_method_trains_through_a_generation_run(tmp_path, kept, options):
-    run = compose_run(
+    run = composed(
         "model=tiny_gpt2",
         "task=e2e",
         "tracking=disabled",

@@ -8,6 +8,7 @@ import json
 import random
 
 import pytest
+from tiny_runs import composed
 
 from layertune.config.compose import compose_run
 from layertune.errors import ConfigError, JavaError
@@ -50,7 +51,7 @@ def request_run(tmp_path):
     data = write(tmp_path / "data")
 
     def make(*overrides):
-        return compose_run(
+        return composed(
             "model=tiny_gpt2",
             "task=e2e",
             "tracking=disabled",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import composed
 
 from layertune import pipeline
-from layertune.config.compose import compose_run
 from layertune.config.kept import keeps_model_of
 from layertune.errors import ConfigError, DataError, Interruption, RecordError, RunFailed
 from layertune.models import load_tokenizer
@@ -32,7 +32,7 @@ def request_run(tmp_path):
         given = {item.split("=")[0] for item in overrides}
         defaults = ("model=tiny_bert", "task=demo", "method=low_k", "protocol=smoke", "tracking=disabled")
         folders = (f"outputs_dir={tmp_path / 'outputs'}", f"results_dir={tmp_path / 'results'}")
-        return compose_run(*(d for d in defaults if d.split("=")[0] not in given), *folders, *overrides)
+        return composed(*(d for d in defaults if d.split("=")[0] not in given), *folders, *overrides)
 
     return make
 

@@ -46,13 +46,13 @@ def compose_tiny(folder: Path, *overrides: str) -> RunConfig:
     """Compose a run from DEFAULTS and overrides; records and caches lie below `folder`."""
     given = {item.split("=")[0] for item in overrides}
     chosen = [item for item in DEFAULTS if item.split("=")[0] not in given]
-    run = _composed(*chosen, *overrides)
+    run = composed(*chosen, *overrides)
     return dataclasses.replace(run, outputs_dir=str(folder / "outputs"), results_dir=str(folder / "results"))
 
 
 @cache
-def _composed(*words: str) -> RunConfig:
-    """Compose without Hydra where no word speaks to it: it takes as long as training so little."""
+def composed(*words: str) -> RunConfig:
+    """Compose a run, without Hydra where no word speaks to it: it takes as long as training so little."""
     if not any(word.startswith(("~", "hydra", "method.kind=")) for word in words):
         with suppress(ConfigError):  # said by Hydra, then, as everywhere
             return RunConfig.from_hydra(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from itertools import product
 
 import pytest
 import torch
 from added_cases import ALL, WITH_CACHE, added, insert, shake
 from tiny_models import batch_of, tiny_task_model
-from tiny_runs import NO_DROPOUT, assert_same, compose_tiny, timeless, weights, whole_but
+from tiny_runs import NO_DROPOUT, assert_resumes_exactly, assert_same, compose_tiny, weights, whole_but
 
-from layertune.errors import Interruption, ModelError
+from layertune.errors import ModelError
 from layertune.pipeline import execute
 from layertune.records import Store
 from layertune.training import loop, train
@@ -82,23 +81,7 @@ def test_micro_batches_add_up(prepared, method):
 
 @pytest.mark.parametrize("method", [*METHODS, "prefix method.mlp=true"])
 def test_a_stopped_run_goes_on_bit_for_bit(prepared, monkeypatch, method):
-    options = (*f"method={method}".split(), "train.epochs=2", "train.learning_rate=1e-3")
-    whole = prepared(*options)
-    expected = train(*whole.parts)
-
-    stopped = prepared(*options, "checkpoint.every_steps=3")
-
-    def stop(model, step):
-        if step == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(stopped.method, "after_step", stop)
-    with pytest.raises(Interruption):
-        train(*stopped.parts)
-    resumed = prepared(*options, "checkpoint.every_steps=3")
-    outcome = train(*resumed.parts)
-    assert_same(weights(whole.model), weights(resumed.model))
-    assert timeless(outcome.history) == timeless(expected.history)
+    assert_resumes_exactly(prepared, monkeypatch, *f"method={method}".split(), "train.learning_rate=1e-3")
 
 
 @pytest.mark.parametrize(("grid", "rate", "head_rate"), [("paper", None, None), ("fair", 2e-4, 5e-5)])
