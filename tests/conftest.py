@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first: workers take files in this order, so none ends alone on a long one."""
     slow: Counter[Path] = Counter()
     for item in items:
-        if mark := item.get_closest_marker("slow"):
+        if (mark := item.get_closest_marker("slow")) and not item.get_closest_marker("whole"):
             slow[item.path] += mark.kwargs.get("tests", 1)
     items.sort(key=lambda item: -slow[item.path])
 

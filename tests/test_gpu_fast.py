@@ -14,6 +14,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 
+WHOLE = pytest.mark.whole  # on a pretended device; make test-gpu and make rehearsal run all
 OPTIONS = ("train.device=cuda", "method=top_k", "method.k=2", "cache.dtype=fp32", "train.epochs=2")
 
 
@@ -31,7 +32,7 @@ def graphs(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=WHOLE)])
 def test_captured_steps_train_as_plain_ones_do(prepared, graphs, precision):
     options = (*OPTIONS, f"train.precision={precision}", *NO_DROPOUT["tiny_bert"])
     ways = (("train=published", "train.graphs=off"), ("train=published",), ("train=fast",))
@@ -55,7 +56,7 @@ def test_dropout_draws_anew_in_every_replay(prepared, graphs):
     assert len(losses) == 4
 
 
-@pytest.mark.parametrize("mode", ["published", "fast"])
+@pytest.mark.parametrize("mode", [pytest.param("published", marks=WHOLE), "fast"])
 def test_a_captured_run_resumes_exactly(prepared, monkeypatch, mode):
     """With dropout: shapes are captured anew after the resume, and a capture draws nothing."""
     deterministic = ("train.deterministic=true", "train.batch_size=16", f"train={mode}")

@@ -216,9 +216,11 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 @pytest.mark.parametrize(
     "launcher",
     [
-        pytest.param(JOBLIB, marks=[needs("hydra_joblib_launcher"), pytest.mark.whole], id="joblib"),
+        pytest.param(JOBLIB, marks=needs("hydra_joblib_launcher"), id="joblib"),
         pytest.param(
-            ("hydra/launcher=submitit_local",), marks=needs("hydra_submitit_launcher"), id="submitit"
+            ("hydra/launcher=submitit_local",),
+            marks=[needs("hydra_submitit_launcher"), pytest.mark.whole],
+            id="submitit",
         ),
     ],
 )
@@ -243,7 +245,7 @@ def test_other_launchers_run_the_same(launcher, folder, repo):
             "full",
             interpreted,
             ("-m", "task=demo", *JOBLIB),
-            marks=needs("hydra_joblib_launcher"),
+            marks=[needs("hydra_joblib_launcher"), pytest.mark.whole],
         ),
     ],
     ids=["table", "plain", "joblib"],

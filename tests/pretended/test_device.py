@@ -60,7 +60,7 @@ def test_a_cache_that_the_card_has_no_room_for_is_read_from_memory(tmp_path, mon
     assert train(*case.parts).cache.place.startswith("memory (there was less room")
 
 
-@pytest.mark.parametrize("graphs", ["auto", "off"])
+@pytest.mark.parametrize("graphs", [pytest.param("auto", marks=pytest.mark.whole), "off"])
 def test_a_frozen_weight_is_cast_once_in_a_run(tmp_path, pretended, graphs):
     steps = 6
     timing = ("protocol=timing", "protocol.warmup_steps=0", f"protocol.max_steps={steps}")
