@@ -177,9 +177,7 @@ def request(given: argparse.Namespace, method: str, k: int | None) -> list[str]:
     words += [f"own.{key}={quoted(value)}" for key, value in columns.items() if value is not None]
     if given.regression:
         words.append("own.regression=true")
-    if (
-        own_files(OwnSpec(train=given.data, eval=given.eval)) is None
-    ):  # pinned: its rows are part of the run id
+    if own_files(OwnSpec(train=given.data, eval=given.eval)) is None:  # a data set of the hub may change
         from layertune.hub import main_commit
 
         commit = main_commit(given.data, "dataset")

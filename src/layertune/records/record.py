@@ -331,11 +331,8 @@ class Record:
 
         None where this version has no such configuration, or where it is not the one of `identity`.
         """
-        try:
-            run = _adapter(RunConfig).validate_json(json.dumps(self.config), strict=True, extra="forbid")
-        except ValidationError:
-            return None
-        return run if run.config_sha256 == self.identity.config_sha256 else None
+        run = run_of(self.config)
+        return run if run is not None and run.config_sha256 == self.identity.config_sha256 else None
 
     @property
     def data_status(self) -> str:
@@ -454,6 +451,15 @@ def read_record(path: Path) -> Record:
     if record.status == "done" and (unsaid := _unsaid(record)):
         raise RecordError(path, f"is not a valid record: it is done, and says nothing of {', '.join(unsaid)}")
     return record
+
+
+def run_of(config: Mapping[str, Any]) -> RunConfig | None:
+    """Return the run of a configuration as it was printed; None where this version has no such one."""
+    try:
+        run: RunConfig = _adapter(RunConfig).validate_json(json.dumps(config), strict=True, extra="forbid")
+    except ValidationError:
+        return None
+    return run
 
 
 Read = TypeVar("Read", Record, RunConfig)

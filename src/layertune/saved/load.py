@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from layertune.config import ModelSpec, RunConfig, TaskSpec
-from layertune.config.build import build_dataclass, build_method_spec
 from layertune.config.files import expanded
 from layertune.config.kept import ABOUT, read_about
 from layertune.errors import ConfigError, message_of, said_in
@@ -28,6 +27,7 @@ from layertune.models.loading import (
     refuse_half_a_tokenizer,
 )
 from layertune.models.task_model import TaskModel, build_model
+from layertune.records.record import run_of
 from layertune.runtime import choose_device
 from layertune.saved.forms import TENSORS, put_all
 from layertune.tasks import Batch, sorted_batches
@@ -182,10 +182,9 @@ def _built(path: Path, about: dict[str, Any]) -> nn.Module:
 
 def _run_of(about: dict[str, Any]) -> RunConfig:
     """Return the run as it was asked for, its base drawn at random: the weights are put in afterwards."""
-    tree = {key: value for key, value in about["config"].items() if key != "origin"}
-    method = {**tree.pop("method")}
-    options = method.pop("options")
-    run: RunConfig = build_dataclass(RunConfig, {**tree, "method": {}}, ABOUT)
+    run = run_of(about["config"])
+    if run is None:
+        raise ConfigError(f"{ABOUT} is of another version of layertune: save the model again.")
     base = replace(
         run.model,
         source="random",
@@ -193,4 +192,4 @@ def _run_of(about: dict[str, Any]) -> RunConfig:
         random_config=about["base"],
         attention=about["attention"],
     )
-    return replace(run, model=base, method=build_method_spec({**method, **options}))
+    return replace(run, model=base)
