@@ -17,6 +17,7 @@ from layertune.recommend import (
     arms,
     choice,
     front,
+    not_beaten,
     passes,
     scored_rows,
     successive_halving,
@@ -137,6 +138,10 @@ def test_the_cheapest_is_taken_where_nothing_differs_beyond_noise_and_the_best_o
     assert choice([dear, worse]) == (dear, False)
     assert front([dear, worse, of(ARMS[2], 9, 0.87, work=3)]) == {ARMS[0], ARMS[1]}
     simple = [Baseline("majority class", {"accuracy": 0.5}, 0.0)]
+    assert not not_beaten([dear, worse], "accuracy", simple)
+    assert "TF-IDF" in not_beaten(
+        [dear, worse], "accuracy", [*simple, Baseline("TF-IDF", {"accuracy": 0.9}, 0.0)]
+    )
     lines = table([dear, worse], "accuracy", simple, 90).splitlines()
     assert [line.endswith("*") for line in lines[2:]] == [True, True, False, False]
     assert lines[4].startswith("majority class") and "50.0" in lines[4] and "held-out rows" in lines[5]

@@ -384,6 +384,8 @@ def _recommend(given: argparse.Namespace) -> None:
     best, alike = recommend.choice(search.tried)
     if search.ended:
         print(search.ended)
+    if sentence := recommend.not_beaten(search.tried, whole.task.metric, simple):
+        print(sentence)
     if alike:
         print("No difference beyond noise among the best: take the cheapest.")
     how, rate = f"--method {best.arm.method} --k {best.arm.k}", best.arm.learning_rate

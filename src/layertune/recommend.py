@@ -305,6 +305,19 @@ def choice(found: Sequence[Tried]) -> tuple[Tried, bool]:
     return min(alike, key=lambda one: (one.work, -one.score)), len(alike) > 1
 
 
+def not_beaten(found: Sequence[Tried], metric: str, simple: Sequence[Baseline]) -> str:
+    """Return a sentence where nothing did better than what needs no language model, else an empty one."""
+    best = max(one.score for one in last_round(found))
+    scores = {one.name: score for one in simple if isinstance(score := one.scores.get(metric), float)}
+    if not scores or best > max(scores.values()):
+        return ""
+    name = max(scores, key=lambda name: scores[name])
+    return (
+        f"Nothing is better than {name} ({printed(100 * scores[name], 1)}): more rows or train.epochs may "
+        "help, or no language model is needed."
+    )
+
+
 def table(found: Sequence[Tried], metric: str, simple: Sequence[Baseline], held_out: int) -> str:
     """Return all that was tried, best first within each number of rows; * marks the Pareto front.
 
