@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import logging
@@ -15,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-import layertune
+import layertune.saved
 from layertune import baselines, cli
 from layertune.config import ModelSpec
 from layertune.config.compose import compose_tree
@@ -309,3 +310,12 @@ def test_a_data_set_of_the_hub_without_training_rows_lists_what_it_has(type_in, 
     loopback_hub.repositories["datasets", "someone/held-out"] = ("d" * 40, rows)
     code, _, err = type_in("fit", "tiny_bert", "someone/held-out", *FIT)
     assert code == 2 and "its splits are test" in err
+
+
+def test_a_full_disk_is_a_failure_and_no_wrong_request(type_in, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(layertune.saved, "load", full)
+    code, _, err = type_in("predict", "my-model", "reviews.csv")
+    assert code == 1 and "space" in err

@@ -79,8 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     def command() -> None:
-        with said_in(WORDS | {"model=own": given.model}):
-            given.command(given)
+        try:
+            with said_in(WORDS | {"model=own": given.model}):
+                given.command(given)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk, say: the request was right
+            raise RunFailed(str(error)) from error
 
     run_script(command)
 
