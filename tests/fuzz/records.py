@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,7 +42,7 @@ from layertune.report.render.build import sheet_of
 from layertune.report.render.formats import to_csv, to_latex, to_markdown
 from layertune.report.render.page import Backbone, sentences, to_page
 from layertune.report.request import Request
-from layertune.report.summary import compare, compare_means, compare_modes, summarise
+from layertune.report.summary import compare, compare_means, compare_sides, summarise
 from layertune.report.values import ReadOut, table_values
 
 from . import in_folders
@@ -123,7 +123,7 @@ def _plan(index: RecordIndex) -> None:
 
 
 def _comparisons(records: list[Record], spoiled: list[Record]) -> None:
-    for way in (compare, compare_means, compare_modes):
+    for way in (compare, compare_means, partial(compare_sides, differ="train")):
         way(records).encode()
     for record in spoiled:
         summarise(record).encode()
