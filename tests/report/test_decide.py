@@ -71,7 +71,9 @@ def random_values(claim: Claim, rng: np.random.Generator, seeds: int = len(SEEDS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "worlds"), [(1, 30), (3, 40)])
+@pytest.mark.parametrize(
+    ("seeds", "worlds"), [(1, 30), (3, 40), pytest.param(3, 200, marks=pytest.mark.whole)]
+)
 def test_of_the_claims_on_random_records_no_more_than_one_in_twenty_is_decided(
     seeds: int, worlds: int
 ) -> None:
