@@ -344,7 +344,7 @@ class MethodSpec:
     k: int | None = None
     head: Literal["concat", "pooled"] | None = None  # overrides the model's head
     options: dict[str, Any] = field(default_factory=dict)
-    # Rates where they differ from what layertune.config.grids gives every method:
+    # Rates where they differ from what layertune.config.rates gives every method:
     grids: dict[GridName, Rates] = not_identity(factory=dict)  # grid -> rates for a search
     grid_rates: dict[GridName, Rate] = not_identity(factory=dict)  # grid -> rate without a search
     task_rates: dict[Name, Rate] = not_identity(factory=dict)  # task -> the same, under grid=fair
