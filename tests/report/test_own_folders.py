@@ -15,6 +15,7 @@ from programs import Ended
 
 from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
+from layertune.report.figures import style
 from layertune.report.render.words import fill_command
 from layertune.report.render.write import renew_page, write_tables
 from layertune.report.request import Request, read_request
@@ -62,6 +63,7 @@ def test_a_request_is_read_as_it_was_written_and_those_written_first_are_still_r
     assert "config_dir" not in json.loads(first.read_text()) and read_request(first) == Request("tiny_bert")
 
 
+@pytest.mark.slow
 def test_rows_of_one_s_own_stand_where_they_are_asked_for_alone(results: Path) -> None:
     default, own_model = Request("tiny_bert"), Request("mine_bert", config_dir="mine")
     for request in (MINE, own_model, default):
@@ -81,7 +83,11 @@ def test_a_folder_that_is_gone_is_named_with_what_asks_for_it(results: Path) -> 
         write_tables(Request("tiny_bert"), results)
 
 
-def test_claims_figures_and_plans_take_the_folder(results: Path, called: Callable[..., Ended]) -> None:
+@pytest.mark.slow
+def test_claims_figures_and_plans_take_the_folder(
+    results: Path, called: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "save", lambda figure, path: path)  # most of the time goes into the pictures
     done = called("scripts/report.py", "claims", "--config-dir=mine", "model=tiny_bert")
     assert done.returncode == 0, done.stderr
     text = (results / "claims" / f"{MINE.folder}.md").read_text(encoding="utf-8")
