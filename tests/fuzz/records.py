@@ -27,9 +27,8 @@ from layertune.records import Record, Store
 from layertune.records.store import read_folders
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_json, to_text
-from layertune.report.figures.choices import choices_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
-from layertune.report.figures.similarity import heat_maps, plot_record
+from layertune.report.figures.scores import choices_figure, heat_maps, plot_record
 from layertune.report.figures.style import save
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex

@@ -8,12 +8,17 @@ import pytest
 from made_records import write
 from test_figures_scores import scored
 
-from layertune.report.choice import ChoiceJudged, choice_claim, judge_choice, told
 from layertune.report.claims import judge_all
 from layertune.report.claims_text import to_text
-from layertune.report.figures.choices import controls_figure
+from layertune.report.figures.scores import controls_figure
 from layertune.report.index import RecordIndex
-from layertune.report.layer_scores import model_scores
+from layertune.report.layer_scores import (
+    ChoiceJudged,
+    choice_claim,
+    control_sentences,
+    judge_choice,
+    model_scores,
+)
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import load_claims
 from layertune.report.request import Request
@@ -78,7 +83,7 @@ def test_controls_are_compared_with_the_texts_and_never_taken_for_them(tmp_path:
     assert choice.controls["unk"].same_layers == 1.0
     assert choice.controls["unk"].own == pytest.approx((1.0,) * 5)
     assert choice.controls["random"].p == 1.0  # alike for every task: nothing of the task is left
-    assert told(choice)[0].startswith(
+    assert control_sentences(choice)[0].startswith(
         "as many [UNK] in place of each text: orders agree with those of the texts by 1.000"
     )
     controls = {name: model_scores(index, "tiny_bert", name) for name in choice.controls}

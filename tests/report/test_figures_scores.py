@@ -9,8 +9,7 @@ import pytest
 from made_records import made, write
 
 from layertune.config.compose import plain_run
-from layertune.report.figures.choices import choices_figure
-from layertune.report.figures.similarity import heat_maps
+from layertune.report.figures.scores import choices_figure, heat_maps
 from layertune.report.index import RecordIndex
 from layertune.report.layer_scores import (
     between_tasks,

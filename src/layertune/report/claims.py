@@ -9,12 +9,13 @@ is left out of every comparison.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from layertune.report.choice import choice_claim
 from layertune.report.decide import Seeds, decide
 from layertune.report.index import RecordIndex
+from layertune.report.layer_scores import choice_claim
 from layertune.report.paired import PairedTest
 from layertune.report.paper import PaperTables
 from layertune.report.paper_claims import (
@@ -56,9 +57,9 @@ class Judged:
     paper: Verdict  # do the paper's tables support its text?
     ours: Verdict
     evidence: Evidence
-    tests: tuple[PairedTest, ...]
-    no_test: str  # why there is none; "" where there are some
-    by_task: tuple[int, int, int]  # of `Decision`
+    tests: tuple[PairedTest, ...] = ()
+    no_test: str = ""  # why there is none; "" where there are some
+    by_task: tuple[int, int, int] = (0, 0, 0)  # of `Decision`
     elsewhere: Elsewhere | None = None  # of a claim that is judged on something else than tables
 
 
@@ -105,7 +106,7 @@ class OurNumbers:
     def evidence(self, index: RecordIndex) -> Evidence:
         """Return what stands behind the numbers that were read."""
         cells = list(self._read.values())
-        states = [cell.state for cell in cells]
+        states = Counter(cell.state for cell in cells)
         run_ids = tuple(dict.fromkeys(run_id for cell in cells for run_id in cell.run_ids))
         others: dict[str, set[str]] = {}
         for run_id in run_ids:
@@ -117,13 +118,12 @@ class OurNumbers:
             if cell.split_error is not None:
                 task = cell.cell.column.task
                 errors[task] = max(errors.get(task, 0.0), cell.split_error)
-        tasks = [index.by_id[run_id].spec.task for run_id in run_ids]
         wanted = {run.config_sha256 for cell in cells for run in cell.cell.own_runs()}
         return Evidence(
-            states={state: states.count(state) for state in STATES if state in states},
+            states={state: states[state] for state in STATES if state in states},
             runs=(len(run_ids), len(wanted)),
             run_ids=run_ids,
-            tasks={task: tasks.count(task) for task in dict.fromkeys(tasks)},
+            tasks=dict(Counter(index.by_id[run_id].spec.task for run_id in run_ids)),
             others={status: tuple(sorted(tasks)) for status, tasks in sorted(others.items())},
             absent=tuple(self.absent),
             notices=tuple(dict.fromkeys(note for cell in cells for note in cell.notes)),
@@ -157,31 +157,24 @@ def judge_all(
     claims = list(claims)
     names = dict.fromkeys(_name(table) for claim in claims if claim.columns for table in claim.tables)
     tables = {name: table_values(request.table(name), index, request.readout) for name in names}
-    return [_judge(claim, paper, request, index, tables, judges) for claim in claims]
-
-
-def _judge(
-    claim: Claim,
-    paper: PaperTables,
-    request: Request,
-    index: RecordIndex,
-    tables: Mapping[str, TableValues],
-    judges: Mapping[str, Judge],
-) -> Judged:
-    by_paper = judge(claim, paper_numbers(paper, claim.tables))
-    if claim.kind in judges:
-        found = judges[claim.kind](index, request.model)
-        none = OurNumbers(()).evidence(index)
-        return Judged(claim, by_paper, found.verdict, none, (), "", (0, 0, 0), found)
     stand_in = {"bert": request.model, "gpt2": request.lm}
-    columns = [replace(column, model=stand_in.get(column.model, column.model)) for column in claim.columns]
-    asked = replace(claim, columns=tuple(columns))
-    numbers = OurNumbers([tables[_name(table)] for table in claim.tables])
-    decision = decide(asked, numbers)
-    evidence = numbers.evidence(index)
-    return Judged(
-        asked, by_paper, decision.verdict, evidence, decision.tests, decision.no_test, decision.by_task
-    )
+    judged = []
+    for claim in claims:
+        by_paper = judge(claim, paper_numbers(paper, claim.tables))
+        if claim.kind in judges:
+            found = judges[claim.kind](index, request.model)
+            nothing = OurNumbers(()).evidence(index)
+            judged.append(Judged(claim, by_paper, found.verdict, nothing, elsewhere=found))
+            continue
+        columns = [
+            replace(column, model=stand_in.get(column.model, column.model)) for column in claim.columns
+        ]
+        asked = replace(claim, columns=tuple(columns))
+        numbers = OurNumbers([tables[_name(table)] for table in claim.tables])
+        one = decide(asked, numbers)
+        evidence = numbers.evidence(index)
+        judged.append(Judged(asked, by_paper, one.verdict, evidence, one.tests, one.no_test, one.by_task))
+    return judged
 
 
 def _unmixed(table: TableValues, value: CellValue) -> CellValue:

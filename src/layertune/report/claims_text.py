@@ -120,7 +120,6 @@ def _runs(evidence: Evidence) -> str:
 
 
 def _test(test: PairedTest) -> str:
-    """Return one test in one line."""
     name = f"{test.row} - {test.other}" if test.other else test.row
     where = f" in {test.where}" if test.where else ""
     claimed = f" (claimed {test.against:+g})" if test.against else ""

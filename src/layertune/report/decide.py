@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise, product
 from typing import Any, Protocol
 
 from layertune.report.paired import PairedTest, Spread, corrected, paired_test
@@ -30,6 +31,7 @@ from layertune.report.paper_claims import (
     all_hold,
     any_holds,
     judge,
+    one_per,
     parts_of,
     with_derived_rows,
 )
@@ -72,11 +74,7 @@ class Decision:
     verdict: Verdict
     tests: tuple[PairedTest, ...] = ()  # those that speak least for the claim first
     no_test: str = ""  # why there is none; "" where there are some
-    by_task: tuple[int, int, int] = (
-        0,
-        0,
-        0,
-    )  # differences for the claim, against it beyond noise, of so many
+    by_task: tuple[int, int, int] = (0, 0, 0)  # differences beyond noise for it, against it; all looked at
 
 
 def decide(claim: Claim, numbers: SeededNumbers) -> Decision:
@@ -86,11 +84,10 @@ def decide(claim: Claim, numbers: SeededNumbers) -> Decision:
         return Decision(point, no_test="counts do not vary by chance")
     compared = list(comparisons(claim))
     noise = _Noise(claim, numbers)
-    found = [noise.test(one) for one in compared]
-    tests = corrected([test for test in found if test is not None])
+    found = corrected([noise.test(one) for one in compared])
+    tests = [test for test in found if test is not None]
     strict = _by_task(claim, noise, point.compared)
-    told = iter(tests)
-    paired = [(one, None if test is None else next(told)) for one, test in zip(compared, found, strict=True)]
+    paired = list(zip(compared, found, strict=True))
     average = None if claim.kind in BY_TASK_ONLY else _on_average(claim, paired, bool(point.missing))
     verdict = point
     wanted = {"holds": True, "does_not_hold": False}.get(point.status)
@@ -130,27 +127,21 @@ def _pairs(claim: Claim) -> Iterator[tuple[tuple[str, ...], str, Sequence[float]
         yield (given["row"],), "", [given["at_least"]] * count
         return
     if claim.kind == "ranking":
-        yield from (
-            ((row,), other, [0.0] * count)
-            for other, row in zip(given["rows"], given["rows"][1:], strict=False)
-        )
+        yield from (((row,), other, [0.0] * count) for other, row in pairwise(given["rows"]))
         return
     rows = given["rows"] if "rows" in given else [given["row"]]
     over = given["over"] if isinstance(given["over"], list) else [given["over"]]
     margins = given.get("at_least", 0.0) if claim.kind.startswith("difference") else 0.0
     if claim.kind == "difference_of_row_averages":
-        each = margins if isinstance(margins, list) else [margins] * len(over)
-        yield from ((tuple(rows), other, [margin] * count) for other, margin in zip(over, each, strict=True))
+        for other, margin in zip(over, one_per(margins, over), strict=True):
+            yield tuple(rows), other, [margin] * count
         return
-    each = margins if isinstance(margins, list) else [margins] * count
-    pairs = (
-        zip(rows, over, strict=True) if given.get("pairwise") else ((row, o) for row in rows for o in over)
-    )
-    yield from (((row,), other, each) for row, other in pairs)
+    pairs = zip(rows, over, strict=True) if given.get("pairwise") else product(rows, over)
+    yield from (((row,), other, one_per(margins, claim.columns)) for row, other in pairs)
 
 
 def _apart(column: ClaimColumn, columns: Sequence[ClaimColumn]) -> str:
-    """Return the metric where a claim reads several of one task: they are no further tasks."""
+    """Return the metric where a claim reads several of one task: each is tested apart."""
     same = [one for one in columns if (one.task, one.model) == (column.task, column.model)]
     return column.metric if len(same) > 1 else ""
 
@@ -178,7 +169,7 @@ def _on_average(
 
 
 def _by_task(claim: Claim, noise: _Noise, looks: int) -> Verdict:
-    """Return what the claim's predicate says of differences beyond noise, of so many that it looks at."""
+    """Ask the claim's predicate again, of differences beyond noise alone; it looks at `looks` of them."""
 
     def least(row: str, other: str, column: ClaimColumn) -> float:
         return noise.reach(row, other, column, STRICT / max(looks, 1))
@@ -187,11 +178,12 @@ def _by_task(claim: Claim, noise: _Noise, looks: int) -> Verdict:
 
 
 class _Noise:
-    """What the seeds say of the noise behind a claim's numbers."""
+    """How far numbers may lie apart by chance, as the seeds of a claim's rows tell."""
 
     def __init__(self, claim: Claim, numbers: SeededNumbers) -> None:
         given = claim.operands
-        named = [*given.get("rows", ()), given.get("row"), *_listed(given.get("over", ()))]
+        over = given.get("over", ())
+        named = [*given.get("rows", ()), given.get("row"), *([over] if isinstance(over, str) else over)]
         rows = dict.fromkeys(part for row in named if row for part in parts_of(row)[1])
         self._seeded = numbers
         self._point = with_derived_rows(numbers)
@@ -224,7 +216,9 @@ class _Noise:
 
     def test(self, one: Comparison) -> PairedTest | None:
         """Return the test of a comparison; None where no task and seed is recorded on both sides."""
-        name, mine = self._best_on_average(one)
+        joined = {row: self._joined(row, one.columns) for row in one.rows}
+        # Of several rows the best, without the seed that chose it.
+        name, mine = next(iter(joined.items())) if len(joined) == 1 else _held_out(joined)
         theirs = {} if not one.other else self._joined(one.other, one.columns)
         differences = {}
         for key, seeds in mine.items():
@@ -255,13 +249,7 @@ class _Noise:
         rows = (*one.rows, one.other)
         return len(one.rows) > 1 or any(self._is_best(r, c) for r in rows if r for c in one.columns)
 
-    def _best_on_average(self, one: Comparison) -> tuple[str, dict[str, Seeds]]:
-        """Return the row of a comparison and its values: of several the best, less the seed that chose it."""
-        joined = {row: self._joined(row, one.columns) for row in one.rows}
-        return next(iter(joined.items())) if len(joined) == 1 else _held_out(joined)
-
     def _join(self, row: str, columns: tuple[ClaimColumn, ...]) -> dict[str, Seeds]:
-        """Return model/task -> seed -> value."""
         found = ((column, self.runs(row, column)) for column in columns)
         return {f"{column.model}/{task}": seeds for column, own in found for task, seeds in own.items()}
 
@@ -300,7 +288,3 @@ def _held_out(candidates: Mapping[str, Mapping[str, Seeds]]) -> tuple[str, dict[
         task: {s: v for s, v in own.items() if s != seeds[0]} for task, own in known[best].items()
     }
     return best, others
-
-
-def _listed(names: str | Sequence[str]) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names

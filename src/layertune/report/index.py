@@ -18,6 +18,11 @@ from layertune.records.record import Record
 from layertune.records.store import is_stale, read_folders, versions_of
 
 RunState = Literal["done", "stale", "oom", "failed", "interrupted", "missing", "refused"]
+_UNFINISHED: dict[RunState, str] = {  # the worst first
+    "oom": "ran out of memory",
+    "failed": "failed",
+    "interrupted": "was interrupted",
+}
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,21 @@ class RecordIndex:
         records = self.of(run)
         in_force = versions_of(run)
         current = [record for record in records if record.versions == in_force]
+        if not records:
+            return Found("missing")
         if not current:
-            return _stale(records) if records else Found("missing")
+            return Found("stale", notes=tuple(f"{record.run_id} is of older versions" for record in records))
         finished = [record for record in current if record.status == "done"]
         proven = [record for record in finished if not record.failed_checks]
         if proven:
             return _one_of(proven)
         if finished:
-            return Found("refused", notes=tuple(_unproven(record) for record in finished))
-        return _unfinished(current)
+            why = (f"{one.run_id} is refused: {', '.join(one.failed_checks)} is false" for one in finished)
+            return Found("refused", notes=tuple(why))
+        statuses = {record.status for record in current}
+        state, reason = next(known for known in _UNFINISHED.items() if known[0] in statuses)
+        told = (f"{record.run_id} {reason}: {record.last_line}".rstrip(": ") for record in current)
+        return Found(state, notes=tuple(told))
 
     def stale(self, trained: bool = True) -> list[Record]:
         """Return the records whose versions are not those in force, in order of their run ids.
@@ -78,25 +89,6 @@ class RecordIndex:
         """
         found = (record for record in self.records if is_stale(record, trained))
         return sorted(found, key=lambda record: record.run_id)
-
-
-def _stale(records: Iterable[Record]) -> Found:
-    return Found("stale", notes=tuple(f"{record.run_id} is of older versions" for record in records))
-
-
-def _unproven(record: Record) -> str:
-    return f"{record.run_id} is refused: {', '.join(record.failed_checks)} is false"
-
-
-def _unfinished(records: list[Record]) -> Found:
-    """Name the state of a run that has records, none of them finished."""
-    order: tuple[RunState, ...] = ("oom", "failed", "interrupted")
-    state: RunState = next((state for state in order if any(r.status == state for r in records)), "failed")
-    reason = {"oom": "ran out of memory", "failed": "failed", "interrupted": "was interrupted"}[state]
-    notes = []
-    for record in records:
-        notes.append(f"{record.run_id} {reason}: {record.last_line}".rstrip(": "))
-    return Found(state, notes=tuple(notes))
 
 
 def _one_of(records: list[Record]) -> Found:

@@ -152,15 +152,15 @@ def effect(test: PairedTest) -> str:
     return f"{text} [{printed(test.low, 2, '+')}, {printed(test.high, 2, '+')}], p {test.p:.2g}"
 
 
-def corrected(tests: Sequence[PairedTest]) -> tuple[PairedTest, ...]:
+def corrected(tests: Sequence[PairedTest | None]) -> tuple[PairedTest | None, ...]:
     """Return the tests of one claim with Holm's correction for their number; those without p do not count."""
-    able = sorted((test.p, index) for index, test in enumerate(tests) if test.p is not None)
+    able = sorted((test.p, place) for place, test in enumerate(tests) if test and test.p is not None)
     holm: dict[int, float] = {}
     largest = 0.0
-    for done, (p, index) in enumerate(able):
+    for done, (p, place) in enumerate(able):
         largest = max(largest, min(1.0, (len(able) - done) * p))
-        holm[index] = largest
-    return tuple(replace(test, p_holm=holm.get(index)) for index, test in enumerate(tests))
+        holm[place] = largest
+    return tuple(test and replace(test, p_holm=holm.get(place)) for place, test in enumerate(tests))
 
 
 def _hierarchical_error(tasks: Sequence[Sequence[float]]) -> float:
@@ -176,7 +176,6 @@ def _hierarchical_error(tasks: Sequence[Sequence[float]]) -> float:
 
 
 def _squares(values: Sequence[float]) -> float:
-    """Return the sum of squared distances to the mean."""
     mean = statistics.fmean(values)
     return sum((value - mean) ** 2 for value in values)
 

@@ -56,6 +56,8 @@ class ClaimColumn:
         return f"{self.model}/{self.task} {self.metric}"
 
 
+Rows = Sequence[str]
+Columns = Sequence[ClaimColumn]
 Noise = Callable[[str, str, ClaimColumn], float]  # (row, other, column) -> the least difference beyond noise
 
 
@@ -174,7 +176,7 @@ class Tally:
         column: ClaimColumn,
         margin: float | None = None,
         *,
-        over: Sequence[ClaimColumn] = (),
+        over: Columns = (),
         lower_is_better: bool = False,
         told: bool = True,
     ) -> Answer:
@@ -189,7 +191,11 @@ class Tally:
             lower_is_better: for costs.
             told: whether the verdict tells the gap.
         """
-        gap = self._gap_of_averages(row, other, over) if over else self.gap(row, other, column)
+        if over:
+            mine, theirs = self.averages([row, other], over)
+            gap = None if mine is None or theirs is None else round(mine - theirs, 9)
+        else:
+            gap = self.gap(row, other, column)
         if gap is None:
             return None
         if math.isnan(gap):
@@ -208,11 +214,7 @@ class Tally:
                 self.against.append(f"{row} - {other} is {gap:+.4g} on {column}")
         return answer
 
-    def _gap_of_averages(self, row: str, other: str, columns: Sequence[ClaimColumn]) -> float | None:
-        mine, theirs = self.averages([row, other], columns)
-        return None if mine is None or theirs is None else round(mine - theirs, 9)
-
-    def averages(self, rows: Sequence[str], columns: Sequence[ClaimColumn]) -> list[float | None]:
+    def averages(self, rows: Rows, columns: Columns) -> list[float | None]:
         """Return the mean of each row over the columns, those left out where a row learned nothing.
 
         None for a row that lacks a number; nan where no column is left.
@@ -245,7 +247,6 @@ class Tally:
 
 
 def _first(names: Sequence[str]) -> str:
-    """Name the first few."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -256,9 +257,9 @@ Quantifier = Literal["each", "some"]
 def outperforms(
     tally: Tally,
     *,
-    rows: Sequence[str],
-    over: Sequence[str],
-    columns: Sequence[ClaimColumn],
+    rows: Rows,
+    over: Rows,
+    columns: Columns,
     quantifier: Quantifier = "each",
     pairwise: bool = False,
     share: float = 1.0,
@@ -268,9 +269,10 @@ def outperforms(
     """Is each (or some one) of `rows` better than every row of `over` in every column?
 
     With `quantifier=some` one row must win all (or `share` of) its own comparisons; `pairwise` compares
-    `rows[i]` with `over[i]` only; `at_least` is a lead to reach, one or one per column: see `difference`.
+    `rows[i]` with `over[i]` only; `at_least` is a lead to reach, one number or one per column: a negative one
+    reads "at most so much behind".
     """
-    margins = list(zip(columns, _one_per(at_least, columns), strict=True))
+    margins = list(zip(columns, one_per(at_least, columns), strict=True))
     answers = []
     for index, row in enumerate(rows):
         pairs = [(other, *one) for other in ([over[index]] if pairwise else over) for one in margins]
@@ -280,24 +282,8 @@ def outperforms(
     return tally.verdict(all_hold([answer for own in answers for answer in own], share))
 
 
-def difference(
-    tally: Tally,
-    *,
-    rows: Sequence[str],
-    over: Sequence[str],
-    columns: Sequence[ClaimColumn],
-    at_least: float | Sequence[float],
-    quantifier: Quantifier = "each",
-) -> Verdict:
-    """Is each (or some one) of `rows` ahead of every row of `over` by `at_least`?
-
-    `at_least` is one number, or one per column; a negative one reads "at most so much behind".
-    """
-    return outperforms(tally, rows=rows, over=over, columns=columns, quantifier=quantifier, at_least=at_least)
-
-
 def largest_difference(
-    tally: Tally, *, row: str, over: str, columns: Sequence[ClaimColumn], equals: float, decimals: int = 0
+    tally: Tally, *, row: str, over: str, columns: Columns, equals: float, decimals: int = 0
 ) -> Verdict:
     """Is the largest lead of `row` over `over`, rounded to `decimals`, the stated one ("by up to")?"""
     gaps = {column: tally.gap(row, over, column) for column in columns}
@@ -320,9 +306,9 @@ def largest_difference(
 def difference_of_row_averages(
     tally: Tally,
     *,
-    rows: Sequence[str],
-    over: Sequence[str],
-    columns: Sequence[ClaimColumn],
+    rows: Rows,
+    over: Rows,
+    columns: Columns,
     at_least: float | Sequence[float],
     decimals: int = 1,
 ) -> Verdict:
@@ -334,7 +320,7 @@ def difference_of_row_averages(
     if tally.noise is not None:
         return tally.verdict(None)
     answers: list[Answer] = []
-    for other, margin in zip(over, _one_per(at_least, over), strict=True):
+    for other, margin in zip(over, one_per(at_least, over), strict=True):
         *ours, theirs = tally.averages([*rows, other], columns)
         known = [average for average in ours if average is not None]
         if len(known) < len(ours) or theirs is None:
@@ -352,8 +338,8 @@ def best_of_rows(
     tally: Tally,
     *,
     row: str,
-    over: Sequence[str],
-    columns: Sequence[ClaimColumn],
+    over: Rows,
+    columns: Columns,
     average: bool = False,
     lower_is_better: bool = False,
 ) -> Verdict:
@@ -371,9 +357,7 @@ def best_of_rows(
     )
 
 
-def count_wins(
-    tally: Tally, *, rows: Sequence[str], over: Sequence[str], columns: Sequence[ClaimColumn], at_least: int
-) -> Verdict:
+def count_wins(tally: Tally, *, rows: Rows, over: Rows, columns: Columns, at_least: int) -> Verdict:
     """Does each of `rows` win on `at_least` data sets?
 
     A data set is won by beating every row of `over` in more than half of its columns (E2E: three of five).
@@ -401,11 +385,7 @@ def count_wins(
 
 
 def ranking(
-    tally: Tally,
-    *,
-    rows: Sequence[str],
-    columns: Sequence[ClaimColumn],
-    order: Literal["rising", "falling"] = "rising",
+    tally: Tally, *, rows: Rows, columns: Columns, order: Literal["rising", "falling"] = "rising"
 ) -> Verdict:
     """Do the numbers of `rows`, in this order, rise (or fall) strictly in every column?"""
     falling = order == "falling"
@@ -415,13 +395,7 @@ def ranking(
 
 
 def ratio(
-    tally: Tally,
-    *,
-    row: str,
-    over: str,
-    columns: Sequence[ClaimColumn],
-    at_least: float,
-    at_most: float = math.inf,
+    tally: Tally, *, row: str, over: str, columns: Columns, at_least: float, at_most: float = math.inf
 ) -> Verdict:
     """Is `row` divided by `over` between `at_least` and `at_most` in every column?"""
     if tally.noise is not None:
@@ -437,12 +411,12 @@ def ratio(
     return tally.verdict(all_hold(answers))
 
 
-def bounded(tally: Tally, *, row: str, columns: Sequence[ClaimColumn], at_least: float) -> Verdict:
+def bounded(tally: Tally, *, row: str, columns: Columns, at_least: float) -> Verdict:
     """Is the number of `row` at least so large in every column?"""
     return ratio(tally, row=row, over="", columns=columns, at_least=at_least)
 
 
-def no_single_best(tally: Tally, *, rows: Sequence[str], columns: Sequence[ClaimColumn]) -> Verdict:
+def no_single_best(tally: Tally, *, rows: Rows, columns: Columns) -> Verdict:
     """Is every one of `rows` beaten by another of them in at least one column?"""
     answers = []
     for row in rows:
@@ -457,7 +431,7 @@ def no_single_best(tally: Tally, *, rows: Sequence[str], columns: Sequence[Claim
     return tally.verdict(all_hold(answers))
 
 
-def separated(tally: Tally, *, rows: Sequence[str], columns: Sequence[ClaimColumn]) -> Verdict:
+def separated(tally: Tally, *, rows: Rows, columns: Columns) -> Verdict:
     """Is best minus worst of `rows` larger than the largest standard deviation among them, everywhere?
 
     Beyond noise: is there a difference of two rows beyond it, everywhere? That there is none cannot be shown.
@@ -482,22 +456,23 @@ def separated(tally: Tally, *, rows: Sequence[str], columns: Sequence[ClaimColum
     return tally.verdict(all_hold(answers))
 
 
-def elsewhere(tally: Tally, *, columns: Sequence[ClaimColumn]) -> Verdict:
+def elsewhere(tally: Tally, *, columns: Columns) -> Verdict:
     """Leave open what no table of numbers says: `choice` and `layertune.landscape.claims` judge it."""
     return Verdict("not_enough_runs", {}, "no table of numbers says")
 
 
 _KINDS = (
-    outperforms, difference, largest_difference, difference_of_row_averages, best_of_rows, count_wins,
-    ranking, ratio, bounded, no_single_best, separated,
+    outperforms, largest_difference, difference_of_row_averages, best_of_rows, count_wins, ranking, ratio,
+    bounded, no_single_best, separated,
 )  # fmt: skip
 PREDICATES: dict[str, Callable[..., Verdict]] = {kind.__name__: kind for kind in _KINDS}
+PREDICATES["difference"] = outperforms  # by a lead that is stated
 ELSEWHERE = ("layer_choice", "landscape_rules", "landscape_tasks")
 PREDICATES |= dict.fromkeys(ELSEWHERE, elsewhere)
 
 
-def _one_per(number: Any, items: Sequence[object]) -> Sequence[Any]:
-    """Return one number per item."""
+def one_per(number: Any, items: Sequence[object]) -> Sequence[Any]:
+    """Return one number per item: those given, or the one given for each."""
     return number if isinstance(number, Sequence) else [number] * len(items)
 
 
@@ -597,7 +572,6 @@ def _claim(entry: dict[str, Any], content: ClaimsFile, path: Path) -> Claim:
 
 
 def _columns(entry: dict[str, Any], content: ClaimsFile, where: str) -> Iterable[ClaimColumn]:
-    """Yield the columns of one entry."""
     part = validated(ColumnsEntry, entry, f"{where}: a column")
     for model in content.expanded(part.models):
         for task in content.expanded(part.tasks):

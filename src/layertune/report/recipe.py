@@ -183,6 +183,8 @@ def _found(runs: Sequence[_Run], grid: str) -> RecipeEntry:
     compared = {values: [by_case[case] for case in sorted(cases)] for values, by_case in finished.items()}
     scores = {values: _mean_score(group) for values, group in compared.items()}
     best = min(scores, key=lambda values: (-scores[values], values[0], values[1], -values[2]))
+    rates = [values[0] for values in candidates]
+    edges = (min(rates), max(rates))  # beyond them nothing was tried
     return RecipeEntry(
         task=EVERY_TASK if shared else tasks[0],
         method=method,
@@ -192,15 +194,8 @@ def _found(runs: Sequence[_Run], grid: str) -> RecipeEntry:
         seeds=tuple(sorted({seed for _, seed in cases})),
         records=tuple(sorted(run.record.run_id for group in compared.values() for run in group)),
         tasks=tasks if shared else (),
-        untried=_untried(best[0], [values[0] for values in candidates]) if shared else None,
+        untried=next_rate(best[0], up=best[0] == max(rates)) if shared and best[0] in edges else None,
     )
-
-
-def _untried(best: float, tried: Sequence[float]) -> float | None:
-    """Return the rate beyond the best one where that is the lowest or the highest that was tried."""
-    if best in (min(tried), max(tried)):
-        return next_rate(best, up=best == max(tried))
-    return None
 
 
 def _refuse_what_does_not_compare(runs: Sequence[_Run], what: str) -> None:

@@ -27,8 +27,8 @@ from layertune.report.values import ReadOut
 
 COMPARED = ("table1", "table2")  # where all methods stand over many tasks
 FILE = "request.json"
-SELECTING = ("task", "method", "seed")  # words that take some of a table's runs, and leave them as they are
-CHOOSING = ("model", "lm", "train", "grid", "protocol")  # words that hold for every run
+SELECTING = ("task", "method", "seed")  # words that say which of a table's runs are meant, and change none
+CHOOSING = ("model", "lm", "train", "grid", "protocol")  # words that say how every run is made
 FOLDERS = ("results_dir", "outputs_dir")
 NO_SETTINGS = (*FOLDERS, "data_dir", "model.path", "train.num_threads")  # no number depends on these words
 _LATER = ("config_dir",)  # not in requests that were written first, and left out where they say nothing

@@ -233,8 +233,6 @@ def _seeded(overrides: tuple[str, ...], seeds: tuple[int, ...]) -> tuple[RunConf
     return tuple(replace(first, seed=seed, overrides=(*overrides, f"seed={seed}")) for seed in seeds)
 
 
-__all__ = ["Cell", "Column", "Row", "TableSpec", "load_table", "model_title", "table_names"]
-
 _METRICS = {"accuracy": "acc", "f1_macro": "F1", "pearson": "Pear."}  # as the paper's headings name them
 _TABLE = {"name", "title", "caption", "rows", "columns", "paper_table", "paper_model", "models", "overrides"}
 _TABLE |= {"protocol", "seeds", "footnotes", "notes", "rank_within", "reference", "any"}
@@ -322,7 +320,7 @@ def load_table(
 
 
 class _Files:
-    """The shorthand of one file, written out."""
+    """One file of `configs/table`, its shorthand written out."""
 
     def __init__(self, table: str, content: Mapping[str, Any], stand_in: Mapping[str, str]) -> None:
         self.table, self.content, self.stand_in = table, content, stand_in
@@ -335,17 +333,23 @@ class _Files:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, group by group; of a table over several models, model by model."""
-        models = self.content.get("models")
-        parts = [*self.content["rows"], *self._added()]
+        parts, models = [*self.content["rows"], *self._added()], self.content.get("models")
         if models is None:
             main = self.model(self.content.get("paper_model", "bert"))
-            for part in parts:
-                yield from self._group(part.get("group", ""), part["rows"], main, prefix="")
-            return
-        extra = [self.stand_in["bert"]] if self.stand_in["bert"] not in ("bert", *models) else []
-        for model in (*models, *extra):
-            for part in parts:
-                yield from self._group(model_title(model), part["rows"], model, prefix=f"{model}/")
+            groups = [(part.get("group", ""), part, main, "") for part in parts]
+        else:
+            extra = [self.stand_in["bert"]] if self.stand_in["bert"] not in ("bert", *models) else []
+            groups = [(model_title(m), part, m, f"{m}/") for m in (*models, *extra) for part in parts]
+        for group, part, model, prefix in groups:
+            for entry in part["rows"]:
+                given = {"key": entry} if isinstance(entry, str) else entry
+                _refuse_unknown(given, _ROW, f"{self.table}: row {given.get('key')}")
+                own = self.model(given["model"]) if "model" in given else model
+                ks: Iterable[int | None] = [None]
+                if given.get("sweep"):
+                    ks = range(1, int(group_choice("model", own)["num_layers"]))
+                for k in ks:
+                    yield self._row(given, group, own, prefix, k)
 
     def _added(self) -> list[dict[str, Any]]:
         """Return the group of the methods of one's own (`--config-dir`), which stand in every table."""
@@ -357,36 +361,26 @@ class _Files:
         names = [name for name in own_names("method") if name not in listed]
         return [{"group": "Added", "rows": names}] if names and "paper_table" in self.content else []
 
-    def _group(self, group: str, entries: Iterable[Any], model: str, prefix: str) -> Iterator[Row]:
-        for entry in entries:
-            given = {"key": entry} if isinstance(entry, str) else entry
-            _refuse_unknown(given, _ROW, f"{self.table}: row {given.get('key')}")
-            own = self.model(given["model"]) if "model" in given else model
-            ks: Iterable[int | None] = [None]
-            if given.get("sweep"):
-                ks = range(1, int(group_choice("model", own)["num_layers"]))
-            for k in ks:
-                yield self._row(given, group, own, prefix, k)
-
     def _row(self, given: Mapping[str, Any], group: str, model: str, prefix: str, k: int | None) -> Row:
-        name = given["key"]
+        method = given["key"]
+        name = method if k is None else f"{method}@{k}"
         how: How = "best" if "best" in given else "mean" if "mean" in given else "runs"
         of = tuple(prefix + key for key in given.get(how, ()))
         any_of = given.get("any", self.content.get("any", ()))
-        overrides = list(given.get("overrides", () if of else [f"method={name}"]))
+        overrides = list(given.get("overrides", () if of else [f"method={method}"]))
         if k is not None:
             overrides.append(f"method.k={k}")
         return Row(
-            key=prefix + name + (f"@{k}" if k is not None else ""),
-            name=name + (f"@{k}" if k is not None else ""),
-            title=given.get("title") or self._title(name),
+            key=prefix + name,
+            name=name,
+            title=given.get("title") or self._title(method),
             group=group,
             model=model,
             overrides=tuple(overrides),
             how=how,
             of=of,
             any_of=tuple(tuple(item) for item in any_of),
-            ranked=given.get("ranked", not of and name != "full"),
+            ranked=given.get("ranked", not of and method != "full"),
             k=k,
             mark=given.get("mark", ""),
         )

@@ -94,7 +94,6 @@ MEASURES: dict[str, Measure] = {
 
 
 def _read(record: Record, column: Column, readout: ReadOut) -> float | None:
-    """Return what a column reads from a record."""
     if column.measure == "metric":
         return record.metric(readout, column.evaluation, column.metric)
     return MEASURES[column.measure](record)
@@ -159,8 +158,6 @@ def aggregate(
         )
     elif cell.how in ("mean", "best"):
         value = _derived(cell, [aggregate(part, index, readout, device) for part in cell.parts])
-    elif cell.how == "any":
-        value = _first_done(cell, [index.find(run) for run in cell.own_runs()], readout)
     else:
         value = _from_runs(cell, index, readout, device)
     return _beside_the_paper(value)
@@ -174,7 +171,15 @@ def worst(states: Iterable[State]) -> State:
 def _from_runs(cell: Cell, index: RecordIndex, readout: ReadOut, device: Record | None) -> CellValue:
     """Read the measure of each seed's record; for a speed-up divide full fine-tuning's by it."""
     column, scale = cell.column, cell.column.scale
-    found = {run.seed: index.find(run) for run in cell.own_runs()}
+    every = [(run.seed, index.find(run)) for run in cell.own_runs()]
+    if cell.how == "any":  # one is enough: the first that has the number, else the first that is done
+
+        def known(one: tuple[int, Found]) -> int:
+            record = one[1].record
+            return 0 if record is None else 1 + (_read(record, column, readout) is not None)
+
+        every = [max(every, key=known)]
+    found = dict(every)
     used = {seed: one.record for seed, one in found.items() if one.record is not None}
     notes = [note for one in found.values() for note in one.notes]
     notes += _mixed_weights(used.values())
@@ -233,26 +238,6 @@ def _state(done: int, found: Iterable[Found], lacks: bool) -> State:
         return worst(states)
     # A finished run counts as run, whatever it lacks; what was interrupted is still to be run.
     return "absent" if lacks else "missing"
-
-
-def _first_done(cell: Cell, found: Sequence[Found], readout: ReadOut) -> CellValue:
-    """Take the first run that is done; one is enough."""
-    for one in found:
-        if one.record is not None and (value := _read(one.record, cell.column, readout)) is not None:
-            return CellValue(
-                cell=cell,
-                state="done",
-                mean=value * cell.column.scale,
-                std=None,
-                n=1,
-                wanted=1,
-                values={one.record.spec.seed: value * cell.column.scale},
-                marks=_marks([one.record], one.twice),
-                notes=one.notes,
-                run_ids=(one.record.run_id,),
-            )
-    lacks = any(one.record is not None for one in found)
-    return CellValue(cell, _state(0, found[:1], lacks), None, None, 0, 1, notes=found[0].notes)
 
 
 def _derived(cell: Cell, parts: Sequence[CellValue]) -> CellValue:
@@ -336,7 +321,6 @@ def _mixed_devices(used: Mapping[int, Record], expected: Record | None) -> list[
 
 
 def _marks(records: Sequence[Record], twice: bool) -> tuple[str, ...]:
-    """Return the marks that the records of a cell earn."""
     earned = {
         "data": any(not record.is_official for record in records),
         "mixed": len({record.data_status for record in records}) > 1 or bool(_mixed_weights(records)),
@@ -381,6 +365,11 @@ class TableValues:
         """Runs that are done, and runs wanted."""
         wanted = len(self.spec.runs())
         return wanted - len(self.missing), wanted
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Run ids of the records used."""
+        return [record.run_id for record in self.records]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -485,7 +474,8 @@ def _ranked(spec: TableSpec, column: Column, cells: dict[Key, CellValue]) -> dic
     if column.higher_is_better is None:
         return {}
     marked: dict[Key, CellValue] = {}
-    for group in _groups(spec):
+    whole = spec.rank_within == "table"
+    for group in [None] if whole else dict.fromkeys(row.group for row in spec.rows):
         rows = [row for row in spec.rows if row.ranked and group in (None, row.group)]
         values = [cells[(row.key, column.key)] for row in rows]
         complete = [value for value in values if value.state == "done"]
@@ -507,7 +497,3 @@ def _ranked(spec: TableSpec, column: Column, cells: dict[Key, CellValue]) -> dic
             if printed in ranks and sign * printed >= threat:
                 marked[value.cell.key] = replace(value, rank=ranks[printed])
     return marked
-
-
-def _groups(spec: TableSpec) -> Iterable[str | None]:
-    return [None] if spec.rank_within == "table" else dict.fromkeys(row.group for row in spec.rows)

@@ -13,7 +13,7 @@ from layertune.config.groups import group_names
 from layertune.config.rates import GRIDS
 from layertune.report.figures import style
 from layertune.report.figures.labels import Label, label_points
-from layertune.report.figures.similarity import Mark
+from layertune.report.figures.style import Mark
 from layertune.report.index import RecordIndex
 from layertune.report.rounding import printed
 from layertune.report.spec import load_table, model_title

@@ -190,7 +190,7 @@ def _size(figure: Figure, axes: Axes, text: str, scale: float) -> tuple[float, f
 
 
 def _write(axes: Axes, label: Label, point: tuple[float, ...], box: Box, joined: bool, scale: float) -> None:
-    """Put a label into its box, by its distance from the point in points: every format agrees on it."""
+    """Put a label into its box, placed by its offset from the point, so that PNG and SVG agree."""
     offset = ((box[0] + box[2]) / 2 - point[0]) / scale, ((box[1] + box[3]) / 2 - point[1]) / scale
     line = {"arrowstyle": "-", "color": "0.55", "linewidth": 0.6, "shrinkA": 0, "shrinkB": _POINT}
     axes.annotate(

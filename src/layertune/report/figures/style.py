@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -44,6 +45,14 @@ _SETTINGS: Any = {
     "svg.hashsalt": "layertune",
     "savefig.dpi": 160,
 }
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How points of one kind are drawn."""
+
+    colour: str
+    marker: str
 
 
 @contextmanager

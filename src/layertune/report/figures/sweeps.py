@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from layertune.report.figures import style
-from layertune.report.figures.similarity import Mark
+from layertune.report.figures.scores import CHOSEN_BY
+from layertune.report.figures.style import Mark
 from layertune.report.spec import Column, Row, model_title
 from layertune.report.values import MARKS, CellValue, TableValues
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LINES = {"high_k": Mark(style.BLUE, "^"), "low_k": Mark(style.VERMILION, "v")}
 
 
 def sweeps(values: TableValues, fill: str = "") -> Figure:
@@ -49,7 +48,7 @@ def _panel(axes: Axes, values: TableValues, column: Column) -> None:
     style.bare(axes)
     for shift, method in zip((-0.08, 0.08), methods, strict=True):
         own = [row for row in rows if row.name.partition("@")[0] == method]
-        _line(axes, values, column, own, LINES[method], shift, method)
+        _line(axes, values, column, own, CHOSEN_BY[method], shift, method)
     full = next((row for row in values.spec.rows if row.k is None), None)
     if full is not None:
         _full(axes, values.cell(full.key, column.key), column)

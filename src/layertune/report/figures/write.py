@@ -4,8 +4,6 @@ every byte.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layertune.config.files import write_atomic
-from layertune.report.choice import judge_choice
 from layertune.report.figures import style
-from layertune.report.figures.choices import choices_figure, controls_figure
 from layertune.report.figures.cost import cost_content, cost_figure, points_of
 from layertune.report.figures.methods import improvement, improvement_figure, ranks, ranks_figure, runs_of
-from layertune.report.figures.similarity import heat_maps, task_of
+from layertune.report.figures.scores import choices_figure, controls_figure, heat_maps, task_of
 from layertune.report.figures.sweeps import sweeps
 from layertune.report.index import RecordIndex
-from layertune.report.layer_scores import ModelScores, chosen_layers, model_scores, scored_tasks
+from layertune.report.layer_scores import ModelScores, chosen_layers, judge_choice, model_scores, scored_tasks
 from layertune.report.paper_claims import STRATEGIES
-from layertune.report.render.formats import to_html
+from layertune.report.render.formats import csv_of, to_html
 from layertune.report.render.words import fill_command
 from layertune.report.request import COMPARED, Request
 from layertune.report.spec import TableSpec, model_title
@@ -183,18 +179,17 @@ def _cost(request: Request, index: RecordIndex, task: str, folder: Path) -> Draw
 def _write_scores(known: ModelScores, folder: Path) -> str:
     """Write the numbers behind `layers_by_task` beside it; return how many tasks have them."""
     tasks = scored_tasks(known.model)
-    lines: list[Sequence[object]] = []
-    for one in (one for task in tasks for one in known.by_task.get(task, ())):
-        sets = [" ".join(map(str, chosen_layers(name, one.values))) for name in STRATEGIES]
-        seeds = " ".join(map(str, one.seeds))
-        scores = [f"{value:.6f}" for value in one.values]
-        lines.append(
-            [one.task, one.data_status, one.examples, one.total, seeds, *sets, *scores, one.run_ids[0]]
-        )
-    count = len(lines[0]) - 6 - len(STRATEGIES) if lines else 0
-    head = ["task", "data", "examples", "train", "seeds", *STRATEGIES]
-    head += [f"score_{layer}" for layer in range(1, count + 1)] + ["run_id"]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *lines])
-    write_atomic(folder / "layers_by_task.csv", text.getvalue().encode())
+    lines = [
+        {
+            **{"task": one.task, "data": one.data_status, "examples": one.examples, "train": one.total},
+            "seeds": " ".join(map(str, one.seeds)),
+            **{name: " ".join(map(str, chosen_layers(name, one.values))) for name in STRATEGIES},
+            **{f"score_{layer}": f"{value:.6f}" for layer, value in enumerate(one.values, start=1)},
+            "run_id": one.run_ids[0],
+        }
+        for task in tasks
+        for one in known.by_task.get(task, ())
+    ]
+    if lines:
+        write_atomic(folder / "layers_by_task.csv", csv_of(lines).encode())
     return f"{len(known.first(tasks))} of {len(tasks)} tasks"

@@ -9,17 +9,20 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from layertune.report.render.sheet import Line, Sheet, SheetRow
 from layertune.report.values import CellValue, TableValues
 
+_SIGNS = Path(__file__).with_name("templates") / "latex.yaml"
 A4 = 345.0  # points: the width of a line of `\documentclass[a4paper]{article}`, the narrowest in use
 LINES = 52  # of \scriptsize that fit a page below a caption
 _LONG = 12  # characters; a longer heading takes two lines
@@ -61,7 +64,11 @@ def to_csv(*tables: TableValues) -> str:
 
     `values` reads seed:number, a list is separated by spaces, notes by " | ".
     """
-    lines = [_csv_line(table, value) for table in tables for value in table.cells.values()]
+    return csv_of([_csv_line(table, value) for table in tables for value in table.cells.values()])
+
+
+def csv_of(lines: Sequence[Mapping[str, object]]) -> str:
+    """Return lines as CSV, below their names."""
     out = io.StringIO()
     writer = csv.DictWriter(out, lines[0], lineterminator="\n")
     writer.writeheader()
@@ -145,14 +152,22 @@ def escaped_latex(text: str) -> str:
     return "".join(_named(sign) for sign in " ".join(text.split()))
 
 
+@cache
+def _known_signs() -> dict[str, dict[str, str]]:
+    content: dict[str, dict[str, str]] = yaml.safe_load(_SIGNS.read_text(encoding="utf-8"))
+    return content
+
+
 def _named(sign: str) -> str:
-    if sign in _SPECIAL or sign.isascii():
-        return _SPECIAL.get(sign, sign)
-    if sign in _LETTERS:
-        return rf"\{_LETTERS[sign]}{{}}"
-    letter, accent = (bare := unicodedata.normalize("NFD", sign))[0], bare[1:]
-    if letter.isascii() and accent in _ACCENTS:
-        return rf"\{_ACCENTS[accent]}{letter}"
+    signs, letters, accents = (_known_signs()[kind] for kind in ("signs", "letters", "accents"))
+    if sign in signs or sign.isascii():
+        return signs.get(sign, sign)
+    if sign in letters:
+        return rf"\{letters[sign]}{{}}"
+    letter, *accent = list(unicodedata.normalize("NFD", sign))
+    names = [unicodedata.name(one, "") for one in accent]
+    if letter.isascii() and len(names) == 1 and names[0] in accents:
+        return rf"\{accents[names[0]]}{letter}"
     return f"{{[}}U+{ord(sign):04X}{{]}}"
 
 
@@ -221,62 +236,3 @@ def _line_width(line: Line) -> float:
 
 def _width(text: str, *marks: str) -> float:
     return 3.9 * len(text) + 3 * len(marks)
-
-
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "[": "{[}",  # after a line break it would open an argument
-    "]": "{]}",
-    "*": "{*}",
-    "`": r"\textasciigrave{}",
-    "—": "---",
-    "–": "--",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "→": r"$\to$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "≈": r"$\approx$",
-    "α": r"$\alpha$",
-    "Δ": r"$\Delta$",
-    "³": r"\textsuperscript{3}",
-    "²": r"\textsuperscript{2}",
-    "‡": r"\ddag{}",
-    "†": r"\dag{}",
-    "§": r"\S{}",
-    "¶": r"\P{}",
-    "’": "'",
-}
-_ACCENTS = {  # combining characters
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0304": "=",
-    "\u0306": "u ",
-    "\u0307": ".",
-    "\u0308": '"',
-    "\u030a": "r ",
-    "\u030b": "H ",
-    "\u030c": "v ",
-    "\u0327": "c ",
-    "\u0328": "k ",
-}
-_LETTERS = {"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L"}

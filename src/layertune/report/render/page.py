@@ -198,7 +198,7 @@ def other_runs(records: Iterable[Record], readout: ReadOut) -> list[OtherRuns]:
 
 
 def other_settings(records: Iterable[Record], request: Request) -> str:
-    """Return the command whose tables would show most of some records; "" where the request asks for it.
+    """Return the command whose tables would show most of these records; "" where those of the request do.
 
     A table shows only records of its own settings: those of `train.epochs=3` appear where that is asked.
     """
@@ -214,7 +214,7 @@ def other_settings(records: Iterable[Record], request: Request) -> str:
 
 
 def _request_of(record: Record, request: Request) -> Request:
-    """Return the request whose tables can show a record; paper and timing are the tables own protocols."""
+    """Return the request whose tables can show a record; paper and timing are the tables' own protocols."""
     spec = record.spec
     protocol = None if spec.protocol in ("paper", "timing") else spec.protocol
     return replace(request, train=spec.train, grid=spec.grid, protocol=protocol, overrides=_own(record))

@@ -26,16 +26,7 @@ READ_OUTS: dict[ReadOut, str] = {
     "best": "best: metrics of the epoch that is best on the evaluation split, as in the paper's own code",
 }
 OTHER = MARKS["other"]
-STATE_TEXT: dict[State, str] = {
-    "done": MISSING,
-    "partial": MISSING,
-    "absent": "absent",
-    "missing": MISSING,
-    "stale": "stale",
-    "oom": "OOM",
-    "failed": "failed",
-    "refused": "refused",
-}
+STATE_TEXT = dict.fromkeys(("done", "partial", "missing"), MISSING) | {"oom": "OOM"}  # others: their names
 STATE_MEANING: dict[State, str] = {
     "partial": "·2/3: two of three runs are done; not ranked",
     "absent": "absent: the run is done and did not record this; the notes say why",
@@ -113,7 +104,7 @@ def counted(count: int, noun: str) -> str:
 
 def _number(value: CellValue) -> str:
     if value.mean is None:
-        return STATE_TEXT[value.state]
+        return STATE_TEXT.get(value.state, value.state)
     column = value.cell.column
     decimals = column.decimals
     is_count = column.measure != "metric" and value.std == 0  # parameters, layers: the same for every seed
@@ -122,7 +113,7 @@ def _number(value: CellValue) -> str:
 
 
 def _marks(value: CellValue) -> tuple[str, ...]:
-    """Return the signs of our number; that of the paper's stands beside that one.
+    """Return the signs behind our number; `*` stands behind the paper's.
 
     That a score is at the majority class says nothing of a count of parameters or of seconds.
     """

@@ -111,9 +111,11 @@ def _write_page(
     values: Mapping[Request, list[TableValues]], index: RecordIndex, results: Path
 ) -> list[Backbone]:
     """Write the page of some requests, the one with most records first; return what it shows of each."""
-    used = {one: len({run_id for table in values[one] for run_id in _used(table)}) for one in values}
+    used = {one: len({run_id for table in values[one] for run_id in table.run_ids}) for one in values}
     order = sorted(values, key=lambda one: (-used[one], one.model != "bert", one.folder))
-    shown = {run_id for tables in values.values() for table in tables for run_id in _shown(table)}
+    shown = {
+        run_id for tables in values.values() for table in tables for run_id in (*table.run_ids, *table.stale)
+    }
     backbones = [_backbone(one, values[one], index, shown, results) for one in order]
     write_atomic(results / PAGE, to_page(backbones, index, shown).encode())
     return backbones
@@ -167,17 +169,6 @@ def _write(
         ):
             files.append(write_atomic(folder / f"{sheet.name}.{suffix}", text.encode()))
     return files
-
-
-def _shown(table: TableValues) -> Iterable[str]:
-    """Return the run ids that a table uses or names."""
-    yield from _used(table)
-    yield from table.stale
-
-
-def _used(table: TableValues) -> Iterable[str]:
-    """Return the run ids that a table uses."""
-    yield from (record.run_id for record in table.records)
 
 
 def _coverage(tables: Iterable[TableValues]) -> tuple[tuple[str, int, int], ...]:
