@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from layertune.command_line import run_script
-from layertune.landscape.check import compared, drawn, trained_again
+from layertune.landscape.sweep import compared, drawn, trained_again
 
 RUN = Path(__file__).parents[1] / "run.py"
 
@@ -29,7 +29,7 @@ def main() -> int:
     rows = drawn(args.words, args.rows)
     wrong = 0
     for number, (run, row) in enumerate(rows, start=1):
-        found = compared(row, trained_again(run, RUN, args.folder))
+        found = compared(row, run, trained_again(run, RUN, args.folder))
         differs = [f"{name} {one}, again {other}" for name, (one, other) in found.items() if one != other]
         said = f"score {row.score!r}, best {row.best!r}, loss {row.loss!r}, checks: the same"
         print(f"{number} of {len(rows)}: {row.run_id}: {'; '.join(differs) or said}", flush=True)

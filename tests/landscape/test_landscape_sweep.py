@@ -12,9 +12,8 @@ from programs import own_logging, program
 from layertune.config.compose import compose_run
 from layertune.evaluation.evaluate import watched
 from layertune.evaluation.metrics import accuracy
-from layertune.landscape.check import drawn
 from layertune.landscape.rows import Ground, Row, path_of, read_rows
-from layertune.landscape.sweep import every_set, lacking
+from layertune.landscape.sweep import drawn, every_set, lacking
 from layertune.pipeline import execute
 from layertune.records import Store
 
@@ -136,14 +135,14 @@ def test_the_script_trains_drawn_rows_again_and_names_what_differs(swept, monkey
 
 def test_what_a_landscape_lacks_starts_with_the_lowest_layers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = lacking([*TINY, "k=all", "seed=0,1"])
-    lowest = [run.method.options["layers"][0] for run in found.runs]
-    assert lowest == sorted(lowest) and len(found.runs) == 2 * 14
-    for run in (found.runs[0], found.runs[-1]):
+    runs, _ = lacking([*TINY, "k=all", "seed=0,1"])
+    lowest = [run.method.options["layers"][0] for run in runs]
+    assert lowest == sorted(lowest) and len(runs) == 2 * 14
+    for run in (runs[0], runs[-1]):
         composed = compose_run(*run.overrides)
         assert composed.config_sha256 == run.config_sha256
-        assert path_of(composed) == path_of(found.runs[0])
-    assert {run.train.mode for run in found.runs} == {"fast"}
+        assert path_of(composed) == path_of(runs[0])
+    assert {run.train.mode for run in runs} == {"fast"}
 
 
 @pytest.mark.parametrize(

@@ -146,8 +146,7 @@ class LandscapeSweeper(_PlannedSweeper):
         """Return the sets that are missing, lowest layer first, and how many are there."""
         from layertune.landscape.sweep import lacking
 
-        found = lacking(arguments)
-        return found.runs, found.lines
+        return lacking(arguments)
 
     def task(self) -> Callable[[Any], Any]:
         """Return the task, followed by its row."""

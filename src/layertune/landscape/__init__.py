@@ -33,27 +33,18 @@ __all__ = ["Placed", "auto", "evaluate", "ground_of", "load", "percentile", "sco
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a rule lands among all sets of one size.
+    """Where a rule lands among all sets of one size."""
 
-    Attributes:
-        layers: from 1; empty where the rule draws among several sets, whose means the numbers are.
-        score: mean over the seeds, a fraction.
-        percentile: of the other sets that are worse, in per cent; equals count half.
-        low, high: its 95 % interval over seeds and evaluation rows drawn anew; over seeds alone where the
-            score is not the share of rows that were answered rightly.
-        regret: what the best set reaches more, chosen on one seed and read on another; None with one seed.
-        sets: how many sets were compared.
-        seeds: how many times each was trained.
-    """
-
-    layers: tuple[int, ...]
-    score: float
-    percentile: float
+    layers: tuple[int, ...]  # from 1; empty where it draws among several sets, whose means the numbers are
+    score: float  # mean over the seeds, a fraction
+    percentile: float  # of the other sets that are worse, in per cent; equals count half
+    # Its 95 % interval over seeds and evaluation rows drawn anew; over seeds alone where the score is not the
+    # share of rows that were answered rightly.
     low: float
     high: float
-    regret: float | None
-    sets: int
-    seeds: int
+    regret: float | None  # what the best set reaches more, chosen on one seed, read on another; None with one
+    sets: int  # how many were compared
+    seeds: int  # how many times each was trained
 
 
 def load(model: str, task: str, results: str | Path | None = None, which: str = "") -> pandas.DataFrame:

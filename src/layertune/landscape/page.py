@@ -6,31 +6,37 @@ says otherwise.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, groupby
 from math import comb, isnan
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from layertune.config.files import write_atomic
 from layertune.errors import ConfigError
 from layertune.landscape import Placed, auto, placed, scores_of, table_of
-from layertune.landscape.figure import landscape_figure
 from layertune.landscape.questions import RESAMPLED, Array, Scores, additive, bootstrap, gain
 from layertune.landscape.rows import FOLDER, Ground, read_rows
 from layertune.landscape.rules import Rule, lacking_scorers, rules, scored_by
 from layertune.report.figures import style
+from layertune.report.figures.labels import Label, label_points
 from layertune.report.index import RecordIndex
 from layertune.report.layer_scores import rank_correlations
 from layertune.report.paper_claims import STRATEGIES
-from layertune.report.render.formats import to_html, to_markdown
+from layertune.report.render.formats import csv_of, to_html, to_markdown
 from layertune.report.render.sheet import Footer, Line, Sheet, SheetRow
 from layertune.report.rounding import printed
 from layertune.report.spec import choice_title, model_title
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDE = 0.35  # half of what the sets of one lowest layer take in the figure, in layers
 COLUMNS = ("Layers", "Score", "Percentile", "95 % interval", "Regret")
 LEGEND = (
     "Score: mean over seeds, in per cent.",
@@ -262,15 +268,63 @@ def correlations(pages: Sequence[Page]) -> list[str]:
 
 def _csv(page: Page) -> str:
     """Return a line per rule, numbers at full precision."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     numbers = ("score", "percentile", "low", "high", "regret")  # of Placed
-    writer.writerow(("rule", "title", "layers", *numbers, "scores_from"))
+    return csv_of(
+        [
+            {"rule": rule.name, "title": rule.title}
+            | {"layers": " ".join(map(str, rule.sets[0])) if len(rule.sets) == 1 else ""}
+            | {name: getattr(at, name, None) for name in numbers}
+            | {"scores_from": rule.run_id}
+            for rule, at in page.rules
+        ]
+    )
+
+
+def landscape_figure(page: Page) -> Figure:
+    """Return the figure of one landscape: a letter beside each set that a rule takes, explained below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    sets, means, seeds = page.scores.sets, 100 * page.scores.means, page.scores.seeds
+    names: dict[tuple[int, ...], list[str]] = {}
     for rule, at in page.rules:
-        layers = " ".join(map(str, rule.sets[0])) if len(rule.sets) == 1 else ""
-        known = [None if at is None else getattr(at, name) for name in numbers]
-        writer.writerow((rule.name, rule.title, layers, *known, rule.run_id))
-    return out.getvalue()
+        if at is not None and at.layers:
+            names.setdefault(at.layers, []).append(rule.name)
+    letters = dict(zip(names, ascii_uppercase + ascii_lowercase, strict=False))
+    figure = style.new_figure(style.WIDTH, 3.4 + 0.17 * len(letters))
+    FigureCanvasAgg(figure)  # which measures the letters
+    axes = figure.subplots()
+    places = _places(sets)
+    marked = np.array([layers in letters for layers in sets])
+    axes.scatter(places[~marked], means[~marked], s=12, color=style.GREY, linewidths=0, zorder=2)
+    axes.scatter(places[marked], means[marked], s=26, color=style.VERMILION, zorder=3)
+    style.bare(axes)
+    axes.set(
+        xlabel="lowest trained layer, its sets side by side (the higher, the less a step costs)",
+        ylabel=f"{page.ground.metric}, %, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
+        title=page.title,
+        xticks=sorted({layers[0] for layers in sets}),
+    )
+    axes.margins(0.06)
+    style.caption(
+        figure,
+        [f"{letters[one]}  {' '.join(map(str, one))}: {', '.join(names[one])}" for one in letters],
+    )
+    style.settle(figure)
+    at_place = list(zip(places.tolist(), means.tolist(), strict=True))
+    labels = [
+        Label(*place, letters[layers], style.VERMILION)
+        for layers, place in zip(sets, at_place, strict=True)
+        if layers in letters
+    ]
+    label_points(figure, axes, labels, others=at_place)
+    return figure
+
+
+def _places(sets: tuple[tuple[int, ...], ...]) -> Array:
+    """Spread the sets of one lowest layer side by side, in the order of their other layers."""
+    groups = [(lowest, len(list(of))) for lowest, of in groupby(sets, key=lambda layers: layers[0])]
+    spread = [lowest + (np.linspace(-SIDE, SIDE, n) if n > 1 else np.zeros(1)) for lowest, n in groups]
+    return np.concatenate(spread)
 
 
 def _points(value: float, decimals: int = 1, sign: str = "") -> str:

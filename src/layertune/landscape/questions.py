@@ -23,23 +23,14 @@ LEVEL = 95.0  # per cent of them lie in an interval
 
 @dataclass(frozen=True)
 class Scores:
-    """What every set of one size reached under every seed.
+    """What every set of one size reached under every seed."""
 
-    Attributes:
-        sets: layers from 1, in the order of `values`.
-        seeds: in the order of its columns.
-        values: [sets, seeds], fractions.
-        metric: its name; rows are drawn anew where it is one of RESAMPLED.
-        gold: [rows], the labels of the evaluation rows.
-        answers: [sets, seeds, rows], the predicted labels; None where they are not known.
-    """
-
-    sets: tuple[tuple[int, ...], ...]
+    sets: tuple[tuple[int, ...], ...]  # layers from 1
     seeds: tuple[int, ...]
-    values: Array
-    metric: str = ""
-    gold: Labels | None = None
-    answers: Labels | None = None
+    values: Array  # [sets, seeds], fractions
+    metric: str = ""  # rows are drawn anew where it is one of RESAMPLED
+    gold: Labels | None = None  # [rows], the labels of the evaluation rows
+    answers: Labels | None = None  # [sets, seeds, rows], the predicted labels; None where they are not known
 
     @property
     def means(self) -> Array:
@@ -111,19 +102,12 @@ def regret(scores: Scores, places: Sequence[int]) -> float | None:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much the choice of a set can matter, beside what a seed does.
+    """How much the choice of a set can matter beside what a seed does; of one seed only `sets` is known."""
 
-    Attributes:
-        sets: standard deviation of the sets' means over seeds.
-        seeds: of one set over its seeds, pooled; None with one seed.
-        real: of the sets' means, what seeds explain taken away; None with one seed.
-        agreement: mean correlation of two seeds over the sets; None with one seed, or a constant one.
-    """
-
-    sets: float
-    seeds: float | None = None
-    real: float | None = None
-    agreement: float | None = None
+    sets: float  # standard deviation of the sets' means over seeds
+    seeds: float | None = None  # of one set over its seeds, pooled
+    real: float | None = None  # of the sets' means, what seeds explain taken away
+    agreement: float | None = None  # mean correlation of two seeds over the sets; None of a constant one
 
 
 def gain(scores: Scores) -> Gain:
@@ -142,15 +126,10 @@ def gain(scores: Scores) -> Gain:
 
 @dataclass(frozen=True)
 class Additive:
-    """A set's value as the sum of its layers' values.
+    """A set's value as the sum of its layers' values."""
 
-    Attributes:
-        effects: [L], what a layer adds beside an average one, as a fraction.
-        share: of the variance over sets that the sum explains, adjusted for the number of layers.
-    """
-
-    effects: tuple[float, ...]
-    share: float
+    effects: tuple[float, ...]  # [L], what a layer adds beside an average one, as a fraction
+    share: float  # of the variance over sets that the sum explains, adjusted for the number of layers
 
 
 def additive(scores: Scores, num_layers: int) -> Additive | None:

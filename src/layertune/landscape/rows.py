@@ -188,6 +188,7 @@ def entries_of(
     assert selection.layers is not None
     metric, score = record.headline("last")
     assert score is not None, f"{record.run_id} has no {metric}"
+    plain = _adapter(dict[str, Plain])  # as the file is read back: lists as tuples
     ground = Ground(
         schema=SCHEMA,
         model=run.model.name,
@@ -195,7 +196,7 @@ def entries_of(
         num_layers=run.model.num_layers,
         metric=metric,
         learning_rate=training.learning_rate,
-        config=_plain(_shared(run)),
+        config=plain.validate_json(json.dumps(_shared(run))),
         weights=record.weights,
         versions=record.versions,
         data=data,
@@ -222,9 +223,3 @@ def entries_of(
         wrong=wrong,
     )
     return ground, row
-
-
-def _plain(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a tree as it is read back from its file: lists as tuples."""
-    plain: dict[str, Any] = _adapter(dict[str, Plain]).validate_json(json.dumps(tree))
-    return plain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -20,19 +20,12 @@ from layertune.selection import SELECTORS, blocks
 
 @dataclass(frozen=True)
 class Rule:
-    """What one method chooses on one landscape.
+    """What one method chooses on one landscape."""
 
-    Attributes:
-        name: of the method.
-        title: as it is printed.
-        sets: layers from 1; of several, each is drawn with the same chance. Empty: its scores are not known.
-        run_id: of the record of the scores; "" where a position decides.
-    """
-
-    name: str
-    title: str
-    sets: tuple[tuple[int, ...], ...]
-    run_id: str = ""
+    name: str  # of the method
+    title: str  # as it is printed
+    sets: tuple[tuple[int, ...], ...]  # each drawn with the same chance; none: its scores are not known
+    run_id: str = ""  # of the record of the scores; "" where a position decides
 
 
 def rules(ground: Ground, k: int, scored: Mapping[str, Record]) -> list[Rule]:
@@ -83,27 +76,20 @@ def scored_by(ground: Ground, index: RecordIndex) -> dict[str, Record]:
     sample, the last by name of equals. Every method of the scorer follows from it.
     """
     stale = {record.run_id for record in index.stale(trained=False)}
-    found: dict[str, tuple[int, str, Record]] = {}
-    for scorer, examples, record in _told(ground, index):
-        if record.run_id not in stale:
-            found[scorer] = max(found.get(scorer, (-1, "", record)), (examples, record.run_id, record))
-    return {scorer: record for scorer, (_, _, record) in found.items()}
-
-
-def _told(ground: Ground, index: RecordIndex) -> Iterator[tuple[str, int, Record]]:
-    for record in index.records:
-        selection = record.selection
-        if (
-            record.status == "done"
-            and (record.spec.model, record.spec.task) == (ground.model, ground.task)
-            and record.weights == ground.weights
-            and selection is not None
-            and selection.scorer is not None
-            and len(_values(record)) == ground.num_layers
-            and record.config["task"].get("control", "none") == "none"
-            and record.config["scoring"].get("tokens") is None
-        ):
-            yield selection.scorer, selection.examples, record
+    told = sorted(
+        (selection.examples, record.run_id, selection.scorer, record)
+        for record in index.records
+        if (selection := record.selection) is not None
+        if selection.scorer is not None
+        and record.status == "done"
+        and record.run_id not in stale
+        and (record.spec.model, record.spec.task) == (ground.model, ground.task)
+        and record.weights == ground.weights
+        and len(_values(record)) == ground.num_layers
+        and record.config["task"].get("control", "none") == "none"
+        and record.config["scoring"].get("tokens") is None
+    )
+    return {scorer: record for _, _, scorer, record in told}
 
 
 def _values(record: Record) -> tuple[float, ...]:

@@ -1,7 +1,10 @@
-"""Which sets of layers a landscape still lacks, and how a finished run becomes a row of it."""
+"""Which sets of layers a landscape still lacks, how a finished run becomes a row, and how rows are tried."""
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, combinations, product
@@ -12,7 +15,10 @@ from layertune.config import RunConfig
 from layertune.config.checks import check_run
 from layertune.config.compose import plain_run
 from layertune.errors import ConfigError
-from layertune.landscape.rows import add_row, entries_of, key_of, path_of, rows_at
+from layertune.landscape.rows import Row, add_row, entries_of, key_of, path_of, rows_at
+from layertune.records.record import Record
+from layertune.records.store import Store, read_folders
+from layertune.records.writer import git_state
 
 LISTS = ("task", "seed")  # words that take several values
 # The study's protocol (results/README.md), for what no word says; its rate is the recipe's of `random_k`.
@@ -29,14 +35,6 @@ PROTOCOL = {
 }
 # Each run's own record is scratch: what is kept of it is a row.
 SCRATCH = ("method=layers", "protocol.tracked=false")
-
-
-@dataclass(frozen=True)
-class Lacking:
-    """What landscapes lack: its runs, and a line on each landscape."""
-
-    runs: tuple[RunConfig, ...]
-    lines: tuple[str, ...]
 
 
 def every_set(num_layers: int, k: int | None) -> Iterator[tuple[int, ...]]:
@@ -76,8 +74,10 @@ def wanted(words: Iterable[str]) -> dict[Path, list[RunConfig]]:
     return found
 
 
-def lacking(words: Iterable[str]) -> Lacking:
-    """Return what is still to be run: sets of one lowest layer, which share its cache, one after another.
+def lacking(words: Iterable[str]) -> tuple[list[RunConfig], list[str]]:
+    """Return what is still to be run, and a line on each landscape.
+
+    Sets of one lowest layer, which share its cache, come one after another.
 
     Raises:
         ConfigError: as `wanted`.
@@ -88,7 +88,7 @@ def lacking(words: Iterable[str]) -> Lacking:
         there = rows_at(path)
         missing += (new := [run for run in runs if run.force or key_of(run) not in there])
         lines.append(f"{path}: {len(runs) - len(new)} of {len(runs)} sets and seeds are there")
-    return Lacking(tuple(missing), tuple(lines))
+    return missing, lines
 
 
 def _read(words: Iterable[str]) -> dict[str, str]:
@@ -135,7 +135,6 @@ class KeepingRows:
         from omegaconf import OmegaConf
 
         from layertune.evaluation.evaluate import watched
-        from layertune.records.store import Store
 
         run = RunConfig.from_hydra(config)
         if not run.force and key_of(run) not in rows_at(path_of(run)):
@@ -153,3 +152,49 @@ class KeepingRows:
         seen = answers.get(run.task.data_name, (None, None)) if is_classified else (None, None)
         add_row(path_of(run), *entries_of(run, record, *seen))
         return result
+
+
+def drawn(words: Iterable[str], number: int, seed: int = 0) -> list[tuple[RunConfig, Row]]:
+    """Draw rows of landscapes, each with the run that makes it.
+
+    Args:
+        words: those that the landscapes were filled with.
+        number: of rows; all where there are fewer.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a word is wrong, or no row is there.
+    """
+    there = []
+    for path, runs in wanted(words).items():
+        rows = rows_at(path)
+        there += [(run, rows[key_of(run)]) for run in runs if key_of(run) in rows]
+    if not there:
+        raise ConfigError("no row of such a landscape is there: give the words that it was filled with.")
+    return random.Random(seed).sample(there, min(number, len(there)))
+
+
+def compared(row: Row, run: RunConfig, record: Record) -> dict[str, tuple[object, object]]:
+    """Return what a row says beside what the record of a run of the same set says, by name."""
+    again = entries_of(run, record, None, None)[1]
+    names = ("run_id", "score", "best", "loss", "checks")
+    return {name: (getattr(row, name), getattr(again, name)) for name in names}
+
+
+def trained_again(run: RunConfig, program: Path, folder: Path) -> Record:
+    """Train a set anew by `run.py`, in a process, a store and a cache of its own; return its record.
+
+    What a folder holds from before, of the same commit, is not trained once more.
+
+    Raises:
+        ConfigError: it left no finished record.
+    """
+    own = folder / str(git_state()[0])[:8] / run.run_id
+    places = [f"results_dir={own / 'results'}", f"outputs_dir={own / 'outputs'}"]
+    done = subprocess.run(
+        [sys.executable, str(program), *run.overrides, *places], capture_output=True, text=True, check=False
+    )
+    record = next(iter(read_folders(own / "outputs" / "records")[0].values()), None)
+    if done.returncode or record is None:
+        raise ConfigError(f"{' '.join(run.overrides)} ended with {done.returncode}: {done.stderr[-300:]}")
+    return record
