@@ -20,6 +20,7 @@ from layertune.config.compose import (
     compose_tree,
     group_choice,
     plain_run,
+    plain_tree,
 )
 from layertune.config.groups import (
     CONFIG_DIR,
@@ -332,3 +333,11 @@ def test_a_composed_run_is_a_value(composed: Tree) -> None:
     one, two = run_from_hydra(copy.deepcopy(composed)), compose_run(*BASE)
     assert isinstance(one, RunConfig)
     assert dataclasses.replace(two, overrides=()) == one
+
+
+@pytest.mark.parametrize("text", ["no", "off", "Yes", "ON", "1e-5", "null", "[1,2]", "{a: 1}", "true"])
+def test_a_value_is_read_as_hydra_reads_it(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    read = OverridesParser.create().parse_override(f"own.text={text}").value()
+    assert plain_tree([*BASE, f"own.text={text}"])["own"]["text"] == read

@@ -303,9 +303,11 @@ def _value(key: str, text: str) -> Any:
 
 @cache
 def _parsed(text: str) -> Any:
-    """Return the value that a text stands for: 1e-5 is a number, [1,2] a list."""
+    """Return the value that a text stands for: 1e-5 is a number, [1,2] a list; no is a word, as in Hydra."""
     from omegaconf import OmegaConf
 
+    if text.lower() in ("yes", "no", "on", "off"):  # true and false in YAML 1.1
+        return text
     tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     assert isinstance(tree, dict)
     return tree["value"]

@@ -62,12 +62,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool | None]:
 
 def _acquire(lock: FileLock, wait: bool) -> bool | None:
     while True:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(lock.lock_file).parent
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=wait)
         except Timeout:
             return False
         except FileNotFoundError:  # another process has just removed the folder
+            continue
+        except FileExistsError:  # the same, between two looks of mkdir
+            if folder.exists() and not folder.is_dir():
+                raise
             continue
         except OSError as error:
             if error.errno in _NONE_HERE:
